@@ -1,0 +1,162 @@
+"""A decoder-only model described as data, the batch it runs on, and the interface of what runs it.
+
+`DecoderSpec` and `DecoderWeights` say what a model is; `Batch` says what one forward computes. Two interpreters run
+them: `kernels.interpreter` with MLX operations (Metal, CUDA, the reference, autograd) and `kernels.cpu` with one C++
+primitive. `choose` picks one per model, never per batch.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+
+class Activation(Enum):
+    """The gate of the feed-forward block: down(act(gate(x)) * up(x))."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding as data: angle of pair i at position p is p * frequencies[i].
+
+    Every scaling (linear, Llama 3, ...) is a table of frequencies. `interleaved` rotates pairs (2i, 2i+1), as GGUF's
+    permuted llama rows want; otherwise pairs (i, i + len(frequencies)), as Hugging Face stores them. Head dimensions
+    past 2 * len(frequencies) are left alone.
+    """
+
+    frequencies: tuple[float, ...]
+    interleaved: bool
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder-only transformer: pre-norm (RMS), rotary attention with grouped queries, gated feed-forward."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    context_length: int
+    norm_eps: float
+    rope: Rope
+    activation: Activation = Activation.SILU
+    qkv_bias: bool = False
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """K and V scalars that one token adds over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Affine group quantization, MLX's layout: w[n, k] = scales[n, k // group] * q[n, k] + biases[n, k // group].
+
+    weight: uint32 [N, K * bits / 32], lowest bits first. scales, biases: float [N, K / group_size].
+    GGUF's Q4_0, Q4_1 and Q8_0 map onto it exactly with group_size 32.
+    """
+
+    weight: mx.array
+    scales: mx.array
+    biases: mx.array
+    bits: int
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N outputs, K inputs) of the matrix it stands for."""
+        return self.weight.shape[0], self.weight.shape[1] * 32 // self.bits
+
+
+Weight = Quantized | mx.array
+"""A matrix [N outputs, K inputs]: quantized, or dense float32, bfloat16 or float16."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One block. Norms are float32 [hidden]; biases float32 [N], or None where the spec has none."""
+
+    attention_norm: mx.array
+    q: Weight
+    k: Weight
+    v: Weight
+    o: Weight
+    mlp_norm: mx.array
+    gate: Weight
+    up: Weight
+    down: Weight
+    q_bias: mx.array | None = None
+    k_bias: mx.array | None = None
+    v_bias: mx.array | None = None
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """All of a model's values. `head` is the embedding where the two are tied (one object, stored once)."""
+
+    embedding: Weight
+    layers: tuple[LayerWeights, ...]
+    final_norm: mx.array
+    head: Weight
+
+
+class Batch(NamedTuple):
+    """One forward over rows at different places: prompt chunks and decode rows together.
+
+    Row r brings the tokens tokens[row_starts[r]:row_starts[r + 1]] (at least one), which follow the lengths[r] tokens
+    already in its KV. Token t of row r stands at position lengths[r] + t - row_starts[r]; its K and V are written to
+    page page_table[r, position // page_size], slot position % page_size, and it attends to positions 0..its own.
+    """
+
+    tokens: Int32  # [T]
+    row_starts: Int32  # [R + 1]
+    lengths: Int32  # [R], tokens in the KV before this forward
+    page_table: Int32  # [R, P], page ids; entries past the row's pages are -1
+    logits_at: Int32  # [L], indices into tokens whose logits are wanted, ascending; may be empty
+
+
+class Kv(Protocol):
+    """The physical KV slab of one model: `pages` pages of `page_size` tokens, for every layer."""
+
+    pages: int
+    page_size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the slab."""
+        ...
+
+    def copy_pages(self, source: Int32, target: Int32) -> None:
+        """Copy whole pages, all layers: page source[i] to target[i], in order. (Copy-on-write.)"""
+        ...
+
+
+class Decoder(Protocol):
+    """What runs a model. Not thread-safe: one engine thread owns it."""
+
+    spec: DecoderSpec
+
+    @property
+    def isa_class(self) -> str:
+        """E.g. x86-avx512vnni, arm64-neon, metal, cuda, mlx-cpu."""
+        ...
+
+    def allocate_kv(self, pages: int, page_size: int) -> Kv:
+        """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had."""
+        ...
+
+    def forward(self, batch: Batch, kv: Kv) -> mx.array:
+        """Compute the batch, write its K and V into `kv`, return float32 logits [L, vocab], evaluated."""
+        ...

@@ -1,0 +1,379 @@
+from protos.gen import inference_pb2 as _inference_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EmbedRequest(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EmbedReply(_message.Message):
+    __slots__ = ("model", "values", "width", "prompt_tokens")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    width: int
+    prompt_tokens: int
+    def __init__(self, model: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., width: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class Session(_message.Message):
+    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    tenant: str
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    model: str
+    replica_id: str
+    created_ms: int
+    last_active_ms: int
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class PutSessionRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class PutSessionReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetSessionRequest(_message.Message):
+    __slots__ = ("tenant", "session_id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    session_id: str
+    def __init__(self, tenant: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class GetSessionReply(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("tenant", "limit")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    limit: int
+    def __init__(self, tenant: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListSessionsReply(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
+
+class DeleteSessionRequest(_message.Message):
+    __slots__ = ("tenant", "session_id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    session_id: str
+    def __init__(self, tenant: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class DeleteSessionReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class WitnessEntry(_message.Message):
+    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    QUERY_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    QUERY_TEXT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    tenant: str
+    session_id: str
+    time_ms: int
+    model: str
+    model_revision: str
+    replica_id: str
+    route: _inference_pb2.Route
+    usage: _inference_pb2.Usage
+    latency: Latency
+    finish: str
+    error: str
+    quality: float
+    query_embedding: _containers.RepeatedScalarFieldContainer[float]
+    response_embedding: _containers.RepeatedScalarFieldContainer[float]
+    query_text: str
+    response_text: str
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ...) -> None: ...
+
+class Latency(_message.Message):
+    __slots__ = ("embedding_ms", "retrieval_ms", "routing_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms")
+    EMBEDDING_MS_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    embedding_ms: float
+    retrieval_ms: float
+    routing_ms: float
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    total_ms: float
+    def __init__(self, embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., routing_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+
+class AppendWitnessRequest(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[WitnessEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[WitnessEntry, _Mapping]]] = ...) -> None: ...
+
+class AppendWitnessReply(_message.Message):
+    __slots__ = ("dropped",)
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    dropped: int
+    def __init__(self, dropped: _Optional[int] = ...) -> None: ...
+
+class QueryWitnessRequest(_message.Message):
+    __slots__ = ("tenant", "from_ms", "to_ms", "quality_below", "errors_only", "slower_than_ms", "limit", "id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_BELOW_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SLOWER_THAN_MS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    from_ms: int
+    to_ms: int
+    quality_below: float
+    errors_only: bool
+    slower_than_ms: float
+    limit: int
+    id: str
+    def __init__(self, tenant: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., quality_below: _Optional[float] = ..., errors_only: _Optional[bool] = ..., slower_than_ms: _Optional[float] = ..., limit: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
+
+class WitnessRecord(_message.Message):
+    __slots__ = ("entry", "sequence", "hash")
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    entry: WitnessEntry
+    sequence: int
+    hash: bytes
+    def __init__(self, entry: _Optional[_Union[WitnessEntry, _Mapping]] = ..., sequence: _Optional[int] = ..., hash: _Optional[bytes] = ...) -> None: ...
+
+class QueryWitnessReply(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[WitnessRecord]
+    def __init__(self, records: _Optional[_Iterable[_Union[WitnessRecord, _Mapping]]] = ...) -> None: ...
+
+class VerifyWitnessRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyWitnessReply(_message.Message):
+    __slots__ = ("entries", "sound", "broken_at", "problem", "head")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    SOUND_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_AT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    entries: int
+    sound: bool
+    broken_at: int
+    problem: str
+    head: bytes
+    def __init__(self, entries: _Optional[int] = ..., sound: _Optional[bool] = ..., broken_at: _Optional[int] = ..., problem: _Optional[str] = ..., head: _Optional[bytes] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("id", "type", "embedding", "parameters", "confidence", "version", "created_ms", "last_accessed_ms", "source")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACCESSED_MS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    type: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    parameters: str
+    confidence: float
+    version: int
+    created_ms: int
+    last_accessed_ms: int
+    source: str
+    def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., parameters: _Optional[str] = ..., confidence: _Optional[float] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_accessed_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+
+class PutPolicyRequest(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+
+class PutPolicyReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class SearchPoliciesRequest(_message.Message):
+    __slots__ = ("type", "embedding", "limit", "id")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    limit: int
+    id: str
+    def __init__(self, type: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., limit: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
+
+class ScoredPolicy(_message.Message):
+    __slots__ = ("policy", "similarity")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    similarity: float
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class SearchPoliciesReply(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[ScoredPolicy]
+    def __init__(self, policies: _Optional[_Iterable[_Union[ScoredPolicy, _Mapping]]] = ...) -> None: ...
+
+class WatchPoliciesRequest(_message.Message):
+    __slots__ = ("types",)
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    types: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, types: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EdgeUpdate(_message.Message):
+    __slots__ = ("source", "target", "kind", "factor", "add")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    kind: str
+    factor: float
+    add: float
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., kind: _Optional[str] = ..., factor: _Optional[float] = ..., add: _Optional[float] = ...) -> None: ...
+
+class UpdateEdgesRequest(_message.Message):
+    __slots__ = ("updates",)
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    updates: _containers.RepeatedCompositeFieldContainer[EdgeUpdate]
+    def __init__(self, updates: _Optional[_Iterable[_Union[EdgeUpdate, _Mapping]]] = ...) -> None: ...
+
+class UpdateEdgesReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NeighboursRequest(_message.Message):
+    __slots__ = ("node", "kind", "limit")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    kind: str
+    limit: int
+    def __init__(self, node: _Optional[str] = ..., kind: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class Edge(_message.Message):
+    __slots__ = ("source", "target", "kind", "weight")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    kind: str
+    weight: float
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., kind: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class NeighboursReply(_message.Message):
+    __slots__ = ("edges",)
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    edges: _containers.RepeatedCompositeFieldContainer[Edge]
+    def __init__(self, edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges")
+    EMBEDDER_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    embedder: str
+    width: int
+    sessions: int
+    witness_entries: int
+    witness_queued: int
+    witness_dropped: int
+    policies: int
+    edges: int
+    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ...) -> None: ...
