@@ -1,0 +1,265 @@
+"""The `russet` command: thin commands over the rest of `cluster`."""
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.base.errors import RussetError
+from cluster.client import Client
+from cluster.config import Config, load
+from cluster.home import Home
+from cluster.report import config_table, models_table, status_table
+from cluster.status import Status, gather
+
+app = typer.Typer(
+    name="russet",
+    help="Serve language models on small machines, and get better from the traffic.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console()
+err = Console(stderr=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file [default: ~/.russet/russet.toml]")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. gateway.port=8080")
+]
+Url = Annotated[str | None, typer.Option(help="Base URL [default: the running cluster's]")]
+Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
+QUESTION = "What is the capital of France?"
+
+
+@app.command()
+def up(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port [default: 8000]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port [default: 50051]")] = None,
+    model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
+    ask: Annotated[str, typer.Option(help="First question, to show that it answers; empty asks none")] = QUESTION,
+) -> None:
+    """Start Ray and every actor in the background, ask the model one question, and print where everything is."""
+    from cluster.lifecycle import up as start
+
+    chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
+    began = time.monotonic()
+    with err.status("Starting Ray") as spinner:
+
+        def progress(what: str) -> None:
+            spinner.update(f"Waiting for {what}  [dim]{time.monotonic() - began:.0f} s[/dim]")
+
+        state = start(chosen, progress)
+    err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s\n")
+    if ask:
+        out.print(f"[bold]> {ask}[/bold]")
+        _stream(Client(state.http, _first_key(chosen)), [{"role": "user", "content": ask}], model=None, max_tokens=64)
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("HTTP", f"{state.http}/v1"),
+        ("gRPC", state.grpc),
+        ("Ray dashboard", f"{state.dashboard}  [dim](token: {chosen.home / 'ray.token'})[/dim]"),
+        ("Metrics", f"{state.http}/metrics"),
+        ("Stop", "russet down  [dim](or make down)[/dim]"),
+    ):
+        table.add_row(f"[bold]{name}[/bold]", value)
+    out.print()
+    out.print(table)
+
+
+@app.command()
+def down(config: ConfigFile = None, settings: Settings = None) -> None:
+    """Stop every actor, then Ray; nothing is left running."""
+    from cluster.lifecycle import down as stop
+
+    home = Home(_config(config, settings).home)
+    with err.status("Stopping") as spinner:
+        ran = stop(home, lambda what: spinner.update(f"Stopping {what}"))
+    out.print("Stopped." if ran else f"Nothing runs for {home.home}.")
+
+
+@app.command()
+def status(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help='{"actors": [{role, replica, node, pid, address, state}]}')] = False,
+) -> None:
+    """Show every actor: where it runs and whether it answers."""
+    home = Home(_config(config, settings).home)
+    report = _gather(home)
+    if as_json:
+        out.print_json(json.dumps(report.as_dict()))
+    else:
+        out.print(status_table(report))
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port [default: 8000]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port [default: 50051]")] = None,
+    model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
+) -> None:
+    """Serve from this one process, without Ray, until Ctrl-C."""
+    chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
+    asyncio.run(_serve(chosen))
+
+
+async def _serve(config: Config) -> None:
+    from cluster.local import LocalCluster
+
+    Home(config.home).create()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    began = time.monotonic()
+    async with LocalCluster(config) as cluster:
+        err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s: {cluster.http}/v1, gRPC {cluster.grpc}")
+        err.print("[dim]Ctrl-C stops it.[/dim]")
+        await stopped.wait()
+        err.print("Stopping; streams that run may end first.")
+
+
+@app.command()
+def chat(
+    question: Annotated[str | None, typer.Argument(help="One question; without it, a conversation")] = None,
+    url: Url = None,
+    model: Annotated[str | None, typer.Option(help="Model id [default: the cluster's]")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Ask one question, or hold a conversation, in the terminal."""
+    client = Client(url or _running_url(config), key)
+    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    if question is not None:
+        _stream(client, [*messages, {"role": "user", "content": question}], model, max_tokens, temperature)
+        return
+    err.print("[dim]Empty line or Ctrl-D ends the conversation.[/dim]")
+    while True:
+        try:
+            text = out.input("[bold]> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            break
+        if not text:
+            break
+        messages.append({"role": "user", "content": text})
+        messages.append({"role": "assistant", "content": _stream(client, messages, model, max_tokens, temperature)})
+
+
+@app.command()
+def models(url: Url = None, key: Key = None, config: ConfigFile = None) -> None:
+    """List the models that answer now."""
+    out.print(models_table(Client(url or _running_url(config), key).models()))
+
+
+@app.command()
+def bench(
+    url: Url = None,
+    clients: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent streams")] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in all")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    output_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    model: Annotated[str | None, typer.Option(help="Model id [default: the cluster's]")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Load a server with concurrent streams and print throughput and latency percentiles."""
+    from cluster.bench import Load, run
+
+    load_ = Load(clients, requests, prompt_tokens, output_tokens, model)
+    result = asyncio.run(run(url or _running_url(config), load_, key))
+    if as_json:
+        out.print_json(json.dumps(result.as_dict()))
+    else:
+        out.print(result.table())
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Print every setting: its value as resolved, and what it means."""
+    chosen = _config(config, settings)
+    if as_json:
+        out.print_json(chosen.model_dump_json())
+    else:
+        out.print(config_table(chosen))
+
+
+def _config(file: Path | None, settings: list[str] | None, flags: dict[str, Any] | None = None) -> Config:
+    overrides = {name: value for name, value in (flags or {}).items() if value is not None}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{setting!r}: expected NAME=VALUE, e.g. gateway.port=8080", param_hint="--set")
+        overrides[name] = value
+    return load(file, overrides)
+
+
+def _running_url(config: Path | None) -> str:
+    from cluster.lifecycle import read_state
+
+    chosen = load(config)
+    state = read_state(Home(chosen.home))
+    return state.http if state else f"http://{chosen.gateway.host}:{chosen.gateway.port}"
+
+
+def _gather(home: Home) -> Status:
+    from cluster.lifecycle import connected, ray_environment, read_state
+
+    state = read_state(home)
+    if state is None:
+        return Status([], None)
+    with connected(state.ray_address, ray_environment(home)):
+        from cluster.ray_app import RayDirectory
+
+        return asyncio.run(gather(RayDirectory(home), state))
+
+
+def _first_key(config: Config) -> str | None:
+    """The key with which `russet up` asks its question: none where keys are off, else from OPENAI_API_KEY."""
+    import os
+
+    return os.environ.get("OPENAI_API_KEY") if config.gateway.api_keys_file else None
+
+
+def _stream(
+    client: Client,
+    messages: list[dict[str, str]],
+    model: str | None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> str:
+    """Print the answer as it comes; return it whole."""
+    parts: list[str] = []
+    for delta in client.chat(messages, model=model, max_tokens=max_tokens, temperature=temperature):
+        parts.append(delta)
+        out.print(delta, end="", markup=False, highlight=False, soft_wrap=True)
+    out.print()
+    return "".join(parts)
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line on stderr and exit code 1."""
+    try:
+        app()
+    except RussetError as error:
+        err.print(f"[red]russet:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None

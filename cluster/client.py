@@ -1,0 +1,63 @@
+"""A small client of Russet's own HTTP API, for the command line. Programs use any OpenAI client instead."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from actors.base.errors import RussetError, Unavailable
+
+
+class Client:
+    """Talks to the gateway at `url` (without /v1). Errors of the server come as RussetError with its message."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(10, read=120))
+
+    def chat(
+        self, messages: list[dict[str, str]], *, model: str | None, max_tokens: int | None, temperature: float | None
+    ) -> Iterator[str]:
+        """Text deltas of the answer to `messages`."""
+        options = {"model": model or "auto", "max_tokens": max_tokens, "temperature": temperature}
+        body: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        body |= {"messages": messages, "stream": True}
+        try:
+            with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+                _check(response)
+                for line in response.iter_lines():
+                    if not line.startswith("data: ") or line == "data: [DONE]":
+                        continue
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        raise RussetError(event["error"]["message"])
+                    for choice in event["choices"]:
+                        if content := choice["delta"].get("content"):
+                            yield content
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def models(self) -> list[dict[str, Any]]:
+        """The rows of /v1/models."""
+        try:
+            response = self._http.get("/v1/models")
+            _check(response)
+            return response.json()["data"]
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: httpx.TransportError) -> Unavailable:
+        return Unavailable(f"no answer from {self.url} ({error}); is Russet up? `russet status` tells")
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    response.read()
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:200]
+    raise RussetError(f"{response.status_code}: {message}")

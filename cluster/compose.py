@@ -1,0 +1,188 @@
+"""Build the services and connect them. Every mode uses this: one process, Ray actors on one node, or on many.
+
+Each process imports only the actor it runs, hence the imports inside the functions: the router has no use for MLX.
+A mode differs only in its `Directory`: where a service listens and how another finds it.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from actors.base.channel import Channel, connect
+from actors.base.server import Server
+from actors.base.telemetry import Telemetry
+from cluster.config import Config, ModelConfig
+from cluster.identity import TelemetryService, scrape
+from protos.gen import telemetry_pb2, telemetry_pb2_grpc
+
+Target = str | Sequence[str] | Callable[[], Awaitable[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a server binds: a unix socket path, host:port, both, or neither (in-process only)."""
+
+    unix: str | None = None
+    tcp: str | None = None
+
+
+class Directory(Protocol):
+    """Where services are. Names are role or role-replica: router, memory, scheduler-smollm2-0."""
+
+    node: str
+
+    def name(self, service: str) -> str:
+        """The name a server registers in process; unique among clusters that share one."""
+        ...
+
+    def listen(self, service: str) -> Listen:
+        """Where `service` shall bind."""
+        ...
+
+    def find(self, service: str) -> Target:
+        """What `connect` takes to reach `service`."""
+        ...
+
+    async def publish(self, service: str, addresses: list[str]) -> None:
+        """Make `service` known at `addresses`; none withdraws it."""
+        ...
+
+    async def services(self) -> dict[str, list[str]]:
+        """Every published service and its addresses."""
+        ...
+
+
+class Service(Protocol):
+    """What every actor's servicer offers besides its methods."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass
+class Serving:
+    """One running service: its servicer, its server, and the channels it was given."""
+
+    name: str
+    service: Any
+    server: Server
+    addresses: list[str]
+    directory: Directory
+    channels: list[Channel]
+
+    async def stop(self) -> None:
+        """Withdraw, let calls in flight end, stop the service, close its channels."""
+        await self.directory.publish(self.name, [])
+        await self.server.stop(grace_s=1)
+        await self.service.stop()
+        for channel in self.channels:
+            await channel.close()
+
+
+async def serve_memory(config: Config, directory: Directory) -> Serving:
+    """The memory actor."""
+    from actors.memory.service import MemoryService
+    from protos.gen.memory_pb2_grpc import add_MemoryServicer_to_server
+
+    telemetry = Telemetry(service="memory", replica="0")
+    return await _serve("memory", "memory", MemoryService(config.memory, telemetry), add_MemoryServicer_to_server, directory, telemetry)
+
+
+async def serve_router(config: Config, directory: Directory) -> Serving:
+    """The router actor."""
+    from actors.router.service import RouterService
+    from protos.gen.router_pb2_grpc import add_RouterServicer_to_server
+
+    telemetry = Telemetry(service="router", replica="0")
+    return await _serve("router", "router", RouterService(config.router, telemetry), add_RouterServicer_to_server, directory, telemetry)
+
+
+async def serve_learner(config: Config, directory: Directory) -> Serving:
+    """The learner actor."""
+    from actors.learner.service import LearnerService
+    from protos.gen.learner_pb2_grpc import add_LearnerServicer_to_server
+    from protos.gen.memory_pb2_grpc import MemoryStub
+
+    telemetry = Telemetry(service="learner", replica="0")
+    memory = connect(directory.find("memory"))
+    service = LearnerService(config.learner, MemoryStub(memory), telemetry)
+    return await _serve("learner", "learner", service, add_LearnerServicer_to_server, directory, telemetry, [memory])
+
+
+async def serve_worker(model: ModelConfig, replica_id: str, directory: Directory) -> Serving:
+    """One worker; loads its model before it listens."""
+    from actors.worker.service import WorkerService
+    from protos.gen.worker_pb2_grpc import add_WorkerServicer_to_server
+
+    telemetry = Telemetry(service="worker", replica=replica_id)
+    service = WorkerService(model.worker(), telemetry)
+    return await _serve("worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry)
+
+
+async def serve_scheduler(config: Config, replica_id: str, directory: Directory) -> Serving:
+    """One replica's scheduler; it announces itself to the router once its worker said hello."""
+    from actors.scheduler.service import SchedulerService
+    from protos.gen.router_pb2_grpc import RouterStub
+    from protos.gen.scheduler_pb2_grpc import add_SchedulerServicer_to_server
+    from protos.gen.worker_pb2_grpc import WorkerStub
+
+    telemetry = Telemetry(service="scheduler", replica=replica_id)
+    worker, router = connect(directory.find(f"worker-{replica_id}")), connect(directory.find("router"))
+    service = SchedulerService(config.scheduler, replica_id, directory.node, WorkerStub(worker), RouterStub(router), telemetry)
+    name = f"scheduler-{replica_id}"
+    serving = await _serve("scheduler", name, service, add_SchedulerServicer_to_server, directory, telemetry, [worker, router])
+    service.announce(serving.addresses)
+    return serving
+
+
+async def serve_gateway(config: Config, replica: str, directory: Directory) -> Serving:
+    """One gateway: HTTP and the public gRPC service, and beside them its own metrics."""
+    from cluster.gateway.service import Gateway
+    from protos.gen.learner_pb2_grpc import LearnerStub
+    from protos.gen.memory_pb2_grpc import MemoryStub
+    from protos.gen.router_pb2_grpc import RouterStub
+
+    telemetry = Telemetry(service="gateway", replica=replica)
+    channels = [connect(directory.find(service)) for service in ("router", "memory", "learner")]
+    router, memory, learner = channels
+
+    async def metrics() -> bytes:
+        return await scrape(await directory.services())
+
+    gateway = Gateway(
+        config.gateway, RouterStub(router), MemoryStub(memory), LearnerStub(learner), telemetry, metrics=metrics
+    )
+    return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
+
+
+async def _serve(
+    role: str,
+    name: str,
+    service: Any,
+    add: Callable[[Any, Any], None] | None,
+    directory: Directory,
+    telemetry: Telemetry,
+    channels: Sequence[Channel] = (),
+) -> Serving:
+    """Start `service`, then the server in front of it, then make it known."""
+    await service.start()
+    identity = telemetry_pb2.Identity(
+        role=role,
+        replica=telemetry.replica,
+        node=directory.node,
+        pid=os.getpid(),
+        started_s=time.time(),
+        version=version("russet"),
+    )
+    servicers = [(telemetry_pb2_grpc.add_TelemetryServicer_to_server, TelemetryService(telemetry, identity))]
+    if add is not None:
+        servicers.insert(0, (add, service))
+    listen = directory.listen(name)
+    server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix)
+    addresses = await server.start()
+    await directory.publish(name, addresses)
+    return Serving(name, service, server, addresses, directory, list(channels))

@@ -1,0 +1,168 @@
+"""One configuration: TOML file, then environment, then flags; validated once, immutable, logged as resolved.
+
+A field `port` of section `gateway` is `port` under `[gateway]` in TOML, RUSSET_GATEWAY__PORT in the environment and
+`--set gateway.port=...` (or a flag of its own) on the command line. The later source wins.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from actors.base.errors import InvalidArgument
+from actors.learner.config import LearnerConfig
+from actors.memory.config import MemoryConfig
+from actors.router.config import RouterConfig
+from actors.scheduler.config import SchedulerConfig
+from actors.worker.config import WorkerConfig
+from cluster.gateway.config import GatewayConfig
+
+ENV_PREFIX = "RUSSET_"
+ENV_NOT_CONFIG = frozenset({"RUSSET_DATA", "RUSSET_CONFIG"})
+"""RUSSET_DATA points tests at data, RUSSET_CONFIG at the TOML file; every other RUSSET_* variable is a field."""
+
+
+class ModelConfig(WorkerConfig):
+    """A model to serve: how its workers run it, and how many replicas of it there are."""
+
+    replicas: int = Field(1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
+
+
+class RayConfig(BaseModel):
+    """How Russet's own Ray cluster is started by `russet up`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    port: int = Field(6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
+    dashboard_port: int = Field(8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")
+    metrics_port: int = Field(8080, ge=0, le=65535, description="Ray's own metrics agent; 0 picks a free one")
+    object_store_bytes: int = Field(100 << 20, ge=78643200, description="Object store; Russet moves nothing through it")
+    start_timeout_s: float = Field(180, gt=0, description="Longest wait for every actor to be ready")
+
+
+class Config(BaseModel):
+    """The whole of Russet's configuration, one section per actor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(Path("~/.russet"), description="State: keys, memory, logs; created with mode 0700")
+    deterministic: bool = Field(False, description="The same tokens however a request is batched, chunked or resumed")
+    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1, description="Models served; first: default")
+    gateway: GatewayConfig = GatewayConfig()
+    router: RouterConfig = RouterConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    memory: MemoryConfig = MemoryConfig()
+    ray: RayConfig = RayConfig()
+
+    def resolved(self) -> "Config":
+        """The same with paths absolute and settings that follow from others filled in."""
+        home = self.home.expanduser().resolve()
+        memory = self.memory.model_copy(
+            update={
+                "directory": self.memory.directory or home / "memory",
+                "key_file": self.memory.key_file or home / "cluster.key",
+            }
+        )
+        models = tuple(m.model_copy(update={"deterministic": m.deterministic or self.deterministic}) for m in self.models)
+        names = [model.served_name for model in models]
+        if len(set(names)) < len(names):
+            raise InvalidArgument(f"models: two are served as {_repeated(names)!r}; give one another model_id", param="models")
+        router = self.router.model_copy(update={"default_model": self.router.default_model or names[0]})
+        return self.model_copy(update={"home": home, "memory": memory, "models": models, "router": router})
+
+
+def load(
+    file: Path | None = None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """Merge `file` (or $RUSSET_CONFIG, or ~/.russet/russet.toml where it exists), `environ` and `overrides`.
+
+    `overrides` maps dotted names ("gateway.port") to values. Raises InvalidArgument naming the field, its value, and
+    the source it came from.
+    """
+    sources: list[tuple[str, dict[str, Any]]] = []
+    path = file or (Path(environ["RUSSET_CONFIG"]) if environ.get("RUSSET_CONFIG") else None)
+    default = Path("~/.russet/russet.toml").expanduser()
+    if path is None and default.is_file():
+        path = default
+    if path is not None:
+        sources.append((str(path), _read_toml(path)))
+    sources.append(("environment", _from_environment(environ)))
+    flags: dict[str, Any] = {}
+    for name, value in (overrides or {}).items():
+        _put(flags, name.split("."), value)
+    sources.append(("command line", flags))
+
+    merged: dict[str, Any] = {}
+    for _, source in sources:
+        _merge(merged, source)
+    try:
+        return Config.model_validate(merged).resolved()
+    except ValidationError as invalid:
+        raise InvalidArgument("; ".join(_explain(error, sources) for error in invalid.errors())) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.expanduser().read_text())
+    except FileNotFoundError:
+        raise InvalidArgument(f"config file {path} does not exist; write it or leave --config away") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
+        raise InvalidArgument(f"config file {path} is not TOML: {broken}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and name not in ENV_NOT_CONFIG:
+            _put(values, name.removeprefix(ENV_PREFIX).lower().split("__"), text)
+    return values
+
+
+def _put(into: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        into = into.setdefault(part, {})
+    into[path[-1]] = value
+
+
+def _merge(into: dict[str, Any], source: Mapping[str, Any]) -> None:
+    """Deep-merge `source` over `into`. `models.0.backend` reaches into the list of models by its index."""
+    for key, value in source.items():
+        current = into.get(key)
+        if key == "models" and isinstance(value, Mapping):
+            rows = into.setdefault(key, [{}])
+            for index, fields in value.items():
+                if not index.isdigit() or int(index) >= len(rows):
+                    raise InvalidArgument(f"models.{index}: expected the index of a model, 0 to {len(rows) - 1}")
+                _merge(rows[int(index)], fields)
+        elif isinstance(current, dict) and isinstance(value, Mapping):
+            _merge(current, value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: Any, sources: list[tuple[str, dict[str, Any]]]) -> str:
+    path = [str(part) for part in error["loc"]]
+    origin = next((name for name, source in reversed(sources) if _has(source, path)), "defaults")
+    dotted = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"{dotted} ({origin}): there is no such setting; `russet config --explain` lists them all"
+    return f"{dotted} = {error['input']!r} ({origin}): {error['msg']}"
+
+
+def _has(source: Any, path: list[str]) -> bool:
+    for part in path:
+        if isinstance(source, Mapping) and part in source:
+            source = source[part]
+        elif isinstance(source, list) and part.isdigit() and int(part) < len(source):
+            source = source[int(part)]
+        else:
+            return False
+    return True
+
+
+def _repeated(names: list[str]) -> str:
+    return next(name for index, name in enumerate(names) if name in names[:index])

@@ -1,0 +1,51 @@
+"""Where a cluster keeps things: state below its home, sockets and Ray's session below a short directory in /tmp."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The directories of one cluster. `home` is absolute and survives; `run` holds sockets and dies with the boot.
+
+    Unix socket paths end at about 100 characters and Ray adds 60 of its own, hence the short second place.
+    """
+
+    home: Path
+
+    @classmethod
+    def at(cls, home: str) -> "Home":
+        """The home at an absolute path."""
+        return cls(Path(home))
+
+    @property
+    def run(self) -> Path:
+        """Sockets, the state of the running cluster, Ray's session."""
+        name = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"russet-{os.getuid()}-{name}"
+
+    @property
+    def logs(self) -> Path:
+        """Text logs of the processes that `russet up` starts."""
+        return self.home / "logs"
+
+    @property
+    def state_file(self) -> Path:
+        """JSON written by `russet up`: process ids, addresses, start time."""
+        return self.run / "cluster.json"
+
+    def socket(self, name: str) -> Path:
+        """The unix socket of a service, e.g. router or worker-smollm2-0."""
+        return self.run / f"{name}.sock"
+
+    def create(self) -> "Home":
+        """Make the directories, readable by their owner only."""
+        for directory in (self.home, self.run, self.logs):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = directory.stat().st_uid
+            if owner != os.getuid():
+                raise PermissionError(f"{directory} belongs to user {owner}, not to {os.getuid()}; remove it or set home")
+        return self

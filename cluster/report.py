@@ -1,0 +1,59 @@
+"""Tables for the terminal."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+from rich.table import Table
+
+from cluster.config import Config
+from cluster.status import Status
+
+
+def status_table(status: Status) -> Table | str:
+    """One row an actor."""
+    if status.cluster is None:
+        return "Nothing runs here; `russet up` starts it."
+    table = Table(caption=f"HTTP {status.cluster.http}   gRPC {status.cluster.grpc}   Ray {status.cluster.dashboard}")
+    for column in ("role", "replica", "node", "pid", "address", "state"):
+        table.add_column(column, justify="right" if column == "pid" else "left")
+    for actor in status.actors:
+        colour = "green" if actor.state == "serving" else "red"
+        cells = (actor.role, actor.replica, actor.node, str(actor.pid), actor.address, f"[{colour}]{actor.state}[/]")
+        table.add_row(*cells)
+    return table
+
+
+def models_table(rows: list[dict[str, Any]]) -> Table:
+    """One row a model of /v1/models."""
+    table = Table()
+    for column in ("id", "kind", "context", "replicas", "since"):
+        table.add_column(column)
+    for row in rows:
+        more = row.get("russet", {})
+        since = datetime.fromtimestamp(row["created"], UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        cells = (row["id"], more.get("kind", ""), more.get("context_length", ""), more.get("replicas", ""), since)
+        table.add_row(*(str(cell) for cell in cells))
+    return table
+
+
+def config_table(config: Config) -> Table:
+    """Every setting: dotted name, value, meaning."""
+    table = Table("setting", "value", "meaning")
+    for name, value, meaning in _settings("", config):
+        table.add_row(name, str(value), meaning)
+    return table
+
+
+def _settings(prefix: str, section: BaseModel) -> list[tuple[str, Any, str]]:
+    rows: list[tuple[str, Any, str]] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            rows += _settings(f"{prefix}{name}.", value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            for index, item in enumerate(value):
+                rows += _settings(f"{prefix}{name}.{index}.", item)
+        else:
+            rows.append((f"{prefix}{name}", value, field.description or ""))
+    return rows
