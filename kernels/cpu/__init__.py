@@ -1,0 +1,28 @@
+"""The CPU kernels: whether they are here, and what they offer.
+
+The extension `kernels.cpu._ext` is compiled when Russet is installed, where a C++20 compiler is (see CMakeLists.txt).
+Without it `available()` is False, `reason()` says why, and the callers of this package run on MLX operations instead.
+"""
+
+import mlx.core  # noqa: F401  the extension's arrays are MLX's: its types must be registered first
+
+try:
+    from kernels.cpu import _ext
+except ImportError as error:
+    _ext = None
+    _reason = (
+        f"the compiled CPU kernels cannot be loaded ({error}); install a C++20 compiler and install Russet again: "
+        "on stock MLX operations a CPU is 20 to 100 times slower"
+    )
+else:
+    _reason = ""
+
+
+def available() -> bool:
+    """Whether the compiled kernels can be used."""
+    return _ext is not None
+
+
+def reason() -> str:
+    """Why they cannot, what it costs and what to do about it; empty where they can."""
+    return _reason

@@ -1,0 +1,185 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "half.h"
+#include "isa.h"
+#include "pool.h"
+
+namespace russet {
+namespace {
+
+constexpr size_t kCacheLine = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+// Rows of one tile: their activations stay in the second-level cache while a tile's weights pass by.
+constexpr int kTileRows = 256;
+
+size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
+
+const LinearKernels& kernels() { return linear_kernels_scalar(); }
+
+float scale_at(const PackedView& w, size_t index) {
+    switch (w.scale_type) {
+        case ScaleType::Float32:
+            return static_cast<const float*>(w.scales)[index];
+        case ScaleType::Bfloat16:
+            return from_bfloat16(static_cast<const uint16_t*>(w.scales)[index]);
+        case ScaleType::Float16:
+            return from_float16(static_cast<const uint16_t*>(w.scales)[index]);
+    }
+    return 0.0f;
+}
+
+}  // namespace
+
+AlignedBytes::AlignedBytes(size_t size) : size_(size) {
+    if (size == 0) return;
+    size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
+    size_t rounded = round_up(size, alignment);
+    data_.reset(static_cast<uint8_t*>(std::aligned_alloc(alignment, rounded)));
+    if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    // Weights are read once per step: with small pages the address translation alone costs a tenth of it. Advice only.
+    if (size >= kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
+#endif
+}
+
+void AlignedBytes::Release::operator()(uint8_t* data) const { std::free(data); }
+
+PackedMatrix::PackedMatrix(PackedView view, AlignedBytes values, AlignedBytes scales)
+    : values_(std::move(values)), scales_(std::move(scales)), view_(view) {
+    view_.values = values_.data();
+    view_.scales = scales_.data();
+}
+
+void dequantize_row(const PackedMatrix& matrix, int n, float* out) {
+    const PackedView& w = matrix.view();
+    if (n < 0 || n >= w.n) {
+        throw std::out_of_range("row " + std::to_string(n) + " of a matrix of " + std::to_string(w.n) + " rows");
+    }
+    const int column = n % kBlock;
+    const uint8_t* values = w.values + static_cast<size_t>(n / kBlock) * w.block_bytes();
+    if (!w.quantized()) {
+        for (int k = 0; k < w.k; ++k) {
+            size_t at = static_cast<size_t>(k) * kBlock + column;
+            if (w.format == Format::Float32) {
+                std::memcpy(&out[k], values + at * 4, 4);
+            } else {
+                uint16_t bits;
+                std::memcpy(&bits, values + at * 2, 2);
+                out[k] = w.format == Format::Bfloat16 ? from_bfloat16(bits) : from_float16(bits);
+            }
+        }
+        return;
+    }
+    const size_t scale_groups = w.groups() / w.groups_per_scale;
+    const size_t scale_row = (w.symmetric ? 1 : 2) * kBlock;
+    for (int group = 0; group < w.groups(); ++group) {
+        size_t at = (static_cast<size_t>(n / kBlock) * scale_groups + group / w.groups_per_scale) * scale_row + column;
+        float scale = scale_at(w, at);
+        float bias = w.symmetric ? -scale * static_cast<float>(w.zero_point()) : scale_at(w, at + kBlock);
+        for (int i = 0; i < kGroup; ++i) {
+            int q;
+            if (w.format == Format::Affine4) {
+                uint8_t byte = values[(group * 4 + i / 8) * 64 + column * 4 + i % 4];
+                q = i % 8 < 4 ? byte & 15 : byte >> 4;
+            } else {
+                q = values[(group * 8 + i / 4) * 64 + column * 4 + i % 4];
+            }
+            // As MLX dequantizes; for a symmetric group this is exactly scale * (q - zero point), rounded once.
+            out[group * kGroup + i] = w.symmetric ? scale * static_cast<float>(q - w.zero_point())
+                                                  : scale * static_cast<float>(q) + bias;
+        }
+    }
+}
+
+void Activations::resize(int rows, int k, bool quantized) {
+    rows_ = rows;
+    k_ = k;
+    quantized_ = quantized;
+    size_t values = static_cast<size_t>(rows) * k * (quantized ? 1 : sizeof(float));
+    size_t scales = quantized ? static_cast<size_t>(rows) * (k / kGroup) * 3 * sizeof(float) : 0;
+    if (values > values_.size()) values_ = AlignedBytes(values);
+    if (scales > scales_.size()) scales_ = AlignedBytes(scales);
+}
+
+ActivationsView Activations::view() const {
+    ActivationsView view{rows_, k_, nullptr, nullptr, nullptr, nullptr, nullptr};
+    if (quantized_) {
+        size_t groups = static_cast<size_t>(rows_) * (k_ / kGroup);
+        view.values = reinterpret_cast<const int8_t*>(values_.data());
+        view.scales = reinterpret_cast<const float*>(scales_.data());
+        view.sums = reinterpret_cast<const int32_t*>(view.scales + groups);
+        view.scaled_sums = view.scales + 2 * groups;
+    } else {
+        view.floats = reinterpret_cast<const float*>(values_.data());
+    }
+    return view;
+}
+
+void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, int row1) {
+    const int k = activations.k_;
+    if (!activations.quantized_) {
+        float* floats = reinterpret_cast<float*>(activations.values_.data());
+        for (int row = row0; row < row1; ++row) {
+            std::memcpy(floats + static_cast<size_t>(row) * k, x + row * ldx, sizeof(float) * k);
+        }
+        return;
+    }
+    const LinearKernels& table = kernels();
+    ActivationsView view = activations.view();
+    for (int row = row0; row < row1; ++row) {
+        size_t group = static_cast<size_t>(row) * (k / kGroup);
+        table.quantize(x + row * ldx, k, const_cast<int8_t*>(view.values) + static_cast<size_t>(row) * k,
+                       const_cast<float*>(view.scales) + group, const_cast<int32_t*>(view.sums) + group,
+                       const_cast<float*>(view.scaled_sums) + group);
+    }
+}
+
+void linear_chunk(const PackedMatrix& w, const Activations& x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,
+                  Write write) {
+    if (m0 >= m1 || n0 >= n1) return;
+    kernels().multiply(w.view(), x.view(), m0, m1, n0 / kBlock, (n1 + kBlock - 1) / kBlock, y, ldy, write);
+}
+
+Tiling::Tile Tiling::at(int chunk) const {
+    int m0 = chunk % row_tiles * row_step, n0 = chunk / row_tiles * n_step;
+    return {m0, std::min(m0 + row_step, rows), n0, std::min(n0 + n_step, n)};
+}
+
+Tiling tile(const PackedMatrix& w, int rows, int threads) {
+    // Enough chunks that one thread's bad luck is shared, few enough that starting them costs nothing.
+    constexpr int kChunksPerThread = 4;
+    Tiling tiling{rows, w.n(), std::max(1, std::min(rows, kTileRows)), 0, 0, 0};
+    tiling.row_tiles = (rows + tiling.row_step - 1) / tiling.row_step;
+    int wanted = threads <= 1 ? 1 : std::max(1, kChunksPerThread * threads / std::max(1, tiling.row_tiles));
+    int blocks = std::max(1, (w.blocks() + wanted - 1) / wanted);
+    tiling.n_step = blocks * kBlock;
+    tiling.n_tiles = (w.n() + tiling.n_step - 1) / tiling.n_step;
+    return tiling;
+}
+
+void linear(Pool& pool, const PackedMatrix& w, Activations& scratch, const float* x, int rows, float* y) {
+    if (rows == 0) return;
+    scratch.resize(rows, w.k(), w.quantized());
+    constexpr int kRowsPerChunk = 8;
+    pool.run((rows + kRowsPerChunk - 1) / kRowsPerChunk, [&](int chunk) {
+        prepare(scratch, x, w.k(), chunk * kRowsPerChunk, std::min((chunk + 1) * kRowsPerChunk, rows));
+    });
+    Tiling tiling = tile(w, rows, pool.threads());
+    pool.run(tiling.chunks(), [&](int chunk) {
+        Tiling::Tile t = tiling.at(chunk);
+        linear_chunk(w, scratch, t.m0, t.m1, t.n0, t.n1, y, w.n());
+    });
+}
+
+}  // namespace russet

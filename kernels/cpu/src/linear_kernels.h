@@ -1,0 +1,89 @@
+// The packed weight layout, and the kernels of one instruction set that read it. Plain data only: files compiled for
+// one instruction set include this and nothing else of ours (isa.h says why).
+//
+// A matrix [n outputs, k inputs] is stored as blocks of 16 outputs side by side, each block contiguous over all of k,
+// so that one vector register holds the same inputs of 16 outputs and a sweep over a block reads memory in order. The
+// last block is padded with zeros.
+//
+// Quantized values, per block, per 32 inputs (c = output in the block, q = unsigned 4- or 8-bit integer):
+//
+//     8 bits, 512 bytes:  byte [j][c][i] = q[c][4j + i]                                    j < 8, i < 4
+//     4 bits, 256 bytes:  byte [j][c][i] = q[c][8j + i] | q[c][8j + 4 + i] << 4            j < 4, i < 4
+//
+// 64 bytes of it are one operand of VNNI's dpbusd (16 lanes of 4 bytes), or one row of an AMX tile.
+// Scales, per block, per scale group (32, 64 or 128 inputs): 16 scales, then 16 biases unless symmetric.
+// Dense values, per block, per input: 16 values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace russet {
+
+constexpr int kBlock = 16;  // outputs side by side
+constexpr int kGroup = 32;  // inputs that share one activation scale
+
+enum class Format : uint8_t { Affine4, Affine8, Float32, Bfloat16, Float16 };
+enum class ScaleType : uint8_t { Float32, Bfloat16, Float16 };
+enum class Write : uint8_t { Store, Add };
+
+struct PackedView {
+    const uint8_t* values;
+    const void* scales;  // null where dense
+    int n, k;
+    int blocks;  // ceil(n / 16)
+    Format format;
+    ScaleType scale_type;
+    // The bias of every group is -2^(bits-1) * its scale (GGUF's Q4_0 and Q8_0), so it is not stored.
+    bool symmetric;
+    int groups_per_scale;  // 1, 2 or 4 activation groups of 32 share a weight scale
+
+    bool quantized() const { return format == Format::Affine4 || format == Format::Affine8; }
+    int groups() const { return k / kGroup; }
+    int zero_point() const { return format == Format::Affine4 ? 8 : 128; }
+    size_t block_bytes() const {
+        switch (format) {
+            case Format::Affine4:
+                return static_cast<size_t>(k) * kBlock / 2;
+            case Format::Affine8:
+                return static_cast<size_t>(k) * kBlock;
+            case Format::Float32:
+                return static_cast<size_t>(k) * kBlock * 4;
+            default:
+                return static_cast<size_t>(k) * kBlock * 2;
+        }
+    }
+    size_t scale_bytes() const { return scale_type == ScaleType::Float32 ? 4 : 2; }
+    // Scales (and biases) of one block.
+    size_t block_scale_bytes() const {
+        return static_cast<size_t>(groups() / groups_per_scale) * kBlock * (symmetric ? 1 : 2) * scale_bytes();
+    }
+};
+
+// Rows of activations, row-major. Quantized: x[m][k] is about scales[m][k / 32] * values[m][k].
+struct ActivationsView {
+    int rows, k;
+    const int8_t* values;      // [rows][k], -127..127
+    const float* scales;       // [rows][k / 32]
+    const int32_t* sums;       // [rows][k / 32], of the values
+    const float* scaled_sums;  // scales * sums
+    const float* floats;       // [rows][k], for dense weights
+};
+
+struct LinearKernels {
+    // One row of k floats to k values and k / 32 scales, sums and scaled sums.
+    void (*quantize)(const float* x, int k, int8_t* values, float* scales, int32_t* sums, float* scaled_sums);
+    // y[m * ldy + n] for rows m0..m1 and the outputs of blocks b0..b1 (those below w.n).
+    void (*multiply)(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
+                     ptrdiff_t ldy, Write write);
+};
+
+const LinearKernels& linear_kernels_scalar();
+#if defined(__x86_64__)
+const LinearKernels& linear_kernels_avx2();
+const LinearKernels& linear_kernels_avx512();
+#elif defined(__aarch64__)
+const LinearKernels& linear_kernels_neon();
+#endif
+
+}  // namespace russet
