@@ -89,7 +89,9 @@ def down(config: ConfigFile = None, settings: Settings = None) -> None:
 def status(
     config: ConfigFile = None,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help='{"actors": [{role, replica, node, pid, address, state}]}')] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='{"actors": [{role, replica, node, pid, address, state}]}')
+    ] = False,
 ) -> None:
     """Show every actor: where it runs and whether it answers."""
     home = Home(_config(config, settings).home)
@@ -125,7 +127,9 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, stopped.set)
     began = time.monotonic()
     async with LocalCluster(config) as cluster:
-        err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s: {cluster.http}/v1, gRPC {cluster.grpc}")
+        err.print(
+            f"[green]Ready[/green] after {time.monotonic() - began:.1f} s: {cluster.http}/v1, gRPC {cluster.grpc}"
+        )
         err.print("[dim]Ctrl-C stops it.[/dim]")
         await stopped.wait()
         err.print("Stopping; streams that run may end first.")

@@ -89,7 +89,9 @@ async def serve_memory(config: Config, directory: Directory) -> Serving:
     from protos.gen.memory_pb2_grpc import add_MemoryServicer_to_server
 
     telemetry = Telemetry(service="memory", replica="0")
-    return await _serve("memory", "memory", MemoryService(config.memory, telemetry), add_MemoryServicer_to_server, directory, telemetry)
+    return await _serve(
+        "memory", "memory", MemoryService(config.memory, telemetry), add_MemoryServicer_to_server, directory, telemetry
+    )
 
 
 async def serve_router(config: Config, directory: Directory) -> Serving:
@@ -98,7 +100,9 @@ async def serve_router(config: Config, directory: Directory) -> Serving:
     from protos.gen.router_pb2_grpc import add_RouterServicer_to_server
 
     telemetry = Telemetry(service="router", replica="0")
-    return await _serve("router", "router", RouterService(config.router, telemetry), add_RouterServicer_to_server, directory, telemetry)
+    return await _serve(
+        "router", "router", RouterService(config.router, telemetry), add_RouterServicer_to_server, directory, telemetry
+    )
 
 
 async def serve_learner(config: Config, directory: Directory) -> Serving:
@@ -132,9 +136,13 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
 
     telemetry = Telemetry(service="scheduler", replica=replica_id)
     worker, router = connect(directory.find(f"worker-{replica_id}")), connect(directory.find("router"))
-    service = SchedulerService(config.scheduler, replica_id, directory.node, WorkerStub(worker), RouterStub(router), telemetry)
+    service = SchedulerService(
+        config.scheduler, replica_id, directory.node, WorkerStub(worker), RouterStub(router), telemetry
+    )
     name = f"scheduler-{replica_id}"
-    serving = await _serve("scheduler", name, service, add_SchedulerServicer_to_server, directory, telemetry, [worker, router])
+    serving = await _serve(
+        "scheduler", name, service, add_SchedulerServicer_to_server, directory, telemetry, [worker, router]
+    )
     service.announce(serving.addresses)
     return serving
 

@@ -67,10 +67,14 @@ class Config(BaseModel):
                 "key_file": self.memory.key_file or home / "cluster.key",
             }
         )
-        models = tuple(m.model_copy(update={"deterministic": m.deterministic or self.deterministic}) for m in self.models)
+        models = tuple(
+            m.model_copy(update={"deterministic": m.deterministic or self.deterministic}) for m in self.models
+        )
         names = [model.served_name for model in models]
         if len(set(names)) < len(names):
-            raise InvalidArgument(f"models: two are served as {_repeated(names)!r}; give one another model_id", param="models")
+            raise InvalidArgument(
+                f"models: two are served as {_repeated(names)!r}; give one another model_id", param="models"
+            )
         router = self.router.model_copy(update={"default_model": self.router.default_model or names[0]})
         return self.model_copy(update={"home": home, "memory": memory, "models": models, "router": router})
 

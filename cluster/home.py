@@ -47,5 +47,7 @@ class Home:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = directory.stat().st_uid
             if owner != os.getuid():
-                raise PermissionError(f"{directory} belongs to user {owner}, not to {os.getuid()}; remove it or set home")
+                raise PermissionError(
+                    f"{directory} belongs to user {owner}, not to {os.getuid()}; remove it or set home"
+                )
         return self

@@ -173,8 +173,13 @@ def _start_head(
     }
     command += [f"--{name}={value}" for name, value in options.items()]
     with (home.logs / "ray.log").open("wb") as log:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | environment, start_new_session=True
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | environment,
+            start_new_session=True,
         )
 
 

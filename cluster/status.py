@@ -35,7 +35,10 @@ class Status:
 
     def as_dict(self) -> dict[str, object]:
         """The shape of `russet status --json`."""
-        return {"actors": [asdict(actor) for actor in self.actors], "cluster": asdict(self.cluster) if self.cluster else None}
+        return {
+            "actors": [asdict(actor) for actor in self.actors],
+            "cluster": asdict(self.cluster) if self.cluster else None,
+        }
 
 
 async def gather(directory: Directory, cluster: ClusterState) -> Status:

@@ -13,7 +13,13 @@ def generate(root: Path) -> None:
     (root / "protos" / "gen").mkdir(parents=True, exist_ok=True)
     files = sorted(f"protos/gen/{path.name}" for path in HERE.glob("*.proto"))
     # The virtual path protos/gen makes the generated modules import each other as protos.gen.*.
-    arguments = ["protoc", f"-Iprotos/gen={HERE}", f"--python_out={root}", f"--pyi_out={root}", f"--grpc_python_out={root}"]
+    arguments = [
+        "protoc",
+        f"-Iprotos/gen={HERE}",
+        f"--python_out={root}",
+        f"--pyi_out={root}",
+        f"--grpc_python_out={root}",
+    ]
     if protoc.main([*arguments, *files]) != 0:
         raise RuntimeError("protoc failed; its message is above")
 

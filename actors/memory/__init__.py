@@ -1,0 +1,1 @@
+"""Memory: sessions, the witness log, policies, the graph and embeddings."""

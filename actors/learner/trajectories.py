@@ -1,0 +1,37 @@
+"""The ring of trajectories: the newest N, found by id, dropping the oldest with a count."""
+
+from collections import OrderedDict
+
+from protos.gen import learner_pb2
+
+
+class Ring:
+    """Newest `capacity` trajectories in order of arrival. A trajectory recorded again (a retry) replaces itself."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.recorded = 0
+        self.dropped = 0
+        self._held: OrderedDict[str, learner_pb2.Trajectory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, trajectory: learner_pb2.Trajectory) -> bool:
+        """Hold a trajectory; False where its id was held already."""
+        new = trajectory.id not in self._held
+        self._held[trajectory.id] = trajectory
+        if new:
+            self.recorded += 1
+            if len(self._held) > self.capacity:
+                self._held.popitem(last=False)
+                self.dropped += 1
+        return new
+
+    def get(self, trajectory_id: str) -> learner_pb2.Trajectory | None:
+        """The trajectory, while it is held."""
+        return self._held.get(trajectory_id)
+
+    def newest(self, limit: int) -> list[learner_pb2.Trajectory]:
+        """Up to `limit` trajectories, newest first."""
+        return [self._held[key] for _, key in zip(range(limit), reversed(self._held), strict=False)]
