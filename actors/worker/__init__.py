@@ -1,0 +1,1 @@
+"""The worker: executes leases. It owns values (weights, KV, sampler state); the scheduler owns allocation."""

@@ -1,0 +1,57 @@
+"""What one step computes: a pure choice over the rows' state, and its arrays."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.worker.rows import Rows
+from kernels.decoder import Batch, Int32
+
+
+class Step(NamedTuple):
+    """One forward: R rows with at least one token each."""
+
+    slots: Int32  # [R]
+    counts: Int32  # [R], tokens computed per row
+    decode: NDArray[np.bool_]  # [R], rows taken as decoding
+    draws: NDArray[np.bool_]  # [R], rows whose next token is drawn; batch.logits_at has one entry for each
+    batch: Batch
+
+
+def choose(known: Int32, computed: Int32, limit: Int32, step_tokens: int) -> Int32:
+    """How many tokens of each row the step computes: one of every decoding row, then prompt chunks in order.
+
+    Arrays are [R], rows in order of precedence (meanings: actors.worker.rows). A row decodes where one known token is
+    not in its KV. Chunks share what the decoding rows leave of step_tokens; a row at its limit sits out (0). A step
+    exceeds step_tokens only where decoding rows alone do.
+    """
+    pending = np.maximum(np.minimum(known, limit) - computed, 0)
+    decode = (known - computed == 1) & (pending == 1)
+    decoding = int(np.count_nonzero(decode))
+    if decoding == len(known):
+        return pending
+    wanted = np.where(decode, 0, pending)
+    before = np.cumsum(wanted) - wanted
+    chunks = np.clip(max(step_tokens - decoding, 0) - before, 0, wanted)
+    return (chunks + decode).astype(np.int32)
+
+
+def assemble(rows: Rows, slots: Int32, counts: Int32) -> Step:
+    """The arrays of a forward over `counts` (each at least 1) pending tokens of `slots`, both [R]."""
+    lengths = rows.computed[slots]
+    after = lengths + counts
+    row_starts = np.zeros(len(slots) + 1, np.int32)
+    np.cumsum(counts, out=row_starts[1:])
+    total = int(row_starts[-1])
+    if total == len(slots):
+        tokens = rows.tokens[slots, lengths]
+    else:
+        positions = np.arange(total, dtype=np.int32) + np.repeat(lengths - row_starts[:-1], counts)
+        tokens = rows.tokens[np.repeat(slots, counts), positions]
+    pages = -(-int(after.max()) // rows.page_size)
+    known = rows.known[slots]
+    draws = after == known
+    logits_at = row_starts[1:][draws] - 1
+    batch = Batch(tokens, row_starts, lengths, rows.page_table[slots, :pages], logits_at)
+    return Step(slots, counts, known - lengths == 1, draws, batch)

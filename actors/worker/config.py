@@ -1,0 +1,48 @@
+"""What a worker is told at its start."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class WorkerConfig(BaseModel):
+    """How one worker runs one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        "smollm2-135m-instruct", min_length=1, description="Alias, GGUF file, or directory of MLX safetensors"
+    )
+    model_id: str = Field("", description="Name the model is served under; empty takes the alias or the file's name")
+    backend: Literal["auto", "cpu", "mlx"] = Field(
+        "auto",
+        description="What interprets the model: our C++ primitive (cpu) or MLX operations; auto picks the faster",
+    )
+    kv_memory_bytes: int = Field(
+        0, ge=0, description="Bytes for the KV slab; 0 takes a quarter of the memory available, or what max_rows need"
+    )
+    page_size: int = Field(16, ge=1, le=256, description="Tokens a KV page holds")
+    max_rows: int = Field(64, ge=1, le=1024, description="Most rows (sequences) of one batch")
+    max_step_tokens: int = Field(
+        512, ge=1, le=16384, description="Most tokens of one forward, prompts and decode together"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
+    deterministic: bool = Field(False, description="The same tokens however a request is batched, chunked or resumed")
+
+    @model_validator(mode="after")
+    def _rows_fit_a_step(self) -> Self:
+        if self.max_step_tokens < self.max_rows:
+            raise ValueError(
+                f"max_step_tokens = {self.max_step_tokens} is less than max_rows = {self.max_rows}: "
+                "a step takes a token of every decoding row"
+            )
+        return self
+
+    @property
+    def served_name(self) -> str:
+        """The name clients use: model_id, else the alias or the file's name without its suffix."""
+        if self.model_id:
+            return self.model_id
+        name = Path(self.model).name
+        return (name.removesuffix(".gguf") or self.model).lower()

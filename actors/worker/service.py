@@ -1,0 +1,225 @@
+"""The worker's gRPC face: loads the model, opens epochs, and carries plans to the engine and results back."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernels.backend import build_decoder
+
+from actors.base.errors import Conflict, Internal, StaleEpoch, Unavailable
+from actors.base.telemetry import Telemetry
+from actors.worker.config import WorkerConfig
+from actors.worker.engine import Engine, Reset
+from actors.worker.ledger import Capacity, Ledger
+from actors.worker.models import load_model
+from actors.worker.results import StepRecord, merge
+from actors.worker.slab import allocate
+from protos.gen import worker_pb2, worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+STEP_BUCKETS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4)
+GAP_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.05, 0.25, 1)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A loaded model on its engine, and how it introduces itself (everything but the epoch)."""
+
+    engine: Engine
+    capacity: Capacity
+    hello: worker_pb2.HelloReply
+
+
+@dataclass
+class Epoch:
+    """One Hello and the Run that belongs to it."""
+
+    ledger: Ledger
+    scheduler_id: str
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    has_run: bool = False
+
+    @property
+    def number(self) -> int:
+        """Counts up with every Hello."""
+        return self.ledger.epoch
+
+
+class WorkerService(worker_pb2_grpc.WorkerServicer):
+    """Serves one model. `start` before the first call, `stop` after the last; Hello and Run as in worker.proto."""
+
+    def __init__(self, config: WorkerConfig, telemetry: Telemetry) -> None:
+        self._config = config
+        self._machine: Machine | None = None
+        self._thread: threading.Thread | None = None
+        self._epoch: Epoch | None = None
+        self._epochs = 0
+        self._step_seconds = telemetry.histogram(
+            "russet_worker_step_seconds", "Forward and sampling of one step", buckets=STEP_BUCKETS_S
+        )
+        self._gap_seconds = telemetry.histogram(
+            "russet_worker_gap_seconds", "Between two steps, while there were rows to run", buckets=GAP_BUCKETS_S
+        )
+        tokens = telemetry.counter("russet_worker_tokens_total", "Tokens computed", labels=("kind",))
+        self._prefill_tokens, self._decode_tokens = tokens.labels(kind="prefill"), tokens.labels(kind="decode")
+        self._row_errors = telemetry.counter("russet_worker_row_errors_total", "Rows that ended by an error")
+        self._rows = telemetry.gauge("russet_worker_rows", "Rows of the newest plan")
+        self._pages = telemetry.gauge("russet_worker_kv_pages", "KV pages of the slab")
+
+    async def start(self) -> None:
+        """Load the model and start the engine thread. Raises what loading raises."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Machine] = loop.create_future()
+        self._thread = threading.Thread(target=self._serve, args=(loop, ready), name="worker-engine", daemon=True)
+        self._thread.start()
+        self._machine = await ready
+        self._pages.set(self._machine.capacity.pages)
+
+    async def stop(self) -> None:
+        """End the engine after the step in progress; open Runs end with Unavailable."""
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.engine.stop()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._wake()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the engine, where it ended by itself: the process is then of no more use."""
+        return self._machine.engine.failure if self._machine is not None else None
+
+    async def Hello(self, request: worker_pb2.HelloRequest, context: Any) -> worker_pb2.HelloReply:
+        """Open an epoch: every row is forgotten, an older epoch's Run ends with StaleEpoch."""
+        machine = self._living()
+        self._epochs += 1
+        epoch = Epoch(Ledger(self._epochs, machine.capacity), request.scheduler_id)
+        self._wake()
+        self._epoch = epoch
+        machine.engine.submit(Reset(epoch.number))
+        self._rows.set(0)
+        log.info("epoch %d begins for scheduler %r", epoch.number, request.scheduler_id)
+        reply = worker_pb2.HelloReply()
+        reply.CopyFrom(machine.hello)
+        reply.epoch = epoch.number
+        return reply
+
+    async def Run(
+        self, request_iterator: AsyncIterator[worker_pb2.Plan], context: Any
+    ) -> AsyncIterator[worker_pb2.StepResult]:
+        """Execute an epoch's plans until the caller closes its side or goes away; its rows end with it.
+
+        Raises InvalidArgument or StaleEpoch for a plan that cannot be executed, and Internal when the engine failed.
+        """
+        engine, epoch = self._living().engine, self._epoch
+        if epoch is None:
+            raise StaleEpoch("no epoch is open; call Hello first")
+        if epoch.has_run:
+            raise Conflict(f"epoch {epoch.number} has its Run already; call Hello for a new epoch")
+        epoch.has_run = True
+        reader = asyncio.create_task(self._read(epoch, engine, request_iterator))
+        reader.add_done_callback(lambda _: epoch.news.set())
+        try:
+            while True:
+                await epoch.news.wait()
+                epoch.news.clear()
+                if epoch is not self._epoch:
+                    raise StaleEpoch(f"epoch {epoch.number} is over: another scheduler said Hello", param="epoch")
+                records = [record for record in engine.take() if record.epoch == epoch.number]
+                if records:
+                    self._observe(records)
+                    yield merge(records)
+                self._living()
+                if reader.done():
+                    reader.result()
+                    return
+        finally:
+            reader.cancel()
+            if epoch is self._epoch:
+                self._epoch = None
+                engine.submit(Reset(epoch.number))
+                self._rows.set(0)
+                log.info("epoch %d of scheduler %r ends", epoch.number, epoch.scheduler_id)
+
+    async def _read(self, epoch: Epoch, engine: Engine, plans: AsyncIterator[worker_pb2.Plan]) -> None:
+        async for plan in plans:
+            epoch.ledger.accept(plan)
+            engine.submit(plan)
+            self._rows.set(len(plan.row))
+
+    def _living(self) -> Machine:
+        if self._machine is None:
+            raise Unavailable("the worker is not running: it has not been started, or it is stopping")
+        failure = self._machine.engine.failure
+        if failure is not None:
+            raise Internal(f"the engine failed: {type(failure).__name__}: {failure}; restart this worker")
+        return self._machine
+
+    def _observe(self, records: Sequence[StepRecord]) -> None:
+        for record in records:
+            if len(record.row):
+                self._step_seconds.observe(record.step_seconds)
+                self._gap_seconds.observe(record.gap_seconds)
+                self._prefill_tokens.inc(record.prefill_tokens)
+                self._decode_tokens.inc(record.decode_tokens)
+                self._row_errors.inc(len(record.errors))
+
+    def _wake(self) -> None:
+        if self._epoch is not None:
+            self._epoch.news.set()
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[Machine]) -> None:
+        """The engine thread: MLX arrays are made, used and released on this one thread."""
+        try:
+            machine = load(self._config, lambda: loop.call_soon_threadsafe(self._wake))
+        except BaseException as failure:
+            loop.call_soon_threadsafe(_settle, ready, failure)
+            return
+        loop.call_soon_threadsafe(_settle, ready, machine)
+        machine.engine.run()
+
+
+def load(config: WorkerConfig, on_news: Any) -> Machine:
+    """Load the model, build its decoder and slab. `on_news` as in Engine."""
+    model = load_model(config.model)
+    decoder = build_decoder(model.spec, model.weights, backend=config.backend, threads=config.threads)
+    kv = allocate(decoder, config.page_size, config.max_rows, config.kv_memory_bytes)
+    context_length = min(model.spec.context_length, kv.pages * kv.page_size)
+    if context_length < model.spec.context_length:
+        log.warning(
+            "the KV slab holds %d tokens: shorter than the model's %d", context_length, model.spec.context_length
+        )
+    capacity = Capacity(
+        kv.pages, kv.page_size, config.max_rows, config.max_step_tokens, context_length, model.spec.vocab
+    )
+    info = worker_pb2.ModelInfo()
+    info.CopyFrom(model.info)
+    info.id = config.served_name
+    info.context_length = context_length
+    info.kv_bytes_per_token = kv.nbytes // (kv.pages * kv.page_size)
+    hello = worker_pb2.HelloReply(
+        model=info,
+        vocabulary=model.vocabulary,
+        pages=kv.pages,
+        page_size=kv.page_size,
+        max_step_tokens=config.max_step_tokens,
+        max_rows=config.max_rows,
+        isa_class=decoder.isa_class,
+        pid=os.getpid(),
+    )
+    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, on_news=on_news)
+    return Machine(engine, capacity, hello)
+
+
+def _settle(ready: asyncio.Future[Machine], outcome: Machine | BaseException) -> None:
+    if ready.cancelled():
+        return
+    if isinstance(outcome, BaseException):
+        ready.set_exception(outcome)
+    else:
+        ready.set_result(outcome)
