@@ -25,7 +25,21 @@ constexpr int kTileRows = 256;
 
 size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
-const LinearKernels& kernels() { return linear_kernels_scalar(); }
+const LinearKernels& kernels() {
+    switch (active()) {
+#if defined(__x86_64__)
+        case Isa::Avx512Vnni:
+            return linear_kernels_avx512();
+        case Isa::Avx2:
+            return linear_kernels_avx2();
+#elif defined(__aarch64__)
+        case Isa::Neon:
+            return linear_kernels_neon();
+#endif
+        default:
+            return linear_kernels_scalar();
+    }
+}
 
 float scale_at(const PackedView& w, size_t index) {
     switch (w.scale_type) {

@@ -82,7 +82,7 @@ mx::array embedding(const mx::array& ids, const Weights& w) {
     shape.push_back(w->k());
     mx::allocator::Data data = mx::allocator::malloc(at.size() * w->k() * sizeof(float));
     float* out = static_cast<float*>(data.buffer().raw_ptr());
-    pool()->run(static_cast<int>(at.size()),
+    pool().run(static_cast<int>(at.size()),
                 [&](int i) { dequantize_row(*w, rows[i], out + static_cast<size_t>(i) * w->k()); });
     return mx::array(std::move(data), std::move(shape), mx::float32);
 }
@@ -123,8 +123,10 @@ void bind_linear(nb::module_& m) {
             return names;
         },
         "The instruction sets that run here, fastest first.");
-    m.def("threads", [] { return pool()->threads(); }, "Threads that the kernels run on.");
-    m.def("set_threads", &set_threads, "threads"_a, "Run on this many threads; 0 is one per processor.");
+    m.def("threads", [] { return pool().threads(); }, "Threads that the kernels run on.");
+    m.def(
+        "set_threads", [](int threads) { pool().resize(threads); }, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Run on this many threads; 0 is one per processor.");
 }
 
 }  // namespace russet

@@ -85,7 +85,7 @@ class PackedLinear : public WeightPrimitive {
     Runner runner() const override {
         return [](const PackedMatrix& w, const float* x, int rows, float* y) {
             Activations scratch;
-            linear(*pool(), w, scratch, x, rows, y);
+            linear(pool(), w, scratch, x, rows, y);
         };
     }
 };
@@ -103,7 +103,7 @@ class PackedLinearTransposed : public WeightPrimitive {
   protected:
     Runner runner() const override {
         return [](const PackedMatrix& w, const float* x, int rows, float* y) {
-            multiply_transposed(*pool(), w, x, rows, y);
+            multiply_transposed(pool(), w, x, rows, y);
         };
     }
 };

@@ -41,32 +41,48 @@ int processors() {
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+[[noreturn]] void refuse(int threads) {
+    throw std::invalid_argument("threads is " + std::to_string(threads) + "; accepted: 0 (one per processor) to " +
+                                std::to_string(kMostThreads));
+}
+
 constexpr uint64_t untaken(uint64_t ticket) { return ticket & 0xffffffffu; }
 
 }  // namespace
 
-Pool::Pool(int threads) {
-    if (threads < 0 || threads > kMostThreads) {
-        throw std::invalid_argument("threads is " + std::to_string(threads) + "; accepted: 0 (one per processor) to " +
-                                    std::to_string(kMostThreads));
-    }
-    if (threads == 0) threads = processors();
-    workers_.reserve(threads - 1);
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+Pool::Pool(int threads) { start(threads); }
+
+Pool::~Pool() { stop(); }
+
+void Pool::resize(int threads) {
+    std::lock_guard turn(run_mutex_);
+    if (threads < 0 || threads > kMostThreads) refuse(threads);
+    stop();
+    start(threads);
 }
 
-Pool::~Pool() {
+void Pool::start(int threads) {
+    if (threads < 0 || threads > kMostThreads) refuse(threads);
+    if (threads == 0) threads = processors();
+    stopping_ = false;
+    workers_.reserve(threads - 1);
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+    threads_ = threads;
+}
+
+void Pool::stop() {
     {
         std::lock_guard lock(sleep_mutex_);
         stopping_ = true;
     }
     wake_.notify_all();
     for (std::thread& thread : workers_) thread.join();
+    workers_.clear();
 }
 
 void Pool::run(int chunks, FunctionRef<void(int)> work) {
     if (chunks <= 0) return;
-    if (inside_chunk || workers_.empty() || chunks == 1) {
+    if (inside_chunk || chunks == 1 || threads() == 1) {
         for (int i = 0; i < chunks; ++i) work(i);
         return;
     }
@@ -136,30 +152,9 @@ void Pool::worker() {
     }
 }
 
-namespace {
-
-struct Shared {
-    std::mutex mutex;
-    std::shared_ptr<Pool> pool;
-};
-
-Shared& shared() {
-    static Shared instance;
+Pool& pool() {
+    static Pool instance(0);
     return instance;
-}
-
-}  // namespace
-
-std::shared_ptr<Pool> pool() {
-    std::lock_guard lock(shared().mutex);
-    if (!shared().pool) shared().pool = std::make_shared<Pool>(0);
-    return shared().pool;
-}
-
-void set_threads(int threads) {
-    auto replacement = std::make_shared<Pool>(threads);
-    std::lock_guard lock(shared().mutex);
-    shared().pool.swap(replacement);
 }
 
 }  // namespace russet

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -43,13 +42,18 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
-    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+    int threads() const { return threads_.load(std::memory_order_relaxed); }
+
+    // As the constructor. Waits for a phase that is running; must not be called from a chunk.
+    void resize(int threads);
 
     // Call work(i) once for every i in [0, chunks), on any thread, in any order; return when all are done. `work` must
     // not throw. Callers on several threads take turns; a run inside a chunk is done by the calling thread alone.
     void run(int chunks, FunctionRef<void(int chunk)> work);
 
   private:
+    void start(int threads);
+    void stop();
     bool take_chunk(int& chunk);
     void work_through_phase();
     void worker();
@@ -67,13 +71,11 @@ class Pool {
     std::mutex sleep_mutex_;
     std::condition_variable wake_;
     std::mutex run_mutex_;
+    std::atomic<int> threads_{1};
     std::vector<std::thread> workers_;
 };
 
-// The pool of the process, made on first use with one thread per processor. Hold the pointer while using it.
-std::shared_ptr<Pool> pool();
-
-// Replace it by one of `threads` threads (0: one per processor); who holds the old one may finish with it.
-void set_threads(int threads);
+// The pool of the process, made on first use with one thread per processor. Resize it to change that.
+Pool& pool();
 
 }  // namespace russet
