@@ -1,0 +1,147 @@
+"""From a GenerateRequest to a Sequence, or to the error that says why not."""
+
+from typing import NamedTuple
+
+from actors.base.errors import InvalidArgument
+from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.pages import pages_for
+from actors.scheduler.sequence import LEVELS, Sequence
+from protos.gen import inference_pb2, scheduler_pb2, worker_pb2
+
+
+class Range(NamedTuple):
+    """Values a sampling field may have."""
+
+    low: float
+    high: float
+    low_included: bool = True
+    high_included: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        # A NaN compares false everywhere, so it is in no range.
+        above = value >= self.low if self.low_included else value > self.low
+        below = value <= self.high if self.high_included else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        return f"{'[' if self.low_included else '('}{self.low:g}, {self.high:g}{']' if self.high_included else ')'}"
+
+
+# As inference.proto states them.
+SAMPLING_RANGES = {
+    "temperature": Range(0, 2),
+    "top_p": Range(0, 1, low_included=False),
+    "top_k": Range(0, 2**32 - 1),
+    "min_p": Range(0, 1, high_included=False),
+    "repetition_penalty": Range(0, float("inf"), low_included=False, high_included=False),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "seed": Range(0, 2**64 - 1),
+}
+LOGIT_BIAS_RANGE = Range(-100, 100)
+
+
+def admit(
+    request: scheduler_pb2.GenerateRequest,
+    hello: worker_pb2.HelloReply,
+    config: SchedulerConfig,
+    *,
+    index: int,
+    now_s: float,
+) -> Sequence:
+    """Check a request against the model and the slab; raises InvalidArgument naming the parameter.
+
+    The sequence may have no token left to generate: a resumed stream whose last token had been sent already.
+    """
+    vocabulary = hello.vocabulary
+    for name in ("request_id", "tenant", "session_id"):
+        if len(value := getattr(request, name)) > config.max_id_chars:
+            raise _invalid(name, f"has {len(value)} characters", f"at most {config.max_id_chars}")
+    if not request.request_id:
+        raise _invalid("request_id", "is empty", "a unique name")
+    token_ids = list(request.token_ids)
+    if not token_ids:
+        raise _invalid("token_ids", "is empty", "at least one token")
+    if (largest := max(token_ids)) >= vocabulary.vocab_size:
+        raise _invalid("token_ids", f"contains {largest}", f"ids below {vocabulary.vocab_size}")
+    prompt_tokens = request.prompt_tokens
+    if not 1 <= prompt_tokens <= len(token_ids):
+        raise _invalid("prompt_tokens", f"is {prompt_tokens}", f"1 to len(token_ids) = {len(token_ids)}")
+    max_length = _max_length(request, hello, prompt_tokens)
+    if len(token_ids) > max_length:
+        emitted = len(token_ids) - prompt_tokens
+        raise _invalid(
+            "token_ids", f"resumes after {emitted} emitted tokens", f"at most {max_length - prompt_tokens} here"
+        )
+    if request.min_tokens > max_length - prompt_tokens:
+        raise _invalid(
+            "min_tokens", f"is {request.min_tokens}", f"at most the {max_length - prompt_tokens} that may be generated"
+        )
+    _check_sampling(request.sampling, vocabulary.vocab_size)
+    if request.priority not in LEVELS:
+        raise _invalid("priority", f"is {request.priority}", f"one of {sorted(LEVELS)}")
+    level = LEVELS[inference_pb2.PRIORITY_NORMAL if config.policy == "fcfs" else request.priority]
+    return Sequence(
+        request_id=request.request_id,
+        token_ids=token_ids,
+        num_prompt_tokens=prompt_tokens,
+        max_length=max_length,
+        arrival_s=now_s,
+        index=index,
+        level=level,
+        tenant=request.tenant,
+        sampling=request.sampling,
+        min_tokens=request.min_tokens,
+        stop_ids=() if request.ignore_eos else tuple(vocabulary.eos_ids),
+    )
+
+
+def _max_length(request: scheduler_pb2.GenerateRequest, hello: worker_pb2.HelloReply, prompt_tokens: int) -> int:
+    """Tokens of prompt and answer at which the request ends (length): within the context and the slab."""
+    context = hello.model.context_length
+    if prompt_tokens >= context:
+        raise _invalid(
+            "token_ids", f"holds a prompt of {prompt_tokens} tokens", f"less than the context of {context} tokens"
+        )
+    # The last token's KV is never computed, so the slab holds one token less than prompt and answer have.
+    slab = hello.pages * hello.page_size + 1
+    if request.max_tokens == 0:
+        if prompt_tokens >= slab:
+            raise _too_many_pages(prompt_tokens + 1, hello)
+        return min(context, slab)
+    max_length = prompt_tokens + request.max_tokens
+    if max_length > context:
+        raise _invalid(
+            "max_tokens",
+            f"is {request.max_tokens}, which with {prompt_tokens} prompt tokens makes {max_length}",
+            f"at most {context - prompt_tokens} (the context holds {context} tokens)",
+        )
+    if max_length > slab:
+        raise _too_many_pages(max_length, hello)
+    return max_length
+
+
+def _too_many_pages(max_length: int, hello: worker_pb2.HelloReply) -> InvalidArgument:
+    needed = pages_for(max_length - 1, hello.page_size)
+    return _invalid(
+        "max_tokens",
+        f"makes a request of {max_length} tokens, which needs {needed} pages of KV",
+        f"what fits the replica's {hello.pages} pages of {hello.page_size} tokens",
+    )
+
+
+def _check_sampling(sampling: inference_pb2.Sampling, vocab_size: int) -> None:
+    for name, values in SAMPLING_RANGES.items():
+        if not sampling.HasField(name):
+            raise _invalid(f"sampling.{name}", "is not set", f"a value in {values}; the gateway fills in defaults")
+        if (value := getattr(sampling, name)) not in values:
+            raise _invalid(f"sampling.{name}", f"is {value:g}", f"a value in {values}")
+    for token_id, bias in sampling.logit_bias.items():
+        if token_id >= vocab_size:
+            raise _invalid("sampling.logit_bias", f"names token {token_id}", f"ids below {vocab_size}")
+        if bias not in LOGIT_BIAS_RANGE:
+            raise _invalid("sampling.logit_bias", f"gives token {token_id} {bias:g}", f"values in {LOGIT_BIAS_RANGE}")
+
+
+def _invalid(param: str, found: str, accepted: str) -> InvalidArgument:
+    return InvalidArgument(f"{param} {found}; accepted: {accepted}.", param=param)

@@ -1,0 +1,104 @@
+"""What a StepResult means for the sequences: tokens, ends, and pages that may be used again."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from actors.base.errors import Internal
+from actors.scheduler.batch import Batch
+from actors.scheduler.planner import runs_low
+from actors.scheduler.sequence import Sequence, Status
+from protos.gen import worker_pb2
+
+
+class News(NamedTuple):
+    """What one row has to tell its client."""
+
+    sequence: Sequence
+    # The end-of-text token that ended the row is not among them.
+    token_ids: list[int]
+    end: worker_pb2.RowEnd
+    # Why the row failed; empty unless end is ROW_ERROR.
+    error: str
+
+
+class Outcome(NamedTuple):
+    """What a result brought."""
+
+    news: list[News]
+    # Pages or rows became free, or a row's lease runs low: the next plan may differ.
+    replan: bool
+
+
+def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
+    """Apply a result of the batch's own epoch. Raises Internal where it contradicts itself or the leases."""
+    if sum(result.token_count) != len(result.token_ids) or not (
+        len(result.row) == len(result.computed) == len(result.token_count) == len(result.end)
+    ):
+        raise Internal(
+            f"The worker's result of step {result.step} has {len(result.row)} rows but columns of "
+            f"{len(result.computed)}, {len(result.token_count)}, {len(result.end)} and {len(result.token_ids)} tokens."
+        )
+    news: list[News] = []
+    ended: list[Sequence] = []
+    low = False
+    errors = iter(result.error)
+    all_tokens = list(result.token_ids)
+    start = 0
+    for row, computed, count, end in zip(result.row, result.computed, result.token_count, result.end, strict=True):
+        token_ids = all_tokens[start : start + count]
+        start += count
+        error = next(errors, "the worker gave no reason") if end == worker_pb2.ROW_ERROR else ""
+        sequence = batch.running.get(row)
+        if sequence is None:
+            leaving = batch.leaving.get(row)
+            if leaving is None:
+                raise Internal(f"The worker reported row {row}, which no plan in flight lists.")
+            sequence = leaving.sequence
+        if computed > sequence.limit:
+            raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
+        sequence.num_computed_tokens = computed
+        sequence.token_ids += token_ids
+        if token_ids:
+            sequence.num_losses = 0
+        if end:
+            ended.append(sequence)
+            if end == worker_pb2.ROW_STOP and token_ids:
+                token_ids = token_ids[:-1]
+                sequence.token_ids.pop()
+        else:
+            low = low or runs_low(sequence, batch.config.lease_tokens)
+        if (token_ids or end) and not sequence.cancelled:
+            news.append(News(sequence, token_ids, end, error))
+    freed = free_rows(batch, ended, result.plan_id)
+    return Outcome(news, replan=low or freed)
+
+
+def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:
+    """Give back the pages of rows that the worker will never touch again; returns whether there were any.
+
+    The one place where pages of a row become free. A row is out of reach of every lease in flight when
+    - the worker itself ended it (later plans that still list it do nothing to it), or
+    - a plan that does not list it has been applied: plans apply in order, so one acknowledged plan acknowledges all
+      before it, and the worker says so with the plan_id of its result.
+    A preempted sequence goes back to the queue here, with the tokens that were on their way when it was preempted.
+    """
+    batch.acknowledged = max(batch.acknowledged, acknowledged)
+    gone: list[Sequence] = []
+    for sequence in ended:
+        (batch.running if sequence.row in batch.running else batch.leaving).pop(sequence.row)
+        sequence.status = Status.FINISHED
+        gone.append(sequence)
+    for row, (sequence, plan_id) in list(batch.leaving.items()):
+        if plan_id <= batch.acknowledged:
+            del batch.leaving[row]
+            gone.append(sequence)
+    for sequence in gone:
+        sequence.table.release(batch.allocator)
+        if sequence.status is Status.FINISHED:
+            continue
+        if sequence.cancelled:
+            sequence.status = Status.FINISHED
+        else:
+            sequence.forget_kv()
+            batch.queue.put_back(sequence)
+    return bool(gone)

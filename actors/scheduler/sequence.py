@@ -1,0 +1,96 @@
+"""A request as the scheduler sees it: tokens, pages, and where it stands."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from actors.scheduler.pages import PageTable
+from actors.scheduler.stream import TokenStream
+from protos.gen import inference_pb2
+
+# Priority on the wire -> level: higher goes first.
+LEVELS = {
+    inference_pb2.PRIORITY_LOW: 0,
+    inference_pb2.PRIORITY_NORMAL: 1,
+    inference_pb2.PRIORITY_HIGH: 2,
+    inference_pb2.PRIORITY_CRITICAL: 3,
+}
+
+
+class Status(Enum):
+    """Where a sequence is; the arrows are the only moves.
+
+        WAITING --admitted--> RUNNING --worker ended it--> FINISHED
+           ^                     | preempted or cancelled
+           +--acknowledged-- LEAVING --acknowledged, cancelled--> FINISHED
+
+    LEAVING: a plan that no longer lists the row was sent, but the worker may not have applied it yet.
+    """
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    LEAVING = "leaving"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request. Times are seconds of one monotonic clock.
+
+            num_prompt_tokens            num_tokens
+    |------ prompt ------|---- output ----|.........|  max_length
+    |-- num_computed_tokens (KV) --|..... limit (lease) ....|   max_kv = max_length - 1
+
+    The newest token's KV is computed by the step that draws the next, so KV never exceeds max_length - 1 tokens.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    max_length: int
+    arrival_s: float
+    # Breaks ties of arrival_s: counts up with every request.
+    index: int = 0
+    level: int = LEVELS[inference_pb2.PRIORITY_NORMAL]
+    tenant: str = ""
+    sampling: inference_pb2.Sampling = field(default_factory=inference_pb2.Sampling)
+    min_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+    stream: TokenStream = field(default_factory=TokenStream)
+
+    status: Status = Status.WAITING
+    row: int = 0
+    table: PageTable = field(default_factory=PageTable)
+    # Leading tokens whose KV lies in table before admission.
+    num_cached_tokens: int = 0
+    num_computed_tokens: int = 0
+    # Most tokens of KV the worker may reach by itself; the table covers it.
+    limit: int = 0
+    cancelled: bool = False
+    num_preemptions: int = 0
+    # Worker losses since the last new token.
+    num_losses: int = 0
+    # Virtual start time under the fair policy.
+    fair_tag: float = 0.0
+    planned_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens known by now."""
+        return len(self.token_ids)
+
+    @property
+    def max_kv(self) -> int:
+        """Most tokens whose KV this sequence ever needs."""
+        return self.max_length - 1
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all but the newest token are computed, so that every step yields a token."""
+        return self.num_computed_tokens >= self.num_tokens - 1
+
+    def forget_kv(self) -> None:
+        """Back to a sequence whose KV must be computed from the first token; its table must be released already."""
+        self.row = self.limit = self.num_computed_tokens = self.num_cached_tokens = 0
+        self.status = Status.WAITING

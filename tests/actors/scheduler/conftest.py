@@ -1,0 +1,199 @@
+"""Instruments: a worker that obeys worker.proto, without arithmetic, and notices every page that is not what it was."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from protos.gen import inference_pb2, worker_pb2
+
+VOCAB_SIZE = 1000
+EOS = 7
+
+
+def next_token(last: int, position: int) -> int:
+    """The token at `position` after `last`: what this "model" says, whatever the batch. One in about 24 is EOS."""
+    mixed = (last * 2654435761 + position * 40503 + 12345) % 2**32
+    mixed ^= mixed >> 15
+    return EOS if mixed % 24 == 0 else (mixed >> 5) % VOCAB_SIZE
+
+
+def answer(prompt: list[int], max_length: int, *, ignore_eos: bool = False) -> list[int]:
+    """All that the model says to a prompt, alone, without the end-of-text token."""
+    token_ids = list(prompt)
+    while len(token_ids) < max_length:
+        token = next_token(token_ids[-1], len(token_ids))
+        if token == EOS and not ignore_eos:
+            break
+        token_ids.append(token)
+    return token_ids[len(prompt) :]
+
+
+@dataclass
+class Row:
+    token_ids: list[int]
+    max_length: int
+    stop_ids: frozenset[int]
+    computed: int
+    limit: int = 0
+    pages: list[int] = field(default_factory=list)
+    new_tokens: list[int] = field(default_factory=list)
+    end: int = worker_pb2.ROW_RUNNING
+
+
+class SimulatedWorker:
+    """The lease rules of worker.proto. The "KV" of token i is (token, i); before a row draws, all its KV is read back,
+    so a page that was given away, shared or copied wrongly fails an assertion.
+    """
+
+    def __init__(self, pages: int = 64, page_size: int = 4, max_rows: int = 8, max_step_tokens: int = 32) -> None:
+        self.num_pages, self.page_size = pages, page_size
+        self.max_rows, self.max_step_tokens = max_rows, max_step_tokens
+        self.epoch = 0
+        self.steps_run = 0
+        self.hello()
+
+    def hello(self, context_length: int = 512) -> worker_pb2.HelloReply:
+        self.epoch += 1
+        self.kv: dict[tuple[int, int], tuple[int, int]] = {}
+        self.rows: dict[int, Row] = {}
+        self.order: list[int] = []
+        self.plan_id = self.reported_plan = self.step_tokens = self.step_count = 0
+        self.seen_rows: set[int] = set()
+        self.news: set[int] = set()
+        return worker_pb2.HelloReply(
+            epoch=self.epoch,
+            model=worker_pb2.ModelInfo(id="tiny", revision="r1", context_length=context_length),
+            vocabulary=worker_pb2.Vocabulary(vocab_size=VOCAB_SIZE, eos_ids=[EOS]),
+            pages=self.num_pages,
+            page_size=self.page_size,
+            max_step_tokens=self.max_step_tokens,
+            max_rows=self.max_rows,
+            isa_class="simulated",
+        )
+
+    def apply(self, plan: worker_pb2.Plan) -> None:
+        assert plan.epoch == self.epoch
+        assert plan.plan_id == self.plan_id + 1
+        assert len(plan.row) == len(plan.limit) == len(plan.page_count) == len(set(plan.row)) <= self.max_rows
+        assert sum(plan.page_count) == len(plan.pages)
+        assert 0 < plan.step_tokens <= self.max_step_tokens
+        self.plan_id, self.step_tokens = plan.plan_id, plan.step_tokens
+        for source, target in zip(plan.copy_from, plan.copy_to, strict=True):
+            for slot in range(self.page_size):
+                if (source, slot) in self.kv:
+                    self.kv[target, slot] = self.kv[source, slot]
+        self.rows = {row: state for row, state in self.rows.items() if row in set(plan.row)}
+        self.news &= set(self.rows)
+        for start in plan.start:
+            assert start.row not in self.seen_rows
+            assert 0 <= start.cached_tokens < len(start.token_ids) < start.max_length
+            self.seen_rows.add(start.row)
+            self.rows[start.row] = Row(
+                list(start.token_ids), start.max_length, frozenset(start.stop_ids), start.cached_tokens
+            )
+        self.order = list(plan.row)
+        position = 0
+        for row, limit, count in zip(plan.row, plan.limit, plan.page_count, strict=True):
+            pages = plan.pages[position : position + count]
+            position += count
+            state = self.rows.get(row)
+            if state is None:
+                assert row in self.seen_rows
+                continue
+            state.pages += pages
+            assert all(0 <= page < self.num_pages for page in pages)
+            assert state.limit <= limit <= min(len(state.pages) * self.page_size, state.max_length - 1)
+            state.limit = limit
+
+    def runnable(self) -> list[Row]:
+        return [self.rows[row] for row in self.order if row in self.rows and self._may_run(self.rows[row])]
+
+    def step(self) -> bool:
+        """One forward; False where nothing could run."""
+        runnable = self.runnable()
+        if not runnable:
+            return False
+        budget = self.step_tokens
+        decoding = [state for state in runnable if state.computed == len(state.token_ids) - 1]
+        chunks = [(state, 1) for state in decoding]
+        budget -= len(decoding)
+        for state in runnable:
+            if state not in decoding:
+                size = min(budget, state.limit - state.computed, len(state.token_ids) - state.computed)
+                if size > 0:
+                    chunks.append((state, size))
+                    budget -= size
+        for state, size in chunks:
+            self._forward(state, size)
+        self.news |= {row for row, state in self.rows.items() if any(state is other for other, _ in chunks)}
+        self.step_count += 1
+        self.steps_run += 1
+        return True
+
+    def collect(self) -> worker_pb2.StepResult | None:
+        """What happened since the last call; an applied plan alone is worth a message too."""
+        if not self.news and self.plan_id == self.reported_plan:
+            return None
+        self.reported_plan = self.plan_id
+        result = worker_pb2.StepResult(epoch=self.epoch, plan_id=self.plan_id, step=self.step_count, busy_us=100)
+        for row in sorted(self.news):
+            state = self.rows[row]
+            result.row.append(row)
+            result.computed.append(state.computed)
+            result.token_count.append(len(state.new_tokens))
+            result.token_ids.extend(state.new_tokens)
+            result.end.append(state.end)
+            result.decode_tokens += len(state.new_tokens)
+            state.new_tokens = []
+            if state.end:
+                del self.rows[row]
+        self.news = set()
+        return result
+
+    def _may_run(self, state: Row) -> bool:
+        return not state.end and state.computed < state.limit
+
+    def _forward(self, state: Row, size: int) -> None:
+        for position in range(state.computed, state.computed + size):
+            slot = state.pages[position // self.page_size], position % self.page_size
+            self.kv[slot] = (state.token_ids[position], position)
+        state.computed += size
+        for position in range(state.computed):
+            slot = state.pages[position // self.page_size], position % self.page_size
+            assert self.kv[slot] == (state.token_ids[position], position), "a page is not what it was"
+        if state.computed == len(state.token_ids):
+            token = next_token(state.token_ids[-1], len(state.token_ids))
+            state.token_ids.append(token)
+            state.new_tokens.append(token)
+            if token in state.stop_ids:
+                state.end = worker_pb2.ROW_STOP
+            elif len(state.token_ids) == state.max_length:
+                state.end = worker_pb2.ROW_LENGTH
+
+
+def full_sampling() -> inference_pb2.Sampling:
+    return inference_pb2.Sampling(
+        temperature=0,
+        top_p=1,
+        top_k=0,
+        min_p=0,
+        repetition_penalty=1,
+        presence_penalty=0,
+        frequency_penalty=0,
+        seed=1,
+    )
+
+
+class Instruments:
+    """What tests of this folder share."""
+
+    Worker = SimulatedWorker
+    answer = staticmethod(answer)
+    sampling = staticmethod(full_sampling)
+    eos = EOS
+    vocab_size = VOCAB_SIZE
+
+
+@pytest.fixture(scope="session")
+def instruments() -> type[Instruments]:
+    return Instruments
