@@ -1,1 +1,1 @@
-"""Array operations: the decoder, the encoder and sampling, on MLX everywhere and on C++ primitives of our own on CPUs."""
+"""Array operations: decoder, encoder and sampling, on MLX everywhere and on C++ primitives of our own on CPUs."""

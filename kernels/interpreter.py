@@ -1,0 +1,217 @@
+"""The decoder interpreted with MLX operations: Metal, CUDA, and the exact specification on a CPU.
+
+Batched and paged like the engine that drives it: prompt chunks and decode rows run through the linear layers as one
+flat list of tokens, and attend in groups (kernels.paging). The KV is one K and one V array per layer, written by
+scatter only and by one forward at a time, so that MLX updates the buffer in place (a pending reader would make it copy
+the slab: measured at 181 ms instead of 0.1 ms for 256 MB). Shapes are padded to buckets, so that buffers are reused and
+kernels that are compiled per shape stay few.
+
+Numbers: float32 on a CPU, where rotation angles are computed in float64; bfloat16 on a GPU, as mlx-lm runs. Quantized
+weights stay quantized on both: on a CPU stock MLX multiplies with them as fast (or rather as slowly) as with float32,
+at an eighth of the memory. On a GPU their scales are rounded to the activations' type, which its kernels want.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import psutil
+
+from kernels import paging, reference
+from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, LayerWeights, Quantized, Weight
+
+SCRATCH_BYTES = 128 << 20
+"""Bound on what one group of queries gathers and scores. (A single query may exceed it alone: over a long context.)"""
+
+Rotation = Callable[[mx.array], mx.array]
+
+
+class MlxKv:
+    """A slab: K and V [layers] of [pages * page_size + spare, kv_heads, head_dim]."""
+
+    def __init__(self, spec: DecoderSpec, pages: int, page_size: int, dtype: mx.Dtype) -> None:
+        """Raises MemoryError with the bytes wanted where the device has not that many left."""
+        if pages < 1 or page_size < 1:
+            raise ValueError(f"pages and page_size must be at least 1, got {pages} and {page_size}")
+        self.pages, self.page_size = pages, page_size
+        shape = (pages * page_size + paging.SPARE_SLOTS, spec.kv_heads, spec.head_dim)
+        wanted = shape[0] * spec.kv_values_per_token * dtype.size
+        left = _memory_left()
+        if wanted > left:
+            raise MemoryError(f"{pages} KV pages of {page_size} tokens want {wanted} bytes; {left} bytes are left")
+        try:
+            self.k = [mx.zeros(shape, dtype) for _ in range(spec.layers)]
+            self.v = [mx.zeros(shape, dtype) for _ in range(spec.layers)]
+            mx.eval(self.k, self.v)
+        except RuntimeError as error:
+            raise MemoryError(f"{pages} KV pages of {page_size} tokens want {wanted} bytes: {error}") from error
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the slab."""
+        return sum(array.nbytes for array in (*self.k, *self.v))
+
+    def copy_pages(self, source: Int32, target: Int32) -> None:
+        """Copy whole pages, all layers: page source[i] to target[i], in order."""
+        if len(source) != len(target):
+            raise ValueError(f"copy_pages got {len(source)} sources and {len(target)} targets")
+        if len(source) == 0:
+            return
+        for page in (*source.tolist(), *target.tolist()):
+            if not 0 <= page < self.pages:
+                raise ValueError(f"page {page} cannot be copied; pages are 0 to {self.pages - 1}")
+        source, target = paging.resolve_copies(source, target)
+        within = np.arange(self.page_size, dtype=np.int32)
+        origins = mx.array((source[:, None] * self.page_size + within).ravel())
+        slots = mx.array((target[:, None] * self.page_size + within).ravel())
+        for arrays in (self.k, self.v):
+            for array in arrays:
+                array[slots] = array[origins]
+        mx.eval(self.k, self.v)
+
+
+class MlxDecoder:
+    """A `Decoder` (kernels.decoder) on MLX's default device."""
+
+    def __init__(self, spec: DecoderSpec, weights: DecoderWeights, dtype: mx.Dtype | None = None) -> None:
+        """`dtype` of activations and KV: None is float32 on a CPU, bfloat16 on a GPU."""
+        on_gpu = mx.default_device().type == mx.gpu
+        self.spec = spec
+        self._dtype = dtype or (mx.bfloat16 if on_gpu else mx.float32)
+        self._weights = _prepared(weights, self._dtype)
+        self._fused_rope = on_gpu
+        self._isa_class = "mlx-cpu" if not on_gpu else "metal" if mx.metal.is_available() else "cuda"
+
+    @property
+    def isa_class(self) -> str:
+        """metal, cuda or mlx-cpu: equal ones compute alike."""
+        return self._isa_class
+
+    def allocate_kv(self, pages: int, page_size: int) -> MlxKv:
+        """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had."""
+        return MlxKv(self.spec, pages, page_size, self._dtype)
+
+    def forward(self, batch: Batch, kv: Kv) -> mx.array:
+        """Compute the batch, write its K and V into `kv`, return float32 logits [L, vocab], evaluated.
+
+        Raises ValueError, before anything is written, for a malformed batch or a slab of another backend.
+        """
+        if not isinstance(kv, MlxKv):
+            raise ValueError(f"an MLX decoder runs on a slab from its own allocate_kv, got {type(kv).__name__}")
+        paging.check(batch, self.spec.vocab, kv.pages, kv.page_size)
+        if len(batch.tokens) == 0:
+            return mx.zeros((0, self.spec.vocab))
+        x = self._blocks(batch, kv)
+        logits = mx.zeros((0, self.spec.vocab))
+        if len(batch.logits_at):
+            wanted = np.zeros(paging.bucket(len(batch.logits_at)), np.int32)
+            wanted[: len(batch.logits_at)] = batch.logits_at
+            x = mx.fast.rms_norm(x[mx.array(wanted)], self._weights.final_norm, self.spec.norm_eps)
+            logits = reference.linear(x, self._weights.head)[: len(batch.logits_at)].astype(mx.float32)
+        mx.eval(logits, kv.k, kv.v)
+        return logits
+
+    def _blocks(self, batch: Batch, kv: MlxKv) -> mx.array:
+        """All layers -> [T', hidden]; the slab's arrays become those with the batch's K and V in them."""
+        spec = self.spec
+        places = paging.places(batch, kv.pages, kv.page_size)
+        tokens = np.zeros(len(places.slots), np.int32)
+        tokens[: len(batch.tokens)] = batch.tokens
+        attend = _Attend(spec, batch, kv, self._dtype)
+        slots = mx.array(places.slots)
+        rotate = self._rotation(places.positions)
+        x = reference.embedding(mx.array(tokens), self._weights.embedding).astype(self._dtype)
+        for layer, w in enumerate(self._weights.layers):
+            h = mx.fast.rms_norm(x, w.attention_norm, spec.norm_eps)
+            q = reference.linear(h, w.q, w.q_bias).reshape(-1, spec.heads, spec.head_dim)
+            k = reference.linear(h, w.k, w.k_bias).reshape(-1, spec.kv_heads, spec.head_dim)
+            v = reference.linear(h, w.v, w.v_bias).reshape(-1, spec.kv_heads, spec.head_dim)
+            rotated = rotate(mx.concatenate([q, k], axis=1))
+            kv.k[layer][slots] = rotated[:, spec.heads :]
+            kv.v[layer][slots] = v
+            attended = attend(rotated[:, : spec.heads], kv.k[layer], kv.v[layer])
+            x = x + reference.linear(attended.reshape(len(places.slots), -1), w.o)
+            h = mx.fast.rms_norm(x, w.mlp_norm, spec.norm_eps)
+            gate, up = reference.linear(h, w.gate), reference.linear(h, w.up)
+            x = x + reference.linear(reference.gated(spec.activation, gate, up), w.down)
+        return x
+
+    def _rotation(self, positions: Int32) -> Rotation:
+        """Rotates [T', H, D] by the tokens' positions: one fused kernel on a GPU, exact angles on a CPU."""
+        rope = self.spec.rope
+        if not self._fused_rope:
+            cosines, sines = reference.rope_angles(positions, rope)
+            return lambda x: reference.rotate(x, cosines, sines, rope.interleaved)
+        periods = mx.array(1.0 / np.array(rope.frequencies, np.float64)).astype(mx.float32)
+        offsets = mx.array(positions)
+
+        def rotate(x: mx.array) -> mx.array:
+            dims = 2 * len(rope.frequencies)
+            return mx.fast.rope(
+                x[:, :, None], dims, traditional=rope.interleaved, base=None, scale=1.0, offset=offsets, freqs=periods
+            )[:, :, 0]
+
+        return rotate
+
+
+class _Attend:
+    """The batch's attention, its indices on the device: call it once per layer."""
+
+    def __init__(self, spec: DecoderSpec, batch: Batch, kv: MlxKv, dtype: mx.Dtype) -> None:
+        key_bytes = 2 * spec.kv_heads * spec.head_dim * dtype.size
+        plan = paging.attention(batch, kv.pages, kv.page_size, key_bytes, 4 * spec.heads, SCRATCH_BYTES)
+        self._scale = spec.head_dim**-0.5
+        self._groups = [
+            (mx.array(group.tokens), mx.array(group.slots), mx.array(group.visible.view(np.uint8)) > 0)
+            for group in plan.groups
+        ]
+        self._order = mx.array(plan.order)
+
+    def __call__(self, q: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """q [T', heads, D] over a layer's slab -> [T', heads, D]."""
+        outputs = []
+        for tokens, slots, visible in self._groups:
+            out = mx.fast.scaled_dot_product_attention(
+                q[tokens].transpose(0, 2, 1, 3),
+                keys[slots].transpose(0, 2, 1, 3),
+                values[slots].transpose(0, 2, 1, 3),
+                scale=self._scale,
+                mask=visible,
+            )
+            outputs.append(out.transpose(0, 2, 1, 3).reshape(-1, *q.shape[1:]))
+        return mx.concatenate(outputs)[self._order]
+
+
+def _prepared(weights: DecoderWeights, dtype: mx.Dtype) -> DecoderWeights:
+    """The weights in the activations' type, so that no forward converts them; a tied head stays one object."""
+
+    def cast(weight: Weight) -> Weight:
+        if isinstance(weight, Quantized):
+            return replace(weight, scales=weight.scales.astype(dtype), biases=weight.biases.astype(dtype))
+        return weight.astype(dtype)
+
+    def cast_layer(layer: LayerWeights) -> LayerWeights:
+        return replace(layer, **{name: cast(value) for name, value in vars(layer).items() if value is not None})
+
+    embedding = cast(weights.embedding)
+    head = embedding if weights.head is weights.embedding else cast(weights.head)
+    layers = tuple(cast_layer(layer) for layer in weights.layers)
+    prepared = DecoderWeights(embedding, layers, weights.final_norm.astype(dtype), head)
+    mx.eval([_arrays(weight) for weight in (embedding, head)], prepared.final_norm)
+    for layer in layers:
+        mx.eval([_arrays(value) for value in vars(layer).values() if value is not None])
+    return prepared
+
+
+def _arrays(weight: Weight) -> list[mx.array]:
+    return [weight.weight, weight.scales, weight.biases] if isinstance(weight, Quantized) else [weight]
+
+
+def _memory_left() -> int:
+    """Bytes that the default device could still take."""
+    info = mx.device_info(mx.default_device())
+    limit = info.get("max_recommended_working_set_size") or info.get("free_memory")
+    if mx.default_device().type == mx.gpu and limit:
+        return int(limit) - (mx.get_active_memory() if "max_recommended_working_set_size" in info else 0)
+    return psutil.virtual_memory().available
