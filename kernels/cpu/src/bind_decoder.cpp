@@ -1,8 +1,188 @@
-// Python's view of the decoder.
+// Python's view of the decoder, its KV slab and the sampler. Calls that compute release the GIL.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+#include <new>
+
+#include "decoder.h"
+#include "pool.h"
+#include "sampling.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
 
 namespace russet {
+namespace {
 
-void bind_decoder(nanobind::module_&) {}
+template <typename T>
+using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+template <typename T>
+std::span<const T> span(const Column<T>& array) {
+    return {array.data(), array.shape(0)};
+}
+
+// Buffers that logits are handed out in. One that Python has let go of serves the next forward: its memory is warm, and
+// the system need not map and zero some megabytes per step.
+class LogitsBuffers {
+  public:
+    std::vector<float>* take(size_t size) {
+        std::unique_ptr<std::vector<float>> buffer;
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!free_.empty()) {
+                buffer = std::move(free_.back());
+                free_.pop_back();
+            }
+        }
+        if (!buffer) buffer = std::make_unique<std::vector<float>>();
+        if (buffer->size() < size) buffer->resize(size);
+        return buffer.release();
+    }
+
+    void give_back(std::vector<float>* buffer) noexcept {
+        std::unique_ptr<std::vector<float>> owned(buffer);
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (free_.size() < kKept) free_.push_back(std::move(owned));
+    }
+
+  private:
+    static constexpr size_t kKept = 2;
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<std::vector<float>>> free_;
+};
+
+LogitsBuffers& buffers() {
+    static LogitsBuffers* all = new LogitsBuffers;  // outlives the interpreter's last array
+    return *all;
+}
+
+Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, const Column<int32_t>& row_starts,
+               const Column<int32_t>& lengths, const Table<int32_t>& page_table, const Column<int32_t>& logits_at) {
+    const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
+    std::vector<float>* buffer = nullptr;
+    {
+        nb::gil_scoped_release released;
+        DecoderBatch batch{span(tokens),
+                           span(row_starts),
+                           span(lengths),
+                           {page_table.data(), page_table.shape(0) * page_table.shape(1)},
+                           span(logits_at),
+                           static_cast<int>(page_table.shape(1))};
+        // Checked before rows * vocab floats are taken.
+        decoder.validate(batch, slab);
+        buffer = buffers().take(rows * vocab);
+        try {
+            decoder.forward(batch, slab, buffer->data());
+        } catch (...) {
+            buffers().give_back(buffer);
+            throw;
+        }
+    }
+    nb::capsule owner(buffer, [](void* p) noexcept { buffers().give_back(static_cast<std::vector<float>*>(p)); });
+    return Output(buffer->data(), {rows, vocab}, owner);
+}
+
+void sample_into(const Table<float>& logits, const Column<float>& temperature, const Column<int32_t>& top_k,
+                 const Column<float>& top_p, const Column<float>& min_p, const Column<float>& repetition,
+                 const Column<float>& presence, const Column<float>& frequency, const Column<uint64_t>& seed,
+                 const Column<int32_t>& position, const Column<int32_t>& seen_starts, const Column<int32_t>& seen_ids,
+                 const Column<int32_t>& seen_output_counts, const Column<int32_t>& bias_starts,
+                 const Column<int32_t>& bias_ids, const Column<float>& bias_values,
+                 nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    if (out.shape(0) != logits.shape(0)) throw std::invalid_argument("out must have one entry per row of logits");
+    nb::gil_scoped_release released;
+    SampleParameters parameters{span(temperature), span(top_k),       span(top_p),    span(min_p),
+                                span(repetition),  span(presence),    span(frequency), span(seed),
+                                span(position),    span(seen_starts), span(seen_ids), span(seen_output_counts),
+                                span(bias_starts), span(bias_ids),    span(bias_values)};
+    sample(pool(), logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1)), parameters,
+           out.data());
+}
+
+}  // namespace
+
+void bind_decoder(nb::module_& m) {
+    nb::class_<KvSlab>(m, "KvSlab", "Pages of half-precision keys and values, in memory of their own.")
+        .def_prop_ro("pages", [](const KvSlab& s) { return s.shape().pages; }, "Pages it holds.")
+        .def_prop_ro("page_size", [](const KvSlab& s) { return s.shape().page_size; }, "Tokens per page.")
+        .def_prop_ro("nbytes", &KvSlab::nbytes, "Bytes mapped; pages never written take none of them.")
+        .def(
+            "copy_pages",
+            [](KvSlab& s, const Column<int32_t>& source, const Column<int32_t>& target) {
+                nb::gil_scoped_release released;
+                s.copy_pages(span(source), span(target));
+            },
+            "source"_a.noconvert(), "target"_a.noconvert(), "Copy page source[i] to target[i], all layers, in order.")
+        .def(
+            "release_pages", [](KvSlab& s, const Column<int32_t>& pages) { s.release_pages(span(pages)); },
+            "pages"_a.noconvert(), "Give the memory of these pages back to the system; they read as zeros afterwards.");
+
+    nb::class_<LayerPack>(m, "LayerPack", "One block's packed weights.")
+        .def(
+            "__init__",
+            [](LayerPack* self, std::vector<float> attention_norm, Matrix q, Matrix k, Matrix v, Matrix o,
+               std::vector<float> mlp_norm, Matrix gate, Matrix up, Matrix down, std::vector<float> q_bias,
+               std::vector<float> k_bias, std::vector<float> v_bias) {
+                new (self) LayerPack{std::move(attention_norm), std::move(mlp_norm), q,  k,
+                                     v,                         o,                   gate, up,
+                                     down,                      std::move(q_bias),   std::move(k_bias),
+                                     std::move(v_bias)};
+            },
+            "attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "mlp_norm"_a, "gate"_a, "up"_a, "down"_a, "q_bias"_a,
+            "k_bias"_a, "v_bias"_a);
+
+    nb::class_<Decoder>(m, "Decoder", "A whole decoder over packed weights.")
+        .def(
+            "__init__",
+            [](Decoder* self, int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
+               int context_length, float norm_eps, std::vector<double> frequencies, bool interleaved, bool gelu,
+               Matrix embedding, const std::vector<LayerPack*>& layers, std::vector<float> final_norm, Matrix head,
+               int max_step_tokens) {
+                std::vector<LayerPack> packs;
+                for (const LayerPack* layer : layers) packs.push_back(*layer);
+                DecoderShape shape{static_cast<int>(packs.size()), hidden,         heads,    kv_heads,
+                                   head_dim,                       intermediate,   vocab,    context_length,
+                                   norm_eps,                       std::move(frequencies), interleaved, gelu};
+                new (self) Decoder(std::move(shape), embedding, std::move(packs), std::move(final_norm), head,
+                                   max_step_tokens);
+            },
+            nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a, "vocab"_a,
+            "context_length"_a, "norm_eps"_a, "frequencies"_a, "interleaved"_a, "gelu"_a, "embedding"_a, "layers"_a,
+            "final_norm"_a, "head"_a, "max_step_tokens"_a)
+        .def_prop_ro("weight_bytes", &Decoder::weight_bytes, "Bytes of the packed matrices.")
+        .def(
+            "allocate_kv",
+            [](const Decoder& d, int pages, int page_size) {
+                SlabShape shape = d.slab_shape(pages, page_size);
+                const size_t bytes = KvSlab::bytes_for(shape);
+                try {
+                    return new KvSlab(shape);
+                } catch (const std::bad_alloc&) {
+                    const std::string message = "a KV slab of " + std::to_string(pages) + " pages wants " +
+                                                std::to_string(bytes) + " bytes, which the system does not give";
+                    PyErr_SetString(PyExc_MemoryError, message.c_str());
+                    throw nb::python_error();
+                }
+            },
+            "pages"_a, "page_size"_a, "An empty slab for this decoder; MemoryError with the bytes wanted.")
+        .def("forward", &forward, "slab"_a, "tokens"_a.noconvert(), "row_starts"_a.noconvert(),
+             "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(),
+             "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.");
+
+    m.def("sample", &sample_into, "logits"_a.noconvert(), "temperature"_a.noconvert(), "top_k"_a.noconvert(),
+          "top_p"_a.noconvert(), "min_p"_a.noconvert(), "repetition"_a.noconvert(), "presence"_a.noconvert(),
+          "frequency"_a.noconvert(), "seed"_a.noconvert(), "position"_a.noconvert(), "seen_starts"_a.noconvert(),
+          "seen_ids"_a.noconvert(), "seen_output_counts"_a.noconvert(), "bias_starts"_a.noconvert(),
+          "bias_ids"_a.noconvert(), "bias_values"_a.noconvert(), "out"_a.noconvert(),
+          "Draw one id per row of logits [R, vocab] into out int32 [R] (kernels/sampling.py).");
+}
 
 }  // namespace russet

@@ -1,0 +1,76 @@
+// Paged attention with grouped queries, causal, over the slab; flash-style in tiles of pages.
+//
+// Invariance: the positions 0, 1, 2, ... of a row are cut into tiles of a fixed number of pages. A tile's partial
+// result for one query (its maximum, its sum of exponentials, its weighted values) depends on that query and the keys
+// it may see in the tile, and on nothing else; partials are merged in tile order. So a query's result is the same
+// bits whether it was prefilled, decoded, batched or split over threads: how queries share loads and who computes
+// which tile changes only the speed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "slab.h"
+#include "vector_kernels.h"
+
+namespace russet {
+
+class Pool;
+
+// One row of the batch: `tokens` queries at positions length, length + 1, ..., whose own K and V are already written.
+struct AttentionRow {
+    const int32_t* pages;  // page ids by position / page_size
+    int length;
+    int tokens;
+    int first_token;  // index of its first query among the batch's tokens
+};
+
+class Attention {
+  public:
+    // heads must be a multiple of shape.kv_heads.
+    Attention(int heads, const SlabShape& shape, float scale);
+
+    // Decides how the rows are cut into units of work; the same plan serves every layer of a forward.
+    void plan(const std::vector<AttentionRow>& rows, int threads);
+    // q and out: [tokens][stride], heads side by side, each head_dim wide. Reads `layer` of the slab.
+    void run(Pool& pool, const KvSlab& slab, int layer, const float* q, int q_stride, float* out, int out_stride);
+
+  private:
+    // Some queries of one row, for one kv head: they share every load of K and V.
+    struct Item {
+        AttentionRow row;
+        int head, token, tokens;  // token: the first one's place in the row
+        int keys;                 // its last query sees the positions 0..keys - 1
+        int slot;                 // where its tiles' partials lie in partials_; -1 where one unit does all of it
+    };
+    // Some tiles of one item: what one thread does at a time.
+    struct Unit {
+        int item, tile, tiles;
+    };
+    struct Partial {
+        float *out, *maxima, *sums;  // [queries][dim], [queries], [queries]
+    };
+    struct Scratch {
+        std::vector<float> q, scores, partial, merged;
+        std::vector<int> visible;
+        std::vector<KeyBlock> blocks;
+        int stride;
+    };
+
+    Scratch& scratch() const;
+    Partial partial_in(float* memory) const;
+    Partial fresh(float* memory) const;
+    void load_queries(const Item& item, const float* q, int stride, float* packed) const;
+    void tile(const KvSlab& slab, int layer, const Item& item, int tile, Scratch& scratch, const Partial& out) const;
+    void merge(const Item& item, int tile, const Partial& partial, const Partial& merged) const;
+    void store_queries(const Item& item, const Partial& merged, float* out, int stride) const;
+
+    int group_, dim_, head_dim_, kv_heads_, page_size_, tile_pages_, tile_keys_;
+    float scale_;
+    std::vector<Item> items_;
+    std::vector<Unit> units_;
+    std::vector<int> split_items_;
+    std::vector<float> partials_;
+};
+
+}  // namespace russet

@@ -1,0 +1,340 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "pool.h"
+
+namespace russet {
+
+namespace {
+
+// A phase over rows is cut into chunks of about this many floats: less would cost more to hand out than to compute.
+constexpr int kChunkFloats = 6144;
+
+[[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+// Calls work(row0, row1) over chunks of rows, on the pool where there is more than one chunk.
+template <typename Work>
+void for_rows(Pool& pool, int rows, int width, Work work) {
+    const int step = std::max(1, kChunkFloats / std::max(1, width));
+    const int chunks = (rows + step - 1) / step;
+    if (chunks <= 1) {
+        if (rows > 0) work(0, rows);
+        return;
+    }
+    pool.run(chunks, [&](int chunk) { work(chunk * step, std::min(rows, (chunk + 1) * step)); });
+}
+
+void check_matrix(const std::string& name, const Matrix& matrix, int n, int k) {
+    if (!matrix) reject(name + " is missing");
+    if (matrix->n() != n || matrix->k() != k) {
+        reject(name + " has shape [" + text(matrix->n()) + ", " + text(matrix->k()) + "]; the spec wants [" + text(n) + ", " +
+               text(k) + "]");
+    }
+}
+
+void check_vector(const std::string& name, const std::vector<float>& values, int n) {
+    if (static_cast<int>(values.size()) != n) {
+        reject(name + " has " + text(values.size()) + " values; the spec wants " + text(n));
+    }
+}
+
+}  // namespace
+
+Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm,
+                 Matrix head, int max_step_tokens)
+    : shape_(std::move(shape)),
+      embedding_(std::move(embedding)),
+      head_(std::move(head)),
+      layers_(std::move(layers)),
+      final_norm_(std::move(final_norm)),
+      max_step_tokens_(max_step_tokens) {
+    const DecoderShape& s = shape_;
+    for (auto [name, value] : {std::pair{"layers", s.layers}, {"hidden", s.hidden}, {"heads", s.heads}, {"kv_heads", s.kv_heads},
+                               {"head_dim", s.head_dim}, {"intermediate", s.intermediate}, {"vocab", s.vocab},
+                               {"context_length", s.context_length}, {"max_step_tokens", max_step_tokens}}) {
+        if (value < 1 || value > 1 << 24) reject(std::string(name) + " is " + text(value) + "; it must lie in 1..16777216");
+    }
+    if (s.heads % s.kv_heads != 0) {
+        reject("heads (" + text(s.heads) + ") must be a multiple of kv_heads (" + text(s.kv_heads) + ")");
+    }
+    if (2 * s.frequencies.size() > static_cast<size_t>(s.head_dim)) {
+        reject("rope has " + text(s.frequencies.size()) + " frequencies; head_dim " + text(s.head_dim) + " has room for " +
+               text(s.head_dim / 2));
+    }
+    if (static_cast<int>(layers_.size()) != s.layers) {
+        reject("there are weights for " + text(layers_.size()) + " layers; the spec wants " + text(s.layers));
+    }
+    const int q_width = s.heads * s.head_dim, kv_width = s.kv_heads * s.head_dim;
+    check_matrix("embedding", embedding_, s.vocab, s.hidden);
+    check_matrix("head", head_, s.vocab, s.hidden);
+    check_vector("final_norm", final_norm_, s.hidden);
+    for (int i = 0; i < s.layers; ++i) {
+        const LayerPack& l = layers_[i];
+        const std::string at = "layer " + text(i) + ": ";
+        check_vector(at + "attention_norm", l.attention_norm, s.hidden);
+        check_vector(at + "mlp_norm", l.mlp_norm, s.hidden);
+        check_matrix(at + "q", l.q, q_width, s.hidden);
+        check_matrix(at + "k", l.k, kv_width, s.hidden);
+        check_matrix(at + "v", l.v, kv_width, s.hidden);
+        check_matrix(at + "o", l.o, s.hidden, q_width);
+        check_matrix(at + "gate", l.gate, s.intermediate, s.hidden);
+        check_matrix(at + "up", l.up, s.intermediate, s.hidden);
+        check_matrix(at + "down", l.down, s.hidden, s.intermediate);
+        if (l.q_bias.empty() && l.k_bias.empty() && l.v_bias.empty()) continue;
+        check_vector(at + "q_bias", l.q_bias, q_width);
+        check_vector(at + "k_bias", l.k_bias, kv_width);
+        check_vector(at + "v_bias", l.v_bias, kv_width);
+    }
+}
+
+size_t Decoder::weight_bytes() const {
+    size_t bytes = embedding_->nbytes() + (head_ == embedding_ ? 0 : head_->nbytes());
+    for (const LayerPack& l : layers_) {
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) bytes += (*m)->nbytes();
+    }
+    return bytes;
+}
+
+size_t Decoder::scratch_bytes() const {
+    size_t floats = 0;
+    for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &gate_, &up_, &cosines_, &sines_}) floats += buffer->capacity();
+    return floats * sizeof(float);
+}
+
+void Decoder::validate(const DecoderBatch& b, const KvSlab& slab) const {
+    const SlabShape& s = slab.shape();
+    if (s.layers != shape_.layers || s.kv_heads != shape_.kv_heads || s.head_dim != shape_.head_dim) {
+        reject("the KV slab is of another model: layers, kv_heads, head_dim are " + text(s.layers) + ", " + text(s.kv_heads) +
+               ", " + text(s.head_dim) + " instead of " + text(shape_.layers) + ", " + text(shape_.kv_heads) + ", " +
+               text(shape_.head_dim));
+    }
+    const int64_t tokens = b.tokens.size(), rows = b.lengths.size();
+    if (rows < 1) reject("the batch has no rows");
+    if (tokens > max_step_tokens_) {
+        reject("the batch has " + text(tokens) + " tokens; max_step_tokens is " + text(max_step_tokens_));
+    }
+    if (static_cast<int64_t>(b.row_starts.size()) != rows + 1) {
+        reject("row_starts has " + text(b.row_starts.size()) + " entries; " + text(rows) + " rows want " + text(rows + 1));
+    }
+    if (static_cast<int64_t>(b.page_table.size()) != rows * b.page_columns) {
+        reject("page_table has " + text(b.page_table.size()) + " entries; " + text(rows) + " rows of " +
+               text(b.page_columns) + " pages want " + text(rows * b.page_columns));
+    }
+    if (b.row_starts.front() != 0 || b.row_starts.back() != tokens) {
+        reject("row_starts runs from " + text(b.row_starts.front()) + " to " + text(b.row_starts.back()) + "; it must run from 0 to " +
+               text(tokens) + ", the number of tokens");
+    }
+    for (int64_t t = 0; t < tokens; ++t) {
+        if (b.tokens[t] < 0 || b.tokens[t] >= shape_.vocab) {
+            reject("tokens[" + text(t) + "] is " + text(b.tokens[t]) + "; the vocabulary is 0.." + text(shape_.vocab - 1));
+        }
+    }
+    std::vector<int32_t> written;
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t count = static_cast<int64_t>(b.row_starts[r + 1]) - b.row_starts[r], length = b.lengths[r];
+        if (count < 1) reject("row " + text(r) + " brings " + text(count) + " tokens; it must bring at least one");
+        if (length < 0) reject("lengths[" + text(r) + "] is " + text(length) + "; it must be at least 0");
+        if (length + count > shape_.context_length) {
+            reject("row " + text(r) + " would have " + text(length + count) + " tokens; the context holds " +
+                   text(shape_.context_length));
+        }
+        const int64_t pages = (length + count + s.page_size - 1) / s.page_size;
+        if (pages > b.page_columns) {
+            reject("row " + text(r) + " needs " + text(pages) + " pages; its page table has " + text(b.page_columns));
+        }
+        for (int64_t p = 0; p < pages; ++p) {
+            const int32_t page = b.page_table[r * b.page_columns + p];
+            if (page < 0 || page >= s.pages) {
+                reject("page_table[" + text(r) + ", " + text(p) + "] is " + text(page) + "; the slab has pages 0.." +
+                       text(s.pages - 1));
+            }
+            if (p >= length / s.page_size) written.push_back(page);
+        }
+    }
+    std::sort(written.begin(), written.end());
+    if (auto twice = std::adjacent_find(written.begin(), written.end()); twice != written.end()) {
+        reject("page " + text(*twice) + " is written at two places of the batch; a page that is written belongs to one row");
+    }
+    for (size_t i = 0; i < b.logits_at.size(); ++i) {
+        if (b.logits_at[i] < 0 || b.logits_at[i] >= tokens || (i > 0 && b.logits_at[i] <= b.logits_at[i - 1])) {
+            reject("logits_at[" + text(i) + "] is " + text(b.logits_at[i]) + "; it must ascend within 0.." + text(tokens - 1));
+        }
+    }
+}
+
+void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
+    const SlabShape& s = slab.shape();
+    tokens_ = static_cast<int>(batch.tokens.size());
+    const size_t tokens = tokens_, q_width = static_cast<size_t>(shape_.heads) * shape_.head_dim;
+    auto reserve = [](std::vector<float>& buffer, size_t size) {
+        if (buffer.size() < size) buffer.resize(size);
+    };
+    reserve(x_, tokens * shape_.hidden);
+    reserve(normed_, tokens * shape_.hidden);
+    reserve(qkv_, tokens * (q_width + 2 * static_cast<size_t>(shape_.kv_heads) * shape_.head_dim));
+    reserve(attended_, tokens * q_width);
+    reserve(gate_, tokens * shape_.intermediate);
+    reserve(up_, tokens * shape_.intermediate);
+    reserve(cosines_, tokens * shape_.frequencies.size());
+    reserve(sines_, tokens * shape_.frequencies.size());
+    places_.resize(tokens);
+    rows_.clear();
+    for (size_t r = 0; r < batch.lengths.size(); ++r) {
+        const int first = batch.row_starts[r], count = batch.row_starts[r + 1] - first;
+        const int32_t* pages = batch.page_table.data() + r * batch.page_columns;
+        rows_.push_back({pages, batch.lengths[r], count, first});
+        for (int t = 0; t < count; ++t) {
+            const int position = batch.lengths[r] + t;
+            places_[first + t] = {pages[position / s.page_size], position % s.page_size};
+        }
+    }
+    if (attention_page_size_ != s.page_size) {
+        attention_.emplace(shape_.heads, s, 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)));
+        attention_page_size_ = s.page_size;
+    }
+    attention_->plan(rows_, pool_->threads());
+}
+
+void Decoder::embed(const DecoderBatch& batch) {
+    const int hidden = shape_.hidden, pairs = static_cast<int>(shape_.frequencies.size());
+    for_rows(*pool_, tokens_, hidden, [&](int begin, int end) {
+        for (int t = begin; t < end; ++t) dequantize_row(*embedding_, batch.tokens[t], x_.data() + static_cast<size_t>(t) * hidden);
+    });
+    for (const AttentionRow& row : rows_) {
+        for (int t = 0; t < row.tokens; ++t) {
+            float* cosines = cosines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
+            float* sines = sines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
+            for (int i = 0; i < pairs; ++i) {
+                const double angle = (row.length + t) * shape_.frequencies[i];
+                cosines[i] = static_cast<float>(std::cos(angle));
+                sines[i] = static_cast<float>(std::sin(angle));
+            }
+        }
+    }
+}
+
+template <typename Before>
+void Decoder::prepare_rows(std::initializer_list<const PackedMatrix*> matrices, const float* x, int width, Before before) {
+    bool quantized = false, dense = false;
+    for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? quantized : dense) = true;
+    if (quantized) quantized_.resize(tokens_, width, true);
+    if (dense) dense_.resize(tokens_, width, false);
+    for_rows(*pool_, tokens_, width, [&](int begin, int end) {
+        for (int t = begin; t < end; ++t) before(t);
+        if (quantized) prepare(quantized_, x, width, begin, end);
+        if (dense) prepare(dense_, x, width, begin, end);
+    });
+}
+
+void Decoder::multiply(std::initializer_list<Product> products, Write write) {
+    std::array<Tiling, 3> tilings;
+    std::array<int, 4> starts{};
+    const int count = static_cast<int>(products.size());
+    for (int i = 0; i < count; ++i) {
+        tilings[i] = tile(*products.begin()[i].matrix, tokens_, pool_->threads());
+        starts[i + 1] = starts[i] + tilings[i].chunks();
+    }
+    pool_->run(starts[count], [&](int chunk) {
+        int i = 0;
+        while (chunk >= starts[i + 1]) ++i;
+        const Product& p = products.begin()[i];
+        const Tiling::Tile t = tilings[i].at(chunk - starts[i]);
+        linear_chunk(*p.matrix, p.matrix->quantized() ? quantized_ : dense_, t.m0, t.m1, t.n0, t.n1, p.y, p.ldy, write);
+    });
+}
+
+void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
+    const VectorKernels& kernels = vector_kernels();
+    const int dim = shape_.head_dim, heads = shape_.heads, kv_heads = shape_.kv_heads;
+    const int width = (heads + 2 * kv_heads) * dim, pairs = static_cast<int>(shape_.frequencies.size());
+    for_rows(*pool_, tokens_, width, [&](int begin, int end) {
+        std::vector<uint16_t> halves(dim);
+        for (int t = begin; t < end; ++t) {
+            float* q = qkv_.data() + static_cast<size_t>(t) * width;
+            float *k = q + heads * dim, *v = k + kv_heads * dim;
+            if (!weights.q_bias.empty()) {
+                kernels.add(q, weights.q_bias.data(), heads * dim);
+                kernels.add(k, weights.k_bias.data(), kv_heads * dim);
+                kernels.add(v, weights.v_bias.data(), kv_heads * dim);
+            }
+            const float *cosines = cosines_.data() + static_cast<size_t>(t) * pairs, *sines = sines_.data() + static_cast<size_t>(t) * pairs;
+            for (int h = 0; h < heads + kv_heads; ++h) kernels.rope(q + h * dim, cosines, sines, pairs, shape_.interleaved);
+            const Place& place = places_[t];
+            for (int h = 0; h < kv_heads; ++h) {
+                kernels.to_half(k + h * dim, dim, halves.data());
+                slab.write_key(place.page, index, h, place.slot, halves.data());
+                kernels.to_half(v + h * dim, dim, slab.value(place.page, index, h, place.slot));
+            }
+        }
+    });
+}
+
+void Decoder::keep_wanted(const DecoderBatch& batch) {
+    const size_t hidden = shape_.hidden, q_width = static_cast<size_t>(shape_.heads) * shape_.head_dim;
+    for (size_t i = 0; i < batch.logits_at.size(); ++i) {
+        const size_t t = batch.logits_at[i];  // >= i, since they ascend: no row is overwritten before it is moved
+        if (t == i) continue;
+        std::copy_n(x_.data() + t * hidden, hidden, x_.data() + i * hidden);
+        std::copy_n(attended_.data() + t * q_width, q_width, attended_.data() + i * q_width);
+    }
+    tokens_ = static_cast<int>(batch.logits_at.size());
+}
+
+void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
+    const VectorKernels& kernels = vector_kernels();
+    const LayerPack& w = layers_[index];
+    const int hidden = shape_.hidden, q_width = shape_.heads * shape_.head_dim, kv_width = shape_.kv_heads * shape_.head_dim;
+    const int width = q_width + 2 * kv_width;
+    auto norm_into = [&](const std::vector<float>& weight) {
+        return [&, this](int t) {
+            const size_t at = static_cast<size_t>(t) * hidden;
+            kernels.rms_norm(x_.data() + at, weight.data(), shape_.norm_eps, hidden, normed_.data() + at);
+        };
+    };
+    prepare_rows({w.q.get(), w.k.get(), w.v.get()}, normed_.data(), hidden, norm_into(w.attention_norm));
+    multiply({{w.q.get(), qkv_.data(), width},
+              {w.k.get(), qkv_.data() + q_width, width},
+              {w.v.get(), qkv_.data() + q_width + kv_width, width}},
+             Write::Store);
+    write_kv(index, w, slab);
+    const bool last = index + 1 == shape_.layers;
+    if (last && batch.logits_at.empty()) return;  // the rest of the last layer only serves logits
+    attention_->run(*pool_, slab, index, qkv_.data(), width, attended_.data(), q_width);
+    if (last) keep_wanted(batch);
+    prepare_rows({w.o.get()}, attended_.data(), q_width, [](int) {});
+    multiply({{w.o.get(), x_.data(), hidden}}, Write::Add);
+
+    prepare_rows({w.gate.get(), w.up.get()}, normed_.data(), hidden, norm_into(w.mlp_norm));
+    multiply({{w.gate.get(), gate_.data(), shape_.intermediate}, {w.up.get(), up_.data(), shape_.intermediate}}, Write::Store);
+    auto* gate = shape_.gelu ? kernels.gelu_gate : kernels.silu_gate;
+    prepare_rows({w.down.get()}, gate_.data(), shape_.intermediate, [&](int t) {
+        const size_t at = static_cast<size_t>(t) * shape_.intermediate;
+        gate(gate_.data() + at, up_.data() + at, shape_.intermediate);
+    });
+    multiply({{w.down.get(), x_.data(), hidden}}, Write::Add);
+}
+
+void Decoder::forward(const DecoderBatch& batch, KvSlab& slab, float* logits) {
+    std::lock_guard<std::mutex> turn(mutex_);
+    pool_ = &pool();
+    validate(batch, slab);
+    place(batch, slab);
+    embed(batch);
+    for (int i = 0; i < shape_.layers; ++i) layer(i, batch, slab);
+    if (batch.logits_at.empty()) return;
+    const VectorKernels& kernels = vector_kernels();
+    const int hidden = shape_.hidden;
+    prepare_rows({head_.get()}, normed_.data(), hidden, [&](int t) {
+        const size_t at = static_cast<size_t>(t) * hidden;
+        kernels.rms_norm(x_.data() + at, final_norm_.data(), shape_.norm_eps, hidden, normed_.data() + at);
+    });
+    multiply({{head_.get(), logits, shape_.vocab}}, Write::Store);
+}
+
+}  // namespace russet

@@ -1,0 +1,19 @@
+#include "vector_kernels.h"
+
+#include "isa.h"
+
+namespace russet {
+
+const VectorKernels& vector_kernels() {
+    switch (active()) {
+#if defined(__x86_64__)
+        case Isa::Avx512Vnni: return kAvx512Kernels;
+        case Isa::Avx2: return kAvx2Kernels;
+#elif defined(__aarch64__)
+        case Isa::Neon: return kNeonKernels;
+#endif
+        default: return kScalarKernels;
+    }
+}
+
+}  // namespace russet

@@ -1,0 +1,69 @@
+// The vectorised row operations of the decoder: norms, the gate, rotary embedding, half precision, attention tiles; and the
+// passes of the sampler over a row.
+//
+// Each works on single rows (or single queries), so that a row's result never depends on what else is in the batch.
+// The bodies (*_body.h over lanes.h) are compiled once per instruction set, by
+// vector_avx2.cpp and its like; this header therefore includes nothing that has inline code.
+#pragma once
+
+#include <cstdint>
+
+namespace russet {
+
+constexpr int kPeakBlock = 64;
+constexpr int kSumBlock = 256;
+
+// Up to 16 neighbouring keys of one page, in the slab's layout (slab.h).
+struct KeyBlock {
+    const uint16_t* keys;    // [dim][16]
+    const uint16_t* values;  // [16][dim]
+    int offset;              // of its first key in the tile
+    int count;               // keys that any query of the call sees; blocks come in order, without gaps
+};
+
+// Some queries of one row and kv head against one tile of its keys.
+struct TileCall {
+    const KeyBlock* blocks;
+    int block_count;
+    int keys;            // in all blocks together
+    int dim;             // padded to a multiple of 16
+    int queries;
+    const float* q;      // [queries][dim], scaled
+    const int* visible;  // [queries], keys of the tile that the query sees: 1..keys
+    float* scores;       // scratch [6][stride]
+    int stride;          // at least keys rounded up to 16, plus 16
+    float* out;          // [queries][dim]: sum of e^(score - maximum) * value
+    float* maxima;       // [queries]
+    float* sums;         // [queries]: sum of e^(score - maximum)
+};
+
+struct VectorKernels {
+    // out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps)
+    void (*rms_norm)(const float* x, const float* w, float eps, int n, float* out);
+    // x[i] += y[i]
+    void (*add)(float* x, const float* y, int n);
+    // gate[i] = silu(gate[i]) * up[i]
+    void (*silu_gate)(float* gate, const float* up, int n);
+    // gate[i] = gelu(gate[i]) * up[i], the tanh approximation
+    void (*gelu_gate)(float* gate, const float* up, int n);
+    // Rotates the pairs (2i, 2i + 1), or (i, i + pairs), of one head by the angles whose cosines and sines are given.
+    void (*rope)(float* head, const float* cosines, const float* sines, int pairs, bool interleaved);
+    // Rounds to half precision; values past the largest half become that half, never infinity.
+    void (*to_half)(const float* x, int n, uint16_t* out);
+    void (*attend_tile)(const TileCall& call);
+    // Folds one tile's partials into the running ones of the same queries; both are scaled to the larger maximum.
+    void (*merge_tile)(int queries, int dim, const float* partial, const float* tile_maxima, const float* tile_sums,
+                       float* merged, float* maxima, float* sums);
+    // maxima[b] = the largest of x[64 b, 64 (b + 1)); returns the largest of all, or NaN where any is NaN.
+    float (*peaks)(const float* x, int n, float* maxima);
+    // w[i] = e^((x[i] - peak) * rate), or 0 where that is below `least`; sums[b] = sum of w[256 b, 256 (b + 1)).
+    void (*weigh)(const float* x, float peak, double rate, double least, int n, double* w, double* sums);
+};
+
+// Those of the instruction set in use (isa.h).
+const VectorKernels& vector_kernels();
+
+// Those of one instruction set; only the ones of this architecture are linked.
+extern const VectorKernels kScalarKernels, kAvx2Kernels, kAvx512Kernels, kNeonKernels;
+
+}  // namespace russet

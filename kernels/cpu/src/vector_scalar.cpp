@@ -1,0 +1,22 @@
+// The vector kernels for any processor.
+#include "vector_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#define RUSSET_LANES 1
+
+namespace russet {
+namespace {
+#include "lanes.h"
+// clang-format off: the bodies build on the lanes
+#include "elementwise_body.h"
+#include "attention_body.h"
+#include "sampling_body.h"
+// clang-format on
+}  // namespace
+
+const VectorKernels kScalarKernels = {rms_norm, add,         silu_gate,  gelu_gate, rope,
+                                      to_half,  attend_tile, merge_tile, peaks,     weigh};
+
+}  // namespace russet
