@@ -183,7 +183,7 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[str, tuple[int, ...], int
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _refuse(path, f"tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}: corrupt")
-    return kind, tuple(shape), *offsets
+    return kind, tuple(shape), offsets[0], offsets[1]
 
 
 def _is_counts(value: Any) -> TypeGuard[list[int]]:
