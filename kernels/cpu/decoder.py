@@ -1,0 +1,129 @@
+"""The CPU decoder: a `Decoder` (kernels/decoder.py) whose whole forward is one C++ call over packed weights.
+
+Weights are repacked once, and not kept in any other form. K and V are half precision. Numbers: quantized weights meet
+activations quantized to int8 per 32 inputs, everything else is float32. A row's logits are the same bits whatever the
+batch, the chunking of its prompt and the number of threads; replicas of one `isa_class` agree bit for bit.
+"""
+
+import mlx.core as mx
+import numpy as np
+
+from kernels.cpu import _ext
+from kernels.decoder import Activation, Batch, DecoderSpec, DecoderWeights, Float32, Kv, LayerWeights, Quantized, Weight
+
+MAX_STEP_TOKENS = 8192
+"""Tokens that one forward takes unless told otherwise; the scratch memory is bounded by it."""
+
+_ROW_QUANTUM = 32  # inputs per activation group
+_DENSE = (mx.float32, mx.bfloat16, mx.float16)
+
+
+def supports(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
+    """Why this decoder cannot run the model, or None where it can. Never depends on a batch."""
+    if _ext is None:
+        return "the compiled CPU kernels are not there"
+    if spec.heads % spec.kv_heads:
+        return f"{spec.heads} heads do not divide evenly over {spec.kv_heads} kv heads"
+    if 2 * len(spec.rope.frequencies) > spec.head_dim:
+        return f"{len(spec.rope.frequencies)} rope frequencies do not fit into head_dim {spec.head_dim}"
+    for weight in _matrices(weights):
+        if isinstance(weight, Quantized):
+            if weight.bits not in (4, 8) or weight.group_size not in (32, 64, 128):
+                return f"{weight.bits}-bit weights in groups of {weight.group_size}; 4 or 8 bits in 32, 64 or 128 are known"
+            if weight.shape[1] % _ROW_QUANTUM:
+                return f"a quantized weight has {weight.shape[1]} inputs; they must be a multiple of {_ROW_QUANTUM}"
+        elif weight.dtype not in _DENSE:
+            return f"a dense weight is {weight.dtype}; float32, bfloat16 and float16 are known"
+    return None
+
+
+class CpuDecoder:
+    """Runs a decoder-only model on the CPU kernels. Not thread-safe: one engine thread owns it.
+
+    Raises ValueError where `supports` gives a reason, or where a weight's shape does not fit the spec.
+    """
+
+    def __init__(self, spec: DecoderSpec, weights: DecoderWeights, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+        if (reason := supports(spec, weights)) is not None:
+            raise ValueError(f"the CPU decoder cannot run this model: {reason}")
+        self.spec = spec
+        self.max_step_tokens = max_step_tokens
+        embedding = _pack(weights.embedding)
+        self._native = _ext.Decoder(
+            hidden=spec.hidden,
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            intermediate=spec.intermediate,
+            vocab=spec.vocab,
+            context_length=spec.context_length,
+            norm_eps=spec.norm_eps,
+            frequencies=list(spec.rope.frequencies),
+            interleaved=spec.rope.interleaved,
+            gelu=spec.activation is Activation.GELU_TANH,
+            embedding=embedding,
+            layers=[_pack_layer(layer) for layer in weights.layers],
+            final_norm=_floats(weights.final_norm),
+            head=embedding if weights.head is weights.embedding else _pack(weights.head),
+            max_step_tokens=max_step_tokens,
+        )
+
+    @property
+    def isa_class(self) -> str:
+        """Architecture and instruction set, e.g. x86-avx512vnni."""
+        return _ext.isa_class()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed matrices: what one token at batch size 1 reads, less the unused embedding rows."""
+        return self._native.weight_bytes
+
+    def allocate_kv(self, pages: int, page_size: int) -> Kv:
+        """An empty slab; memory is taken page by page as it is written. MemoryError with the bytes wanted."""
+        return self._native.allocate_kv(pages, page_size)
+
+    def forward_numpy(self, batch: Batch, kv: Kv) -> Float32:
+        """Compute the batch, write its K and V, return logits [L, vocab]; the GIL is released meanwhile.
+
+        The array is the kernels' own buffer, not a copy, and stays valid as long as it is referenced. ValueError names
+        what is wrong with a batch, before anything is written; TypeError where an array is not contiguous int32.
+        """
+        return self._native.forward(
+            kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at
+        )
+
+    def forward(self, batch: Batch, kv: Kv) -> mx.array:
+        """`forward_numpy` as an evaluated mx.array (one copy)."""
+        return mx.array(self.forward_numpy(batch, kv))
+
+
+def _matrices(weights: DecoderWeights) -> list[Weight]:
+    layers = [(w.q, w.k, w.v, w.o, w.gate, w.up, w.down) for w in weights.layers]
+    return [weights.embedding, weights.head, *(matrix for layer in layers for matrix in layer)]
+
+
+def _pack(weight: Weight) -> _ext.PackedMatrix:
+    if isinstance(weight, Quantized):
+        return _ext.pack_affine(weight.weight, weight.scales, weight.biases, weight.bits, weight.group_size)
+    return _ext.pack_dense(weight)
+
+
+def _floats(values: mx.array | None) -> list[float]:
+    return [] if values is None else np.array(values.astype(mx.float32)).tolist()
+
+
+def _pack_layer(layer: LayerWeights) -> _ext.LayerPack:
+    return _ext.LayerPack(
+        attention_norm=_floats(layer.attention_norm),
+        q=_pack(layer.q),
+        k=_pack(layer.k),
+        v=_pack(layer.v),
+        o=_pack(layer.o),
+        mlp_norm=_floats(layer.mlp_norm),
+        gate=_pack(layer.gate),
+        up=_pack(layer.up),
+        down=_pack(layer.down),
+        q_bias=_floats(layer.q_bias),
+        k_bias=_floats(layer.k_bias),
+        v_bias=_floats(layer.v_bias),
+    )
