@@ -29,7 +29,9 @@ def supports(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
     for weight in _matrices(weights):
         if isinstance(weight, Quantized):
             if weight.bits not in (4, 8) or weight.group_size not in (32, 64, 128):
-                return f"{weight.bits}-bit weights in groups of {weight.group_size}; 4 or 8 bits in 32, 64 or 128 are known"
+                return (
+                    f"{weight.bits}-bit weights in groups of {weight.group_size}; known: 4 or 8 bits in 32, 64 or 128"
+                )
             if weight.shape[1] % _ROW_QUANTUM:
                 return f"a quantized weight has {weight.shape[1]} inputs; they must be a multiple of {_ROW_QUANTUM}"
         elif weight.dtype not in _DENSE:

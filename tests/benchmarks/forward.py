@@ -1,0 +1,112 @@
+"""Speed of the CPU decoder alone: decode at several batch sizes, prefill, sampling, beside what memory allows.
+
+    python -m tests.benchmarks.forward [--model smollm2-135m-instruct] [--context 128] [--threads 0] [--rounds 3]
+
+Decode at batch 1 reads every packed weight once per token, so bandwidth over their bytes is its limit. Each figure is
+the median of `rounds` rounds; a round takes about a second.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from actors.worker.models import load_model
+from kernels.cpu import _ext
+from kernels.cpu.decoder import CpuDecoder
+from kernels.decoder import Batch, Int32
+from kernels.sampling import SampleBatch
+
+PAGE_SIZE = 16
+DECODE_STEPS = 16
+
+
+def bandwidth_gb_s() -> float:
+    """What two passes over 256 MB read per second: an upper bound for one that also computes."""
+    data = np.ones(32 << 20, np.float64)
+    start = time.perf_counter()
+    data.max(), data.max()
+    return 2 * data.nbytes / (time.perf_counter() - start) / 1e9
+
+
+def page_table(rows: int, tokens: int) -> Int32:
+    """Distinct pages for `rows` rows of `tokens` tokens, neighbours far apart as in a slab that has been in use."""
+    pages = -(-tokens // PAGE_SIZE)
+    return np.arange(rows * pages, dtype=np.int32).reshape(pages, rows).T.copy()
+
+
+def decode_seconds(decoder: CpuDecoder, rows: int, context: int) -> float:
+    """Seconds per step of `rows` rows that each have `context` tokens."""
+    table = page_table(rows, context + DECODE_STEPS)
+    kv = decoder.allocate_kv(table.size, PAGE_SIZE)
+    starts, every = np.arange(rows + 1, dtype=np.int32), np.arange(rows, dtype=np.int32)
+    tokens = np.arange(100, 100 + rows, dtype=np.int32)
+    # Lengths grow as in decoding; the context's own K and V are zeros, which take as long as any.
+    steps = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(DECODE_STEPS)]
+    decoder.forward_numpy(steps[0], kv)
+    start = time.perf_counter()
+    for step in steps:
+        decoder.forward_numpy(step, kv)
+    return (time.perf_counter() - start) / DECODE_STEPS
+
+
+def prefill_seconds(decoder: CpuDecoder, tokens: int) -> float:
+    """Seconds to prefill one prompt in one forward, logits of its last token."""
+    table = page_table(1, tokens)
+    kv = decoder.allocate_kv(table.size, PAGE_SIZE)
+    ids = (np.arange(tokens) % 1000 + 100).astype(np.int32)
+    batch = Batch(ids, np.array([0, tokens], np.int32), np.zeros(1, np.int32), table, np.array([tokens - 1], np.int32))
+    start = time.perf_counter()
+    decoder.forward_numpy(batch, kv)
+    return time.perf_counter() - start
+
+
+def sample_seconds(vocab: int, rows: int, top_k: int, top_p: float) -> float:
+    """Seconds to draw for `rows` rows of logits shaped like a language model's."""
+    logits = np.random.default_rng(0).normal(0, 3, (rows, vocab)).astype(np.float32)
+    logits[:, :8] += 12
+    ones, none, empty = np.ones(rows, np.float32), np.zeros(rows, np.float32), np.zeros(0, np.int32)
+    starts = np.zeros(rows + 1, np.int32)
+    batch = SampleBatch(
+        ones, np.full(rows, top_k, np.int32), top_p * ones, none, ones, none, none, np.arange(rows, dtype=np.uint64),
+        np.arange(rows, dtype=np.int32), starts, empty, empty, starts, empty, np.zeros(0, np.float32),
+    )  # fmt: skip
+    out = np.zeros(rows, np.int32)
+    _ext.sample(logits, *batch, out)
+    start = time.perf_counter()
+    for _ in range(20):
+        _ext.sample(logits, *batch, out)
+    return (time.perf_counter() - start) / 20
+
+
+def main() -> None:
+    """Print one line per measurement."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--model", default="smollm2-135m-instruct")
+    arguments.add_argument("--context", type=int, default=128, help="tokens each decoding row already has")
+    arguments.add_argument("--threads", type=int, default=0, help="0: one per processor")
+    arguments.add_argument("--rounds", type=int, default=3)
+    options = arguments.parse_args()
+
+    _ext.set_threads(options.threads)
+    model = load_model(options.model)
+    decoder = CpuDecoder(model.spec, model.weights)
+    print(f"{options.model} on {decoder.isa_class}, {_ext.threads()} threads")
+    megabytes, speed = decoder.weight_bytes / 1e6, bandwidth_gb_s()
+    print(
+        f"weights {megabytes:.1f} MB, one thread reads {speed:.1f} GB/s: {1000 * speed / megabytes:.0f} tokens/s at batch 1"
+    )
+    for rows in (1, 8, 16, 32):
+        seconds = statistics.median(decode_seconds(decoder, rows, options.context) for _ in range(options.rounds))
+        print(f"decode  {rows:4d} rows  {1e3 * seconds:8.2f} ms/step  {rows / seconds:8.0f} tokens/s")
+    for tokens in (128, 512):
+        seconds = statistics.median(prefill_seconds(decoder, tokens) for _ in range(options.rounds))
+        print(f"prefill {tokens:4d} tokens {1e3 * seconds:7.1f} ms       {tokens / seconds:8.0f} tokens/s")
+    for name, top_k, top_p in (("plain", 0, 1.0), ("top-k 50", 50, 1.0), ("top-p 0.9", 0, 0.9), ("both", 50, 0.9)):
+        seconds = statistics.median(sample_seconds(model.spec.vocab, 32, top_k, top_p) for _ in range(options.rounds))
+        print(f"sample    32 rows  {1e3 * seconds:8.3f} ms        {name}")
+
+
+if __name__ == "__main__":
+    main()
