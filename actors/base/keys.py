@@ -1,0 +1,130 @@
+"""Keys: the cluster key that seals what is stored, and the API keys that callers show."""
+
+import base64
+import hashlib
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from actors.base.errors import InvalidArgument, Unauthenticated
+from actors.base.security import equal
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+ID_BYTES = 4
+API_KEY_PREFIX = "rk-"
+
+
+class Keyring:
+    """AES-256-GCM under the cluster key. The key file holds base64 keys, one a line; the last seals, all open.
+
+    Sealed: 4 bytes of key id, 12 of nonce, ciphertext and tag. `context` is authenticated and must be given again.
+    """
+
+    def __init__(self, keys: list[bytes]) -> None:
+        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
+        self._newest = _key_id(keys[-1])
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> "Keyring":
+        """The keys in `path`; a new file with mode 0600 where there is none. Raises InvalidArgument otherwise."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return cls.load(path)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n")
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Keyring":
+        """The keys in `path`, which nobody but its owner may read."""
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise InvalidArgument(f"key file {path} has mode {mode:04o}; others could read it: chmod 600 {path}")
+        try:
+            keys = [base64.b64decode(line, validate=True) for line in path.read_text().split()]
+        except ValueError:
+            keys = []
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise InvalidArgument(f"key file {path}: expected one or more base64 keys of {KEY_BYTES} bytes, one a line")
+        return cls(keys)
+
+    def seal(self, data: bytes, context: bytes) -> bytes:
+        """Encrypt and authenticate."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return self._newest + nonce + self._ciphers[self._newest].encrypt(nonce, data, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """What was sealed with this `context`. Raises InvalidArgument where key, context or data are others."""
+        cipher = self._ciphers.get(sealed[:ID_BYTES])
+        if cipher is None:
+            raise InvalidArgument("sealed with a key that is not in the cluster's key file")
+        body = sealed[ID_BYTES:]
+        try:
+            return cipher.decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError):
+            raise InvalidArgument("sealed data was changed, or belongs to another owner") from None
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"russet key id\0" + key).digest()[:ID_BYTES]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A caller as the key file lists it: a name and the SHA-256 (hex) of its key."""
+
+    name: str
+    digest: str
+
+
+class ApiKeys:
+    """A file of lines `name sha256-of-key`. Keys are 256 random bits, so a plain hash cannot be guessed back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.keys = _parse(path)
+
+    @staticmethod
+    def create(path: Path, name: str) -> str:
+        """Add a caller; returns its key, which is stored nowhere."""
+        if not name or any(character.isspace() for character in name):
+            raise InvalidArgument(f"key name {name!r}: expected one word", param="name")
+        if path.exists() and any(key.name == name for key in _parse(path)):
+            raise InvalidArgument(f"{path} has a key named {name} already; remove its line first", param="name")
+        key = API_KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a") as file:
+            file.write(f"{name} {hashlib.sha256(key.encode()).hexdigest()}\n")
+        return key
+
+    def check(self, given: str) -> str:
+        """The caller's name. Raises Unauthenticated; takes as long for a wrong key as for a right one."""
+        digest = hashlib.sha256(given.encode()).hexdigest()
+        found = [key.name for key in self.keys if equal(digest, key.digest)]
+        if not found:
+            raise Unauthenticated("the API key is not known here; ask whoever runs this Russet for one")
+        return found[0]
+
+
+def _parse(path: Path) -> tuple[ApiKey, ...]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise InvalidArgument(f"cannot read API keys from {path}: {error.strerror}") from None
+    keys = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = line.split()
+        if len(parts) != 2 or len(parts[1]) != 64:
+            raise InvalidArgument(f"{path}:{number}: expected NAME and the SHA-256 of its key in hex")
+        keys.append(ApiKey(parts[0], parts[1]))
+    return tuple(keys)

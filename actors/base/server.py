@@ -1,0 +1,170 @@
+"""Serve services: the same handlers in process, on a unix socket and on TCP, with health and reflection."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from actors.base import inproc
+from actors.base.channel import MAX_MESSAGE_BYTES
+from actors.base.errors import METADATA_KEY, Conflict, Internal, RussetError, encode, mapping_of
+from actors.base.security import Security
+from actors.base.telemetry import extracted
+
+OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Two servers on one port would share its calls at random; a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+)
+log = logging.getLogger(__name__)
+Register = Callable[[Any, Any], None]
+
+
+class Server:
+    """Serves `services` (pairs of the generated add_XServicer_to_server and a servicer) under `name`.
+
+    `tcp` is host:port (port 0 picks one), `unix` a socket path; either may be None. Always reachable as inproc:NAME.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        services: Sequence[tuple[Register, Any]],
+        *,
+        tcp: str | None = None,
+        unix: str | None = None,
+        security: Security | None = None,
+    ) -> None:
+        self.name = name
+        self._tcp = tcp
+        self._unix = unix
+        self._security = security
+        self._services = _Services()
+        for register, servicer in services:
+            register(servicer, self._services)
+        self._inproc = inproc.InprocServer(name, self._services.methods())
+        self._grpc: aio.Server | None = None
+        self._health = HealthServicer()
+
+    async def start(self) -> list[str]:
+        """Listen; returns the addresses, cheapest first. Raises Conflict where a port or socket is taken."""
+        addresses = [f"inproc:{self.name}"]
+        if self._tcp or self._unix:
+            addresses += await self._listen()
+        inproc.register(self._inproc)
+        return addresses
+
+    async def _listen(self) -> list[str]:
+        server = aio.server(options=OPTIONS)
+        names = (*self._services.handlers, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        for service, handlers in self._services.handlers.items():
+            wrapped = {method: _over_grpc(handler) for method, handler in handlers.items()}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        addresses = []
+        if self._unix:
+            self._bind(server, f"unix:{self._unix}")
+            addresses.append(f"unix:{self._unix}")
+        if self._tcp:
+            host = self._tcp.rpartition(":")[0]
+            addresses.append(f"tcp:{host}:{self._bind(server, self._tcp)}")
+        await server.start()
+        for service in ("", *self._services.handlers):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._grpc = server
+        return addresses
+
+    def _bind(self, server: aio.Server, address: str) -> int:
+        try:
+            if self._security is not None:
+                return server.add_secure_port(address, self._security.server_credentials())
+            return server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise Conflict(f"{self.name} cannot listen on {address}: {error}; is the port or socket taken?") from None
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Refuse new calls, let those in flight end for `grace_s`, then cancel them."""
+        inproc.unregister(self._inproc)
+        endings = [self._inproc.stop(grace_s)]
+        if self._grpc is not None:
+            await self._health.enter_graceful_shutdown()
+            endings.append(self._grpc.stop(grace_s))
+        await asyncio.gather(*endings)
+
+
+class _Services:
+    """Stands in for a grpc server, to learn what the generated add_..._to_server functions register."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, dict[str, Any]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Registered twice by the generated code; the other form below names the service."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """A service and its methods."""
+        self.handlers[service] = handlers
+
+    def methods(self) -> dict[str, inproc.Method]:
+        """By path, for calls in process."""
+        return {
+            f"/{service}/{name}": inproc.Method(
+                _behavior(handler), handler.request_streaming, handler.response_streaming
+            )
+            for service, handlers in self.handlers.items()
+            for name, handler in handlers.items()
+        }
+
+
+def _behavior(handler: Any) -> Any:
+    if handler.response_streaming:
+        return handler.stream_stream if handler.request_streaming else handler.unary_stream
+    return handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+
+def _over_grpc(handler: Any) -> Any:
+    """The handler as grpc shall call it: inside the caller's trace, its errors as status and trailing metadata."""
+    behavior = _behavior(handler)
+
+    async def unary(request: Any, context: aio.ServicerContext) -> Any:
+        with extracted(context.invocation_metadata()):
+            try:
+                return await behavior(request, context)
+            except Exception as error:
+                await _abort(context, error)
+
+    async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+        with extracted(context.invocation_metadata()):
+            replies = behavior(request, context)
+            try:
+                async with contextlib.aclosing(replies):
+                    async for reply in replies:
+                        yield reply
+            except Exception as error:
+                await _abort(context, error)
+
+    wrappers = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, stream),
+        (True, True): (grpc.stream_stream_rpc_method_handler, stream),
+    }
+    make, wrapped = wrappers[handler.request_streaming, handler.response_streaming]
+    return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+async def _abort(context: aio.ServicerContext, error: Exception) -> None:
+    if isinstance(error, aio.AbortError):
+        raise error
+    if not isinstance(error, RussetError):
+        log.error("handler failed", exc_info=error)
+        error = Internal(f"{type(error).__name__}: {error}")
+    await context.abort(mapping_of(error).grpc, error.message, ((METADATA_KEY, encode(error)),))

@@ -1,0 +1,102 @@
+"""Metrics and spans of one process's role.
+
+Metrics live in a registry of their own (several roles may share a process), rendered in Prometheus's text format:
+prometheus_client allows the `vllm:*` names that existing dashboards read, which OpenTelemetry's instruments do not.
+Spans and the gen_ai.* metrics are OpenTelemetry's; spans travel between processes as W3C traceparent.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+
+
+class Telemetry:
+    """Metrics and tracer of `service` (router, scheduler, ...), of which this is the one named `replica`.
+
+    `spans` and `readers` are OpenTelemetry processors and readers that export; with none, spans cost almost nothing.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        replica: str = "0",
+        spans: Sequence[SpanProcessor] = (),
+        readers: Sequence[MetricReader] = (),
+    ) -> None:
+        self.service = service
+        self.replica = replica
+        self.registry = CollectorRegistry()
+        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        resource = Resource.create({"service.name": f"russet-{service}", "service.instance.id": replica})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False) if spans else None
+        for processor in spans if self._provider is not None else ():
+            self._provider.add_span_processor(processor)
+        self._tracer = (self._provider or trace.NoOpTracerProvider()).get_tracer("russet")
+        self.meter = MeterProvider(readers, resource, shutdown_on_exit=False).get_meter("russet")
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        """A count that only grows; the same one for the same name."""
+        return self._metric(Counter, name, documentation, labels)
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
+        """A value as it stands."""
+        return self._metric(Gauge, name, documentation, labels)
+
+    def histogram(
+        self, name: str, documentation: str, buckets: Sequence[float] = SECONDS, labels: Sequence[str] = ()
+    ) -> Histogram:
+        """A distribution; buckets in the metric's own unit, seconds by default."""
+        return self._metric(Histogram, name, documentation, labels, buckets=tuple(buckets))
+
+    def _metric(self, kind: type[Metric], name: str, documentation: str, labels: Sequence[str], **more: Any) -> Metric:
+        metric = self._metrics.get(name)
+        if metric is None:
+            metric = self._metrics[name] = kind(name, documentation, labels, registry=self.registry, **more)
+        assert isinstance(metric, kind), f"metric {name} exists as {type(metric).__name__}"
+        return metric
+
+    @contextlib.contextmanager
+    def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[trace.Span]:
+        """A span around the block, child of the current one; an exception is recorded on it."""
+        with self._tracer.start_as_current_span(name, attributes=dict(attributes or {})) as span:
+            yield span
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+def propagated() -> tuple[tuple[str, str], ...]:
+    """Call metadata that carries the current span to the other side; empty where there is none."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ()
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return tuple(carrier.items())
+
+
+@contextlib.contextmanager
+def extracted(metadata: Sequence[tuple[str, Any]] | None) -> Iterator[None]:
+    """Within: the span that the caller sent along is the current one."""
+    carrier = {key: value for key, value in metadata or () if key in ("traceparent", "tracestate")}
+    if not carrier:
+        yield
+        return
+    token = otel_context.attach(_PROPAGATOR.extract(carrier))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
