@@ -152,10 +152,10 @@ void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, 
     const LinearKernels& table = kernels();
     ActivationsView view = activations.view();
     for (int row = row0; row < row1; ++row) {
-        size_t group = static_cast<size_t>(row) * (k / kGroup);
-        table.quantize(x + row * ldx, k, const_cast<int8_t*>(view.values) + static_cast<size_t>(row) * k,
-                       const_cast<float*>(view.scales) + group, const_cast<int32_t*>(view.sums) + group,
-                       const_cast<float*>(view.scaled_sums) + group);
+        table.quantize(x + row * ldx, k, activations.rows_,
+                       const_cast<int8_t*>(view.values) + static_cast<size_t>(row) * k,
+                       const_cast<float*>(view.scales) + row, const_cast<int32_t*>(view.sums) + row,
+                       const_cast<float*>(view.scaled_sums) + row);
     }
 }
 

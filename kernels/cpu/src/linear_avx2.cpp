@@ -23,7 +23,7 @@ inline int32_t sum_of(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 
-void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         __m256 v[4];
         for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
@@ -49,9 +49,10 @@ void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sum
                                 _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
             scale = most / 127.0f;
         }
-        scales[group] = scale;
-        sums[group] = sum;
-        scaled_sums[group] = scale * static_cast<float>(sum);
+        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
+        scales[at] = scale;
+        sums[at] = sum;
+        scaled_sums[at] = scale * static_cast<float>(sum);
     }
 }
 
@@ -91,13 +92,14 @@ inline void put(float* y, __m256 value, int outputs, Write write) {
 
 struct Avx2 {
     static constexpr int kRows = 4;
+    static constexpr int kBlocks = 1;
     static constexpr int kDenseRows = 3;
     static constexpr int kDenseBlocks = 2;
 
     // Eight outputs (half a block) of `rows` rows, one group: exact products.
     template <Format format, int rows>
     static inline void group_products(const uint8_t* values, const int8_t* inputs, int stride, const int32_t* sums,
-                                      int sum_stride, __m256i (&product)[rows]) {
+                                      __m256i (&product)[rows]) {
         const __m256i ones = _mm256_set1_epi16(1);
         if constexpr (format == Format::Affine4) {
             // Pairs of products are at most 15 * 127 * 2; eight of them still fit 16 bits.
@@ -119,7 +121,7 @@ struct Avx2 {
             // 255 * 127 * 2 does not fit 16 bits, 128 * 127 * 2 does: multiply |q - 128| by the input with the sign
             // of q - 128, and add the 128 * sum that is missing.
             const __m256i middle = _mm256_set1_epi8(-128);
-            for (int r = 0; r < rows; ++r) product[r] = _mm256_set1_epi32(128 * sums[r * sum_stride]);
+            for (int r = 0; r < rows; ++r) product[r] = _mm256_set1_epi32(128 * sums[r]);
             for (int j = 0; j < 8; ++j) {
                 const __m256i centred = _mm256_xor_si256(load_bytes(values + j * 64), middle);
                 const __m256i magnitude = _mm256_abs_epi8(centred);
@@ -144,37 +146,39 @@ struct Avx2 {
         const uint8_t* scales =
             static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes() + half * scale_bytes / 2;
         const int8_t* inputs = x.values + static_cast<size_t>(m) * x.k;
-        const size_t row = static_cast<size_t>(m) * groups;
-        const float *input_scales = x.scales + row, *input_sums = x.scaled_sums + row;
-        const int32_t* sums = x.sums + row;
+        const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
+        const int32_t* sums = x.sums + m;
 
         __m256 total[rows];
         for (int r = 0; r < rows; ++r) total[r] = _mm256_setzero_ps();
         for (int group = 0; group < groups; ++group, values += kGroupBytes, inputs += kGroup) {
             __m256i product[rows];
-            group_products<format, rows>(values, inputs, x.k, sums + group, groups, product);
+            group_products<format, rows>(values, inputs, x.k, sums, product);
             const __m256 scale = load_scales(scales, w.scale_type);
             for (int r = 0; r < rows; ++r) {
                 if constexpr (symmetric) {
                     product[r] =
-                        _mm256_sub_epi32(product[r], _mm256_set1_epi32(kZeroPoint * sums[r * groups + group]));
+                        _mm256_sub_epi32(product[r], _mm256_set1_epi32(kZeroPoint * sums[r]));
                 }
-                const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(input_scales[r * groups + group]));
+                const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(input_scales[r]));
                 total[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product[r]), both, total[r]);
             }
             if constexpr (!symmetric) {
                 const __m256 bias = load_scales(scales + scale_bytes, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
-                    total[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(input_sums[r * groups + group]), total[r]);
+                    total[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(input_sums[r]), total[r]);
                 }
             }
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
+            input_scales += x.rows;
+            input_sums += x.rows;
+            sums += x.rows;
         }
         const int column = block * kBlock + half * 8;
         for (int r = 0; r < rows; ++r) put(y + (m + r) * ldy + column, total[r], w.n - column, write);
     }
 
-    template <Format format, bool symmetric, int rows>
+    template <Format format, bool symmetric, int rows, int blocks>
     static inline void quantized(const PackedView& w, const ActivationsView& x, int m, int block, float* y,
                                  ptrdiff_t ldy, Write write) {
         for (int half = 0; half < 2; ++half) {

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
-void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
@@ -32,9 +32,10 @@ void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sum
             sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
             scale = most / 127.0f;
         }
-        scales[group] = scale;
-        sums[group] = sum;
-        scaled_sums[group] = scale * static_cast<float>(sum);
+        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
+        scales[at] = scale;
+        sums[at] = sum;
+        scaled_sums[at] = scale * static_cast<float>(sum);
     }
 }
 
@@ -65,69 +66,95 @@ inline void put(float* y, __m512 value, int outputs, Write write) {
 }
 
 struct Avx512 {
-    // Two accumulators a row, integer and float, leave eight of the 32 registers for weights and scales.
-    static constexpr int kRows = 12;
+    // Two accumulators, integer and float, for each row and block: 24 of the 32 registers.
+    static constexpr int kRows = 6;
+    static constexpr int kBlocks = 2;
     static constexpr int kDenseRows = 12;
     static constexpr int kDenseBlocks = 2;
 
-    template <Format format, bool symmetric, int rows>
+    template <Format format, bool symmetric, int rows, int blocks>
     static inline void quantized(const PackedView& w, const ActivationsView& x, int m, int block, float* y,
                                  ptrdiff_t ldy, Write write) {
         constexpr int kGroupBytes = format == Format::Affine4 ? 256 : 512;
         constexpr int kZeroPoint = format == Format::Affine4 ? 8 : 128;
-        const int groups = w.k / kGroup;
+        const ptrdiff_t block_bytes = w.block_bytes(), block_scale_bytes = w.block_scale_bytes();
         const int scale_bytes = w.scale_type == ScaleType::Float32 ? 4 * kBlock : 2 * kBlock;
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
-        const uint8_t* values = w.values + block * w.block_bytes();
-        const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
-        const int8_t* inputs = x.values + static_cast<size_t>(m) * x.k;
-        const size_t row = static_cast<size_t>(m) * groups;
-        const float *input_scales = x.scales + row, *input_sums = x.scaled_sums + row;
-        const int32_t* sums = x.sums + row;
+        const uint8_t* values = w.values + block * block_bytes;
+        const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * block_scale_bytes;
+        const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
+        const int32_t* sums = x.sums + m;
+        const int8_t* inputs[rows];
+        for (int r = 0; r < rows; ++r) inputs[r] = x.values + static_cast<size_t>(m + r) * x.k;
 
-        __m512 total[rows];
-        for (int r = 0; r < rows; ++r) total[r] = _mm512_setzero_ps();
-        for (int group = 0; group < groups; ++group, values += kGroupBytes, inputs += kGroup) {
-            __m512i product[rows];
+        __m512 total[rows][blocks];
+        for (int r = 0; r < rows; ++r) {
+            for (int b = 0; b < blocks; ++b) total[r][b] = _mm512_setzero_ps();
+        }
+        const int groups = w.k / kGroup;
+        for (int group = 0; group < groups; ++group) {
+            const ptrdiff_t at = static_cast<ptrdiff_t>(group) * kGroup;
+            __m512i product[rows][blocks];
             for (int r = 0; r < rows; ++r) {
-                product[r] = symmetric ? _mm512_set1_epi32(-kZeroPoint * sums[r * groups + group])
-                                       : _mm512_setzero_si512();
+                const __m512i start = symmetric ? _mm512_set1_epi32(-kZeroPoint * sums[r]) : _mm512_setzero_si512();
+                for (int b = 0; b < blocks; ++b) product[r][b] = start;
             }
+            // Four inputs at a time, of all rows and blocks.
+            auto multiply = [&](const __m512i (&weights)[blocks], ptrdiff_t k) __attribute__((always_inline)) {
+                for (int r = 0; r < rows; ++r) {
+                    const __m512i input = four_inputs(inputs[r] + at + k);
+                    for (int b = 0; b < blocks; ++b) {
+                        product[r][b] = _mm512_dpbusd_epi32(product[r][b], weights[b], input);
+                    }
+                }
+            };
+            __m512i weights[blocks];
             if constexpr (format == Format::Affine4) {
                 const __m512i low_half = _mm512_set1_epi8(15);
                 for (int j = 0; j < 4; ++j) {
-                    const __m512i packed = _mm512_loadu_si512(values + j * 64);
-                    const __m512i low = _mm512_and_si512(packed, low_half);
-                    for (int r = 0; r < rows; ++r) {
-                        product[r] = _mm512_dpbusd_epi32(product[r], low, four_inputs(inputs + r * x.k + j * 8));
+                    __m512i packed[blocks];
+                    for (int b = 0; b < blocks; ++b) {
+                        packed[b] = _mm512_loadu_si512(values + b * block_bytes + j * 64);
+                        weights[b] = _mm512_and_si512(packed[b], low_half);
                     }
-                    const __m512i high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low_half);
-                    for (int r = 0; r < rows; ++r) {
-                        product[r] = _mm512_dpbusd_epi32(product[r], high, four_inputs(inputs + r * x.k + j * 8 + 4));
+                    multiply(weights, j * 8);
+                    for (int b = 0; b < blocks; ++b) {
+                        weights[b] = _mm512_and_si512(_mm512_srli_epi16(packed[b], 4), low_half);
                     }
+                    multiply(weights, j * 8 + 4);
                 }
             } else {
                 for (int j = 0; j < 8; ++j) {
-                    const __m512i packed = _mm512_loadu_si512(values + j * 64);
+                    for (int b = 0; b < blocks; ++b) {
+                        weights[b] = _mm512_loadu_si512(values + b * block_bytes + j * 64);
+                    }
+                    multiply(weights, j * 4);
+                }
+            }
+            for (int b = 0; b < blocks; ++b) {
+                const __m512 scale = load_scales(scales + b * block_scale_bytes, w.scale_type);
+                for (int r = 0; r < rows; ++r) {
+                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input_scales[r]));
+                    total[r][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product[r][b]), both, total[r][b]);
+                }
+                if constexpr (!symmetric) {
+                    const __m512 bias = load_scales(scales + b * block_scale_bytes + scale_bytes, w.scale_type);
                     for (int r = 0; r < rows; ++r) {
-                        product[r] = _mm512_dpbusd_epi32(product[r], packed, four_inputs(inputs + r * x.k + j * 4));
+                        total[r][b] = _mm512_fmadd_ps(bias, _mm512_set1_ps(input_sums[r]), total[r][b]);
                     }
                 }
             }
-            const __m512 scale = load_scales(scales, w.scale_type);
-            for (int r = 0; r < rows; ++r) {
-                const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input_scales[r * groups + group]));
-                total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product[r]), both, total[r]);
-            }
-            if constexpr (!symmetric) {
-                const __m512 bias = load_scales(scales + scale_bytes, w.scale_type);
-                for (int r = 0; r < rows; ++r) {
-                    total[r] = _mm512_fmadd_ps(bias, _mm512_set1_ps(input_sums[r * groups + group]), total[r]);
-                }
-            }
+            values += kGroupBytes;
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
+            input_scales += x.rows;
+            input_sums += x.rows;
+            sums += x.rows;
         }
-        for (int r = 0; r < rows; ++r) put(y + (m + r) * ldy + block * kBlock, total[r], w.n - block * kBlock, write);
+        for (int r = 0; r < rows; ++r) {
+            for (int b = 0; b < blocks; ++b) {
+                put(y + (m + r) * ldy + (block + b) * kBlock, total[r][b], w.n - (block + b) * kBlock, write);
+            }
+        }
     }
 
     template <Format format, int rows, int blocks>

@@ -10,6 +10,7 @@
 
 #include "isa.h"
 #include "linear.h"
+#include "linear_benchmark.h"
 #include "linear_primitive.h"
 #include "mlx/allocator.h"
 #include "pool.h"
@@ -109,6 +110,21 @@ void bind_linear(nb::module_& m) {
     m.def("embedding", &embedding, "ids"_a, "weight"_a, nb::call_guard<nb::gil_scoped_release>(),
           "Rows of the dequantized weight: ids [..] to float32 [.., K]. Evaluates ids; IndexError where one is out of "
           "range.");
+
+    m.def(
+        "time_linear",
+        [](const mx::array& x, const std::vector<std::shared_ptr<PackedMatrix>>& weights, int rounds) {
+            std::vector<Weights> all(weights.begin(), weights.end());
+            for (const Weights& w : all) {
+                if (x.ndim() != 2 || x.shape(1) != w->k()) throw std::invalid_argument("x is not [rows, K] of a weight");
+            }
+            mx::array rows = on_cpu(mx::astype(x, mx::float32));
+            return time_linear(all, rows.data<float>(), rows.shape(0), rounds);
+        },
+        "x"_a, "weights"_a, "rounds"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Least seconds, over `rounds`, of multiplying x [rows, K] by each weight in turn, without MLX's graph.");
+    m.def("read_bandwidth", &read_bandwidth, "nbytes"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "Bytes per second at which the threads together read that much memory.");
 
     m.def("isa", [] { return std::string(name(active())); }, "The instruction set in use.");
     m.def("isa_class", &isa_class, "Architecture and instruction set: equal ones compute equal bits.");

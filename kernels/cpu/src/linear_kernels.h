@@ -60,19 +60,21 @@ struct PackedView {
     }
 };
 
-// Rows of activations, row-major. Quantized: x[m][k] is about scales[m][k / 32] * values[m][k].
+// Rows of activations. Quantized: x[m][k] is about scales[k / 32][m] * values[m][k]. (The rows of one tile use the
+// scales of one group together, hence their order.)
 struct ActivationsView {
     int rows, k;
     const int8_t* values;      // [rows][k], -127..127
-    const float* scales;       // [rows][k / 32]
-    const int32_t* sums;       // [rows][k / 32], of the values
-    const float* scaled_sums;  // scales * sums
+    const float* scales;       // [k / 32][rows]
+    const int32_t* sums;       // [k / 32][rows], of the values
+    const float* scaled_sums;  // [k / 32][rows], scales * sums
     const float* floats;       // [rows][k], for dense weights
 };
 
 struct LinearKernels {
-    // One row of k floats to k values and k / 32 scales, sums and scaled sums.
-    void (*quantize)(const float* x, int k, int8_t* values, float* scales, int32_t* sums, float* scaled_sums);
+    // One row of k floats to k values and k / 32 scales, sums and scaled sums, which lie `stride` apart.
+    void (*quantize)(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums,
+                     float* scaled_sums);
     // y[m * ldy + n] for rows m0..m1 and the outputs of blocks b0..b1 (those below w.n).
     void (*multiply)(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
                      ptrdiff_t ldy, Write write);

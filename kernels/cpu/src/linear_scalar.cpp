@@ -10,7 +10,7 @@ namespace {
 
 constexpr float kTiny = 1e-30f;
 
-void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
         uint32_t largest = 0;
@@ -20,8 +20,9 @@ void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sum
         }
         float most = std::bit_cast<float>(largest);
         int32_t sum = 0;
+        float scale;
         if (largest >= 0x7f800000u || most < kTiny) {
-            scales[group] = most < kTiny ? 0.0f : std::bit_cast<float>(0x7fc00000u);
+            scale = most < kTiny ? 0.0f : std::bit_cast<float>(0x7fc00000u);
             std::memset(values, 0, kGroup);
         } else {
             float inverse = 127.0f / most;
@@ -29,10 +30,12 @@ void quantize(const float* x, int k, int8_t* values, float* scales, int32_t* sum
                 values[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
                 sum += values[i];
             }
-            scales[group] = most / 127.0f;
+            scale = most / 127.0f;
         }
-        sums[group] = sum;
-        scaled_sums[group] = scales[group] * static_cast<float>(sum);
+        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
+        scales[at] = scale;
+        sums[at] = sum;
+        scaled_sums[at] = scale * static_cast<float>(sum);
     }
 }
 
@@ -68,17 +71,17 @@ float quantized_product(const PackedView& w, const ActivationsView& x, int m, in
     const uint8_t* values = w.values + block * w.block_bytes() + column * 4;
     const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
     const size_t group_bytes = w.block_bytes() / w.groups();
-    const size_t row_groups = static_cast<size_t>(m) * w.groups();
     const int scale_row = (w.symmetric ? 1 : 2) * kBlock;
     float total = 0.0f;
     for (int group = 0; group < w.groups(); ++group) {
         int at = group / w.groups_per_scale * scale_row + column;
+        size_t input = static_cast<size_t>(group) * x.rows + m;
         int32_t product = dot(w, values + group * group_bytes, x.values + static_cast<size_t>(m) * x.k + group * kGroup,
-                              x.sums[row_groups + group]);
-        float scale = scale_at(w, scales, at) * x.scales[row_groups + group];
+                              x.sums[input]);
+        float scale = scale_at(w, scales, at) * x.scales[input];
         total = std::fma(static_cast<float>(product), scale, total);
         if (!w.symmetric) {
-            total = std::fma(scale_at(w, scales, at + kBlock), x.scaled_sums[row_groups + group], total);
+            total = std::fma(scale_at(w, scales, at + kBlock), x.scaled_sums[input], total);
         }
     }
     return total;

@@ -2,9 +2,9 @@
 // of which brings the tile itself. Everything here is of internal linkage, see isa.h.
 //
 // An instruction set is a struct with
-//     kRows                                       rows of the largest quantized tile
+//     kRows, kBlocks                              rows and blocks of the largest quantized tile
 //     kDenseRows, kDenseBlocks                    rows and blocks of the largest dense tile
-//     quantized<format, symmetric, rows>(w, x, m, block, y, ldy, write)
+//     quantized<format, symmetric, rows, blocks>(w, x, m, block, y, ldy, write)
 //     dense<format, rows, blocks>(w, x, m, block, y, ldy, write)
 #pragma once
 
@@ -13,30 +13,38 @@
 namespace russet {
 namespace {
 
-template <class Set, Format format, bool symmetric, int rows>
+template <class Set, Format format, bool symmetric, int rows, int blocks>
 inline void quantized_rows(const PackedView& w, const ActivationsView& x, int wanted, int m, int block, float* y,
                            ptrdiff_t ldy, Write write) {
     if (wanted == rows) {
-        Set::template quantized<format, symmetric, rows>(w, x, m, block, y, ldy, write);
+        Set::template quantized<format, symmetric, rows, blocks>(w, x, m, block, y, ldy, write);
     } else if constexpr (rows > 1) {
-        quantized_rows<Set, format, symmetric, rows - 1>(w, x, wanted, m, block, y, ldy, write);
+        quantized_rows<Set, format, symmetric, rows - 1, blocks>(w, x, wanted, m, block, y, ldy, write);
     }
 }
 
-// A block's weights stay in the first-level cache while all rows pass by them.
-template <class Set, Format format, bool symmetric>
-inline void quantized_blocks(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
+// The weights of a tile's blocks stay in the nearest caches while all rows pass by them. Returns the first block left.
+template <class Set, Format format, bool symmetric, int blocks>
+inline int quantized_columns(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
                              ptrdiff_t ldy, Write write) {
     // Tiles of about equal height: a short one would unpack the weights for the sake of few rows.
     const int tiles = (m1 - m0 + Set::kRows - 1) / Set::kRows;
-    for (int block = b0; block < b1; ++block) {
+    for (; b0 + blocks <= b1; b0 += blocks) {
         int m = m0;
         for (int left = tiles; left > 0; --left) {
             int rows = (m1 - m + left - 1) / left;
-            quantized_rows<Set, format, symmetric, Set::kRows>(w, x, rows, m, block, y, ldy, write);
+            quantized_rows<Set, format, symmetric, Set::kRows, blocks>(w, x, rows, m, b0, y, ldy, write);
             m += rows;
         }
     }
+    return b0;
+}
+
+template <class Set, Format format, bool symmetric>
+inline void quantized_blocks(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
+                             ptrdiff_t ldy, Write write) {
+    b0 = quantized_columns<Set, format, symmetric, Set::kBlocks>(w, x, m0, m1, b0, b1, y, ldy, write);
+    if constexpr (Set::kBlocks > 1) quantized_columns<Set, format, symmetric, 1>(w, x, m0, m1, b0, b1, y, ldy, write);
 }
 
 template <class Set, Format format, int rows, int blocks>
@@ -65,7 +73,7 @@ template <class Set, Format format>
 inline void dense_blocks(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
                          ptrdiff_t ldy, Write write) {
     b0 = dense_columns<Set, format, Set::kDenseBlocks>(w, x, m0, m1, b0, b1, y, ldy, write);
-    dense_columns<Set, format, 1>(w, x, m0, m1, b0, b1, y, ldy, write);
+    if constexpr (Set::kDenseBlocks > 1) dense_columns<Set, format, 1>(w, x, m0, m1, b0, b1, y, ldy, write);
 }
 
 template <class Set>
