@@ -1,0 +1,62 @@
+"""Which interpreter runs a model: chosen once per model, by the device and by what is installed."""
+
+import logging
+
+import mlx.core as mx
+
+from kernels import cpu
+from kernels.decoder import Decoder, DecoderSpec, DecoderWeights
+from kernels.interpreter import MlxDecoder
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "cpu", "mlx")
+
+
+def build_decoder(
+    spec: DecoderSpec,
+    weights: DecoderWeights,
+    backend: str = "auto",
+    threads: int = 0,
+    dtype: mx.Dtype | None = None,
+) -> Decoder:
+    """The decoder of a model.
+
+    backend: "mlx" interprets it with MLX operations on the default device; "cpu" is the compiled C++ decoder; "auto" is
+    MLX on a GPU, else C++ where it is installed and supports the model, else MLX on the CPU with a warning.
+    threads: of the C++ kernels (one pool for the whole process); 0 is one per processor.
+    dtype: of activations and KV in MLX; None is float32 on a CPU, bfloat16 on a GPU. The C++ decoder has its own
+    numbers, so a dtype makes "auto" choose MLX.
+    Raises ValueError for an unknown backend, and for "cpu" where it cannot run the model or a dtype is given.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; accepted: {', '.join(BACKENDS)}")
+    if threads < 0:
+        raise ValueError(f"threads is {threads}; accepted: 0 (one per processor) or more")
+    on_gpu = mx.default_device().type == mx.gpu
+    if backend == "mlx" or (backend == "auto" and (on_gpu or dtype is not None)):
+        return MlxDecoder(spec, weights, dtype)
+    if dtype is not None:
+        raise ValueError(f"the CPU decoder takes no dtype, got {dtype}; backend 'mlx' does")
+    reason = _why_not_cpu(spec, weights)
+    if reason is None:
+        from kernels.cpu.decoder import CpuDecoder  # needs the extension
+
+        cpu._ext.set_threads(threads)
+        return CpuDecoder(spec, weights)
+    if backend == "cpu":
+        raise ValueError(f"the CPU decoder cannot run this model: {reason}; backend 'mlx' can, slowly")
+    log.warning(
+        "this model runs on stock MLX operations on the CPU, about 10 tokens/s in all for 135M parameters where the "
+        "compiled kernels do several hundred: %s",
+        reason,
+    )
+    return MlxDecoder(spec, weights)
+
+
+def _why_not_cpu(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
+    if not cpu.available():
+        return cpu.reason()
+    from kernels.cpu.decoder import supports  # needs the extension
+
+    return supports(spec, weights)
