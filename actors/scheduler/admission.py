@@ -17,7 +17,8 @@ class Range(NamedTuple):
     low_included: bool = True
     high_included: bool = True
 
-    def __contains__(self, value: float) -> bool:
+    def holds(self, value: float) -> bool:
+        """Whether the value is in the range."""
         # A NaN compares false everywhere, so it is in no range.
         above = value >= self.low if self.low_included else value > self.low
         below = value <= self.high if self.high_included else value < self.high
@@ -80,7 +81,6 @@ def admit(
     _check_sampling(request.sampling, vocabulary.vocab_size)
     if request.priority not in LEVELS:
         raise _invalid("priority", f"is {request.priority}", f"one of {sorted(LEVELS)}")
-    level = LEVELS[inference_pb2.PRIORITY_NORMAL if config.policy == "fcfs" else request.priority]
     return Sequence(
         request_id=request.request_id,
         token_ids=token_ids,
@@ -88,7 +88,7 @@ def admit(
         max_length=max_length,
         arrival_s=now_s,
         index=index,
-        level=level,
+        level=LEVELS[request.priority],
         tenant=request.tenant,
         sampling=request.sampling,
         min_tokens=request.min_tokens,
@@ -99,17 +99,17 @@ def admit(
 def _max_length(request: scheduler_pb2.GenerateRequest, hello: worker_pb2.HelloReply, prompt_tokens: int) -> int:
     """Tokens of prompt and answer at which the request ends (length): within the context and the slab."""
     context = hello.model.context_length
+    # The last token's KV is never computed, so the slab holds one token less than prompt and answer have.
+    slab = hello.pages * hello.page_size + 1
+    held = f"the replica's {hello.pages} KV pages of {hello.page_size} tokens"
     if prompt_tokens >= context:
         raise _invalid(
             "token_ids", f"holds a prompt of {prompt_tokens} tokens", f"less than the context of {context} tokens"
         )
-    # The last token's KV is never computed, so the slab holds one token less than prompt and answer have.
-    slab = hello.pages * hello.page_size + 1
-    if request.max_tokens == 0:
-        if prompt_tokens >= slab:
-            raise _too_many_pages(prompt_tokens + 1, hello)
-        return min(context, slab)
-    max_length = prompt_tokens + request.max_tokens
+    if prompt_tokens >= slab:
+        needed = pages_for(prompt_tokens, hello.page_size)
+        raise _invalid("token_ids", f"holds a prompt that needs {needed} pages", f"what fits {held}")
+    max_length = prompt_tokens + request.max_tokens if request.max_tokens else min(context, slab)
     if max_length > context:
         raise _invalid(
             "max_tokens",
@@ -117,29 +117,25 @@ def _max_length(request: scheduler_pb2.GenerateRequest, hello: worker_pb2.HelloR
             f"at most {context - prompt_tokens} (the context holds {context} tokens)",
         )
     if max_length > slab:
-        raise _too_many_pages(max_length, hello)
+        needed = pages_for(max_length - 1, hello.page_size)
+        raise _invalid(
+            "max_tokens",
+            f"is {request.max_tokens}, which with {prompt_tokens} prompt tokens needs {needed} pages",
+            f"at most {slab - prompt_tokens}, what fits {held}",
+        )
     return max_length
-
-
-def _too_many_pages(max_length: int, hello: worker_pb2.HelloReply) -> InvalidArgument:
-    needed = pages_for(max_length - 1, hello.page_size)
-    return _invalid(
-        "max_tokens",
-        f"makes a request of {max_length} tokens, which needs {needed} pages of KV",
-        f"what fits the replica's {hello.pages} pages of {hello.page_size} tokens",
-    )
 
 
 def _check_sampling(sampling: inference_pb2.Sampling, vocab_size: int) -> None:
     for name, values in SAMPLING_RANGES.items():
         if not sampling.HasField(name):
             raise _invalid(f"sampling.{name}", "is not set", f"a value in {values}; the gateway fills in defaults")
-        if (value := getattr(sampling, name)) not in values:
+        if not values.holds(value := getattr(sampling, name)):
             raise _invalid(f"sampling.{name}", f"is {value:g}", f"a value in {values}")
     for token_id, bias in sampling.logit_bias.items():
         if token_id >= vocab_size:
             raise _invalid("sampling.logit_bias", f"names token {token_id}", f"ids below {vocab_size}")
-        if bias not in LOGIT_BIAS_RANGE:
+        if not LOGIT_BIAS_RANGE.holds(bias):
             raise _invalid("sampling.logit_bias", f"gives token {token_id} {bias:g}", f"values in {LOGIT_BIAS_RANGE}")
 
 

@@ -95,6 +95,8 @@ class LeaseLoop:
         try:
             done, _ = await asyncio.wait((planner, reader), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
+                if task.cancelled():
+                    raise Unavailable("The worker's server ended the stream of results.")
                 task.result()
         finally:
             planner.cancel()

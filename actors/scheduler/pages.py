@@ -60,14 +60,7 @@ class PageAllocator:
             raise OutOfPages(f"{count} pages asked for, {self.num_free} of {self.num_pages} are free.")
         if count == 0:
             return []
-        match self.strategy:
-            case "first_fit":
-                pages = self._scan(0, count)
-            case "best_fit":
-                pages = self._best_runs(count)
-            case "round_robin":
-                pages = self._scan(self._cursor, count)
-                self._cursor = (pages[-1] + 1) % self.num_pages
+        pages = self._choose(count)
         for page in pages:
             self._free[page] = _USED[0]
             self._refcounts[page] = 1
@@ -116,6 +109,13 @@ class PageAllocator:
                 problems.append(f"Page {page} has {references} references and free = {bool(marked_free)}.")
         problems += [f"A table lists page {page} of {self.num_pages}." for page in held if page >= self.num_pages]
         return problems
+
+    def _choose(self, count: int) -> list[int]:
+        if self.strategy == "best_fit":
+            return self._best_runs(count)
+        pages = self._scan(self._cursor if self.strategy == "round_robin" else 0, count)
+        self._cursor = (pages[-1] + 1) % self.num_pages
+        return pages
 
     def _scan(self, start: int, count: int) -> list[int]:
         """The first `count` free pages from `start` on, going round at the end."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from actors.scheduler.config import Policy
-from actors.scheduler.sequence import Sequence
+from actors.scheduler.sequence import LEVELS, Sequence
+from protos.gen import inference_pb2
 
 Key = tuple[float, ...]
 
@@ -63,7 +64,9 @@ class WaitingQueue:
         return iter(self._waiting.values())
 
     def arrive(self, sequence: Sequence) -> None:
-        """A new request; its index must be unique."""
+        """A new request; its index must be unique. Under fcfs its level is forgotten, for preemption too."""
+        if self.policy == "fcfs":
+            sequence.level = LEVELS[inference_pb2.PRIORITY_NORMAL]
         sequence.fair_tag = max(self._virtual_time, self._next_tag.get(sequence.tenant, 0.0))
         self._next_tag[sequence.tenant] = sequence.fair_tag + sequence.max_length
         self._waiting[sequence.index] = sequence

@@ -1,10 +1,12 @@
 """Instruments: a worker that obeys worker.proto, without arithmetic, and notices every page that is not what it was."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
 
-from protos.gen import inference_pb2, worker_pb2
+from actors.base.errors import Unavailable
+from protos.gen import inference_pb2, worker_pb2, worker_pb2_grpc
 
 VOCAB_SIZE = 1000
 EOS = 7
@@ -49,8 +51,6 @@ class SimulatedWorker:
         self.num_pages, self.page_size = pages, page_size
         self.max_rows, self.max_step_tokens = max_rows, max_step_tokens
         self.epoch = 0
-        self.steps_run = 0
-        self.hello()
 
     def hello(self, context_length: int = 512) -> worker_pb2.HelloReply:
         self.epoch += 1
@@ -127,7 +127,6 @@ class SimulatedWorker:
             self._forward(state, size)
         self.news |= {row for row, state in self.rows.items() if any(state is other for other, _ in chunks)}
         self.step_count += 1
-        self.steps_run += 1
         return True
 
     def collect(self) -> worker_pb2.StepResult | None:
@@ -184,10 +183,66 @@ def full_sampling() -> inference_pb2.Sampling:
     )
 
 
+class FakeWorker(worker_pb2_grpc.WorkerServicer):
+    """The simulated worker behind the real protocol. It steps while `permits` last (None: always)."""
+
+    def __init__(self, simulated: SimulatedWorker) -> None:
+        self.simulated = simulated
+        self.permits: int | None = None
+        # Steps after which the stream breaks; the news of that step are lost.
+        self.break_after: list[int] = []
+        self.greetings = 0
+        self.reachable = True
+        self._stirred = asyncio.Event()
+        self._steps = 0
+
+    def permit(self, steps: int | None) -> None:
+        self.permits = steps
+        self._stirred.set()
+
+    async def Hello(self, request, context):
+        if not self.reachable:
+            raise Unavailable("not there yet")
+        self.greetings += 1
+        return self.simulated.hello()
+
+    async def Run(self, plans, context):
+        reader = asyncio.create_task(self._read(plans))
+        try:
+            while not reader.done():
+                stepped = self.permits != 0 and self.simulated.step()
+                if stepped:
+                    self.permits = None if self.permits is None else self.permits - 1
+                    self._steps += 1
+                    if self.break_after and self._steps >= self.break_after[0]:
+                        self.break_after.pop(0)
+                        raise Unavailable("the worker died")
+                result = self.simulated.collect()
+                if result is not None:
+                    yield result
+                if stepped:
+                    await asyncio.sleep(0)
+                else:
+                    await self._stirred.wait()
+                    self._stirred.clear()
+            reader.result()
+        finally:
+            reader.cancel()
+
+    async def _read(self, plans):
+        try:
+            async for plan in plans:
+                self.simulated.apply(plan)
+                self._stirred.set()
+        finally:
+            self._stirred.set()
+
+
 class Instruments:
     """What tests of this folder share."""
 
     Worker = SimulatedWorker
+    Servicer = FakeWorker
     answer = staticmethod(answer)
     sampling = staticmethod(full_sampling)
     eos = EOS

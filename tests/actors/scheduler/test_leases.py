@@ -92,7 +92,7 @@ def make_machine(instruments):
                 max_length=max_length,
                 arrival_s=self.now,
                 index=len(self.sequences),
-                level=1 if self.config.policy == "fcfs" else level,
+                level=level,
                 tenant=tenant,
                 stop_ids=(instruments.eos,),
             )

@@ -1,0 +1,376 @@
+"""The scheduler's service over real channels, with a worker that obeys the lease rules but needs no arithmetic."""
+
+import asyncio
+import contextlib
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from actors.base.channel import connect
+from actors.base.errors import Internal, InvalidArgument, QueueFull, Unavailable
+from actors.base.server import Server
+from actors.base.telemetry import Telemetry
+from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.service import SchedulerService
+from protos.gen import (
+    inference_pb2,
+    scheduler_pb2,
+    scheduler_pb2_grpc,
+    worker_pb2_grpc,
+)
+
+PROMPT = [100, 101, 102, 103, 104]
+_names = itertools.count()
+
+
+class Rig:
+    """A fake worker and a scheduler, each behind its own server."""
+
+    def __init__(self, instruments, config, transport, folder, **worker):
+        self.instruments = instruments
+        self.worker = instruments.Servicer(instruments.Worker(**worker))
+        self.config = config
+        self.transport = transport
+        self.folder = folder
+        self.closing = contextlib.AsyncExitStack()
+
+    async def serve(self, name, add, servicer):
+        unique = f"{name}-{next(_names)}"
+        unix = str(self.folder / unique) if self.transport == "unix" else None
+        server = Server(unique, [(add, servicer)], tcp=None, unix=unix)
+        addresses = await server.start()
+        self.closing.push_async_callback(server.stop, grace_s=0)
+        channel = connect([address for address in addresses if address.startswith(self.transport)])
+        self.closing.push_async_callback(channel.close)
+        return channel
+
+    async def __aenter__(self):
+        worker = await self.serve("worker", worker_pb2_grpc.add_WorkerServicer_to_server, self.worker)
+        self.telemetry = Telemetry(service="scheduler", replica="tiny-0")
+        self.service = SchedulerService(
+            self.config, "tiny-0", "here", worker_pb2_grpc.WorkerStub(worker), None, self.telemetry
+        )
+        await self.service.start()
+        self.closing.push_async_callback(self.service.stop)
+        channel = await self.serve("scheduler", scheduler_pb2_grpc.add_SchedulerServicer_to_server, self.service)
+        self.stub = scheduler_pb2_grpc.SchedulerStub(channel)
+        return self
+
+    async def __aexit__(self, *error):
+        await self.closing.aclose()
+
+    async def ready(self):
+        await self.until(lambda reply: reply.load.ready)
+
+    async def until(self, holds):
+        """Ask Describe until `holds` of its reply."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(Unavailable):
+                    reply = await self.stub.Describe(scheduler_pb2.DescribeRequest())
+                    if holds(reply):
+                        return reply
+                await asyncio.sleep(0.005)
+
+    def request(self, prompt=PROMPT, emitted=(), **fields):
+        fields = {"request_id": "r", "max_tokens": 40, "ignore_eos": True} | fields
+        fields.setdefault("sampling", self.instruments.sampling())
+        fields.setdefault("prompt_tokens", len(prompt))
+        return scheduler_pb2.GenerateRequest(token_ids=[*prompt, *emitted], **fields)
+
+    async def generate(self, **fields):
+        """Tokens and events of a whole answer."""
+        events = [event async for event in self.stub.Generate(self.request(**fields))]
+        return [token for event in events for token in event.token_ids], events
+
+    async def at_rest(self):
+        """Nothing runs, nothing waits, no page is held, every pool is sound."""
+        await self.until(lambda reply: reply.load.pages_used == reply.load.running == reply.load.waiting == 0)
+        check = await self.stub.Check(scheduler_pb2.CheckRequest())
+        assert (list(check.problems), check.live_sequences, check.pages_used) == ([], 0, 0)
+
+    def metric(self, name):
+        """The sample of a metric without labels."""
+        for line in self.telemetry.render().decode().splitlines():
+            if line.split("{")[0].split(" ")[0] == name:
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"{name} is not among the metrics")
+
+
+@pytest.fixture
+async def rig(instruments):
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(dir="/tmp"))
+        stack.callback(shutil.rmtree, folder)
+
+        async def make(config=None, transport="inproc", ready=True, **worker):
+            made = Rig(instruments, config or SchedulerConfig(), transport, folder, **worker)
+            if not ready:
+                made.worker.reachable = False
+            await stack.enter_async_context(made)
+            if ready:
+                await made.ready()
+            return made
+
+        yield make
+
+
+@pytest.mark.parametrize("transport", ["inproc", "unix"])
+async def test_streams_what_the_model_says(rig, instruments, transport):
+    it = await rig(transport=transport)
+    tokens, events = await it.generate(max_tokens=40)
+    assert tokens == instruments.answer(PROMPT, 45, ignore_eos=True)
+    assert events[0].admission.replica_id == "tiny-0"
+    assert events[0].admission.epoch == 1
+    assert not any(event.HasField("admission") for event in events[1:])
+    assert [event.finish_reason for event in events[:-1]] == [inference_pb2.FINISH_UNSPECIFIED] * (len(events) - 1)
+    assert events[-1].finish_reason == inference_pb2.FINISH_LENGTH
+    assert events[-1].timings.decode_us > 0
+    await it.at_rest()
+    assert it.metric("vllm:generation_tokens_total") == 40
+    assert it.metric("vllm:prompt_tokens_total") == 5
+    assert it.metric("vllm:time_to_first_token_seconds_count") == 1
+    assert it.metric("vllm:e2e_request_latency_seconds_count") == 1
+    assert it.metric("russet_scheduler_plan_seconds_count") >= 1
+
+
+async def test_the_end_of_text_token_is_not_sent(rig, instruments):
+    it = await rig()
+    prompt = next(
+        [seed, seed + 1] for seed in range(8, 900) if 3 <= len(instruments.answer([seed, seed + 1], 60)) <= 40
+    )
+    tokens, events = await it.generate(prompt=prompt, max_tokens=58, ignore_eos=False)
+    assert tokens == instruments.answer(prompt, 60)
+    assert instruments.eos not in tokens
+    assert events[-1].finish_reason == inference_pb2.FINISH_STOP
+    await it.at_rest()
+
+
+async def test_many_streams_share_too_few_pages_and_say_what_they_say_alone(rig, instruments):
+    """200 requests with room for a few: all end, none is lost, preempted ones say the same."""
+    config = SchedulerConfig(lease_tokens=8, reserve_fraction=0)
+    it = await rig(config, pages=24, page_size=4, max_rows=8)
+    prompts = [[200 + index, 300 + index, 5] for index in range(200)]
+    answers = await asyncio.gather(*(it.generate(prompt=prompt, max_tokens=30) for prompt in prompts))
+    assert [tokens for tokens, _ in answers] == [instruments.answer(p, 33, ignore_eos=True) for p in prompts]
+    assert sum(events[-1].timings.preemptions for _, events in answers) > 0
+    assert it.metric("vllm:num_preemptions_total") > 0
+    await it.at_rest()
+
+
+@pytest.mark.parametrize("transport", ["inproc", "unix"])
+async def test_a_client_that_vanishes_leaves_no_row_and_no_page(rig, transport):
+    it = await rig(transport=transport)
+    it.worker.permit(3)
+    call = it.stub.Generate(it.request(max_tokens=200))
+    async for event in call:
+        assert event.token_ids
+        break
+    assert (await it.until(lambda reply: reply.load.running == 1)).load.pages_used > 0
+    call.cancel()
+    await it.at_rest()
+
+
+async def test_a_client_that_vanishes_while_waiting_leaves_nothing(rig):
+    it = await rig(SchedulerConfig(max_running=1))
+    it.worker.permit(1)
+    first = asyncio.create_task(it.generate(max_tokens=20))
+    await it.until(lambda reply: reply.load.running == 1)
+    second = asyncio.create_task(it.generate(max_tokens=20))
+    await it.until(lambda reply: reply.load.waiting == 1)
+    second.cancel()
+    await it.until(lambda reply: reply.load.waiting == 0)
+    it.worker.permit(None)
+    assert len((await first)[0]) == 20
+    await it.at_rest()
+
+
+async def test_streams_survive_the_worker_with_the_same_tokens(rig, instruments):
+    it = await rig()
+    it.worker.break_after = [6, 15, 16]
+    prompts = [PROMPT, [7, 8, 9], [42]]
+    answers = await asyncio.gather(*(it.generate(prompt=prompt, max_tokens=60) for prompt in prompts))
+    for prompt, (tokens, _) in zip(prompts, answers, strict=True):
+        assert tokens == instruments.answer(prompt, len(prompt) + 60, ignore_eos=True)
+    assert it.worker.break_after == []
+    assert it.worker.greetings == 4
+    assert it.metric("russet_scheduler_worker_losses_total") == 3
+    await it.at_rest()
+    assert (await it.until(lambda reply: True)).load.epoch == 4
+
+
+async def test_a_request_that_kills_every_worker_is_given_up(rig):
+    it = await rig(SchedulerConfig(max_recoveries=2))
+    it.worker.break_after = [1, 2, 3]
+    with pytest.raises(Internal, match="lost 3 times while it ran r"):
+        await it.generate()
+    await it.at_rest()
+
+
+async def test_requests_wait_while_the_worker_is_away(rig, instruments):
+    it = await rig()
+    it.worker.reachable = False
+    it.worker.break_after = [1]
+    waiting = asyncio.create_task(it.generate(max_tokens=10))
+    assert (await it.until(lambda reply: not reply.load.ready)).load.epoch == 0
+    assert not waiting.done()
+    it.worker.reachable = True
+    assert (await waiting)[0] == instruments.answer(PROMPT, 15, ignore_eos=True)
+
+
+async def test_a_worker_that_falls_silent_is_lost(rig, instruments):
+    it = await rig(SchedulerConfig(worker_silence_s=0.2))
+    it.worker.permit(4)
+    answer = asyncio.create_task(it.generate(max_tokens=10))
+    await it.until(lambda reply: reply.load.running == 1)
+    await it.until(lambda reply: it.worker.greetings == 2)
+    it.worker.permit(None)
+    assert (await answer)[0] == instruments.answer(PROMPT, 15, ignore_eos=True)
+
+
+async def test_starts_before_its_worker(rig, instruments):
+    it = await rig(ready=False)
+    with pytest.raises(Unavailable, match="no worker yet"):
+        await it.stub.Describe(scheduler_pb2.DescribeRequest())
+    with pytest.raises(Unavailable, match="no worker yet") as caught:
+        await it.generate()
+    assert caught.value.retry_after_s
+    it.worker.reachable = True
+    reply = await it.until(lambda reply: reply.load.ready)
+    assert (reply.model.id, reply.vocabulary.vocab_size, reply.load.pages_total) == ("tiny", 1000, 64)
+    assert (await it.generate(max_tokens=5))[0] == instruments.answer(PROMPT, 10, ignore_eos=True)
+
+
+async def test_resumes_after_emitted_tokens_and_counts_from_the_prompt(rig, instruments):
+    it = await rig()
+    whole = instruments.answer(PROMPT, 25, ignore_eos=True)
+    tokens, events = await it.generate(emitted=whole[:8], max_tokens=20)
+    assert tokens == whole[8:]
+    assert events[-1].finish_reason == inference_pb2.FINISH_LENGTH
+    nothing_left, events = await it.generate(emitted=whole, max_tokens=20)
+    assert nothing_left == []
+    assert events[-1].finish_reason == inference_pb2.FINISH_LENGTH
+    await it.at_rest()
+
+
+async def test_without_max_tokens_the_context_is_the_end(rig, instruments):
+    it = await rig(pages=64, page_size=16)
+    tokens, _ = await it.generate(max_tokens=0)
+    assert tokens == instruments.answer(PROMPT, 512, ignore_eos=True)
+
+
+async def test_without_max_tokens_a_small_slab_is_the_end(rig):
+    it = await rig(pages=8, page_size=4)
+    tokens, _ = await it.generate(max_tokens=0)
+    assert len(tokens) == 8 * 4 + 1 - len(PROMPT)
+    await it.at_rest()
+
+
+async def test_queue_full(rig):
+    it = await rig(SchedulerConfig(queue_limit=2, max_running=1))
+    it.worker.permit(1)
+    calls = [asyncio.create_task(it.generate(max_tokens=5))]
+    await it.until(lambda reply: reply.load.running == 1)
+    calls += [asyncio.create_task(it.generate(max_tokens=5)) for _ in range(2)]
+    await it.until(lambda reply: reply.load.waiting == 2)
+    with pytest.raises(QueueFull, match="2 requests wait") as caught:
+        await it.generate()
+    assert caught.value.retry_after_s >= 1
+    it.worker.permit(None)
+    assert [len(tokens) for tokens, _ in await asyncio.gather(*calls)] == [5, 5, 5]
+    await it.at_rest()
+
+
+async def test_critical_goes_before_low(rig):
+    it = await rig(SchedulerConfig(max_running=1))
+    it.worker.permit(1)
+    ended = []
+
+    async def ask(name, priority):
+        await it.generate(request_id=name, priority=priority, max_tokens=6)
+        ended.append(name)
+
+    first = asyncio.create_task(ask("first", inference_pb2.PRIORITY_CRITICAL))
+    await it.until(lambda reply: reply.load.running == 1)
+    others = [
+        asyncio.create_task(ask("low", inference_pb2.PRIORITY_LOW)),
+        asyncio.create_task(ask("normal", inference_pb2.PRIORITY_NORMAL)),
+        asyncio.create_task(ask("critical", inference_pb2.PRIORITY_CRITICAL)),
+        asyncio.create_task(ask("high", inference_pb2.PRIORITY_HIGH)),
+    ]
+    await it.until(lambda reply: reply.load.waiting == 4)
+    it.worker.permit(None)
+    await asyncio.gather(first, *others)
+    assert ended == ["first", "critical", "high", "normal", "low"]
+
+
+async def test_drain_ends_what_runs_and_admits_nothing_more(rig):
+    it = await rig()
+    it.worker.permit(2)
+    running = asyncio.create_task(it.generate(max_tokens=20))
+    await it.until(lambda reply: reply.load.running == 1)
+    assert (await it.stub.Drain(scheduler_pb2.DrainRequest(timeout_s=0.05))).remaining == 1
+    with pytest.raises(Unavailable, match="draining") as caught:
+        await it.generate()
+    assert caught.value.retry_after_s
+    assert (await it.until(lambda reply: True)).load.draining
+    drain = asyncio.create_task(it.stub.Drain(scheduler_pb2.DrainRequest(timeout_s=20)))
+    it.worker.permit(None)
+    assert (await drain).remaining == 0
+    assert len((await running)[0]) == 20
+
+
+async def test_stop_ends_open_streams_as_unavailable(rig):
+    it = await rig()
+    it.worker.permit(2)
+    running = asyncio.create_task(it.generate(max_tokens=20))
+    await it.until(lambda reply: reply.load.running == 1)
+    await it.service.stop()
+    with pytest.raises(Unavailable, match="stopping"):
+        await running
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"prompt": []}, "token_ids", "is empty"),
+        ({"prompt": [1, 1000]}, "token_ids", "ids below 1000"),
+        ({"prompt": [1] * 512}, "token_ids", "context of 512"),
+        ({"prompt": [1] * 500, "max_tokens": 13}, "max_tokens", "at most 12"),
+        ({"prompt": [1] * 200, "max_tokens": 60}, "max_tokens", "needs 65 pages.*at most 57.*64 KV pages of 4"),
+        ({"prompt": [1] * 300, "max_tokens": 0}, "token_ids", "needs 75 pages"),
+        ({"prompt_tokens": 6}, "prompt_tokens", "1 to len"),
+        ({"prompt_tokens": 0}, "prompt_tokens", "1 to len"),
+        ({"emitted": [1] * 41}, "token_ids", "resumes after 41"),
+        ({"min_tokens": 41}, "min_tokens", "at most the 40"),
+        ({"request_id": ""}, "request_id", "is empty"),
+        ({"tenant": "x" * 300}, "tenant", "at most 256"),
+        ({"priority": 9}, "priority", "is 9"),
+        ({"sampling": {"temperature": 2.5}}, "sampling.temperature", r"\[0, 2\]"),
+        ({"sampling": {"temperature": float("nan")}}, "sampling.temperature", "nan"),
+        ({"sampling": {"top_p": 0}}, "sampling.top_p", r"\(0, 1\]"),
+        ({"sampling": {"min_p": 1}}, "sampling.min_p", r"\[0, 1\)"),
+        ({"sampling": {"repetition_penalty": 0}}, "sampling.repetition_penalty", "is 0"),
+        ({"sampling": {"seed": None}}, "sampling.seed", "is not set"),
+        ({"sampling": {"logit_bias": {1000: 1.0}}}, "sampling.logit_bias", "token 1000"),
+        ({"sampling": {"logit_bias": {1: -101.0}}}, "sampling.logit_bias", r"\[-100, 100\]"),
+    ],
+)
+async def test_bad_input_is_refused_by_name(rig, instruments, fields, param, says):
+    it = await rig()
+    if (changes := fields.get("sampling")) is not None:
+        sampling = instruments.sampling()
+        for name, value in changes.items():
+            sampling.ClearField(name)
+            if name == "logit_bias":
+                sampling.logit_bias.update(value)
+            elif value is not None:
+                setattr(sampling, name, value)
+        fields = fields | {"sampling": sampling}
+    with pytest.raises(InvalidArgument, match=says) as caught:
+        await it.generate(**fields)
+    assert caught.value.param == param
+    await it.at_rest()
