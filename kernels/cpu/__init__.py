@@ -4,10 +4,14 @@ The extension `kernels.cpu._ext` is compiled when Russet is installed, where a C
 Without it `available()` is False, `reason()` says why, and the callers of this package run on MLX operations instead.
 """
 
+import importlib
+from typing import Any
+
 import mlx.core  # noqa: F401  the extension's arrays are MLX's: its types must be registered first
 
+_ext: Any
 try:
-    from kernels.cpu import _ext
+    _ext = importlib.import_module("kernels.cpu._ext")
 except ImportError as error:
     _ext = None
     _reason = (

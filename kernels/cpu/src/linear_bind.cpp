@@ -5,6 +5,7 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -139,6 +140,17 @@ void bind_linear(nb::module_& m) {
             return names;
         },
         "The instruction sets that run here, fastest first.");
+    m.def(
+        "count_chunks",
+        [](int chunks, int phases) {
+            std::vector<std::atomic<int>> counts(chunks);
+            for (int phase = 0; phase < phases; ++phase) {
+                pool().run(chunks, [&](int chunk) { counts[chunk].fetch_add(1, std::memory_order_relaxed); });
+            }
+            return std::vector<int>(counts.begin(), counts.end());
+        },
+        "chunks"_a, "phases"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "How often each chunk ran when so many phases of `chunks` chunks were worked through: for tests.");
     m.def("threads", [] { return pool().threads(); }, "Threads that the kernels run on.");
     m.def(
         "set_threads", [](int threads) { pool().resize(threads); }, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
