@@ -44,5 +44,4 @@ class WorkerConfig(BaseModel):
         """The name clients use: model_id, else the alias or the file's name without its suffix."""
         if self.model_id:
             return self.model_id
-        name = Path(self.model).name
-        return (name.removesuffix(".gguf") or self.model).lower()
+        return Path(self.model).name.removesuffix(".gguf") or self.model

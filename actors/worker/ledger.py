@@ -7,7 +7,7 @@ import numpy as np
 
 from actors.base.errors import InvalidArgument, StaleEpoch
 from actors.worker.rows import MAX_STOP_IDS
-from protos.gen import inference_pb2, worker_pb2
+from protos.gen import worker_pb2
 
 
 @dataclass(frozen=True)
@@ -134,5 +134,3 @@ SAMPLING_RANGES = {
     "seed": (lambda value: value >= 0, "0 or more"),
 }
 """Field of Sampling -> whether a value is in its range (NaN never is), and the range in words."""
-
-assert SAMPLING_RANGES.keys() == {f.name for f in inference_pb2.Sampling.DESCRIPTOR.fields} - {"logit_bias"}

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernels.backend import build_decoder
-
 from actors.base.errors import Conflict, Internal, StaleEpoch, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.worker.config import WorkerConfig
@@ -18,6 +16,7 @@ from actors.worker.ledger import Capacity, Ledger
 from actors.worker.models import load_model
 from actors.worker.results import StepRecord, merge
 from actors.worker.slab import allocate
+from kernels.backend import build_decoder
 from protos.gen import worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)

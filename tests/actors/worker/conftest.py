@@ -133,6 +133,7 @@ class Row:
     computed: int = 0
     end: int = worker_pb2.ROW_RUNNING
     error: str = ""
+    granted: int = 0  # limit of the newest plan sent
 
     @property
     def output(self) -> list[int]:
@@ -164,8 +165,8 @@ class Scheduler:
         **sampling: object,
     ) -> None:
         """A row for the next plan; `pages` come first in its table, more are taken as limit needs."""
-        greedy = dict(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, seed=1)
-        penalties = dict(repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
+        greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": 1}
+        penalties = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
         start = worker_pb2.RowStart(
             row=row,
             token_ids=tokens,
@@ -209,7 +210,7 @@ class Scheduler:
         self.ledger.accept(plan)
         self.engine.submit(plan)
         for row in self.rows.values():
-            row.start, row.new_pages = None, []
+            row.start, row.new_pages, row.granted = None, [], row.limit
         return plan
 
     def tick(self) -> bool:

@@ -10,7 +10,7 @@ from actors.worker.config import WorkerConfig
     ("config", "name"),
     [
         ({}, "smollm2-135m-instruct"),
-        ({"model": "/models/Qwen2.5-0.5B.gguf"}, "qwen2.5-0.5b"),
+        ({"model": "/models/Qwen2.5-0.5B.gguf"}, "Qwen2.5-0.5B"),
         ({"model": "/models/llama-mlx/"}, "llama-mlx"),
         ({"model": "x.gguf", "model_id": "My-Model"}, "My-Model"),
     ],

@@ -7,8 +7,13 @@ from kernels.decoder import Decoder
 from kernels.sampling import SampleBatch, sample
 from protos.gen import worker_pb2
 
-SEEDED = dict(temperature=1.2, top_p=0.95, top_k=40, min_p=0.01)
-PENALISED = dict(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3, logit_bias={3: 4.0, 9: -100.0})
+SEEDED = {"temperature": 1.2, "top_p": 0.95, "top_k": 40, "min_p": 0.01}
+PENALISED = {
+    "repetition_penalty": 1.3,
+    "presence_penalty": 0.4,
+    "frequency_penalty": 0.3,
+    "logit_bias": {3: 4.0, 9: -100.0},
+}
 
 
 def prompt(row: int) -> list[int]:
@@ -118,7 +123,7 @@ def test_a_row_ends_at_its_stop_id_and_not_before_min_tokens(decoder: Decoder, s
 def test_min_tokens_counts_from_the_prompt_of_a_resumed_row(toy, scheduler) -> None:
     many = scheduler(toy)
     everything_else = {token: -100.0 for token in range(96) if token not in (7, 8)}
-    settings = dict(stop_ids=[7], min_tokens=4, logit_bias=everything_else | {7: 100.0}, max_length=100)
+    settings = {"stop_ids": [7], "min_tokens": 4, "logit_bias": everything_else | {7: 100.0}, "max_length": 100}
     many.start(0, [1, 2], **settings)
     many.start(1, [1, 2, 8, 8], prompt_tokens=2, **settings)
     assert many.run() == {0: [8, 8, 8, 8, 7], 1: [8, 8, 8, 8, 7]}
