@@ -95,7 +95,7 @@ def main() -> None:
     print(f"{options.model} on {decoder.isa_class}, {_ext.threads()} threads")
     megabytes, speed = decoder.weight_bytes / 1e6, bandwidth_gb_s()
     print(
-        f"weights {megabytes:.1f} MB, one thread reads {speed:.1f} GB/s: {1000 * speed / megabytes:.0f} tokens/s at batch 1"
+        f"weights {megabytes:.1f} MB, one thread reads {speed:.1f} GB/s: {1e3 * speed / megabytes:.0f} tokens/s at most"
     )
     for rows in (1, 8, 16, 32):
         seconds = statistics.median(decode_seconds(decoder, rows, options.context) for _ in range(options.rounds))

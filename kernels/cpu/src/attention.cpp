@@ -28,11 +28,11 @@ Attention::Attention(int heads, const SlabShape& shape, float scale)
       tile_keys_(tile_pages_ * shape.page_size),
       scale_(scale) {}
 
-void Attention::plan(const std::vector<AttentionRow>& rows, int threads) {
+void Attention::plan(const std::vector<BatchRow>& rows, int threads) {
     items_.clear(), units_.clear(), split_items_.clear();
     const int tokens_per_item = std::max(1, kItemQueries / group_);
     int64_t tiles = 0;
-    for (const AttentionRow& row : rows) {
+    for (const BatchRow& row : rows) {
         for (int token = 0; token < row.tokens; token += tokens_per_item) {
             int count = std::min(tokens_per_item, row.tokens - token);
             int keys = row.length + token + count;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "batch.h"
 #include "slab.h"
 #include "vector_kernels.h"
 
@@ -17,28 +18,20 @@ namespace russet {
 
 class Pool;
 
-// One row of the batch: `tokens` queries at positions length, length + 1, ..., whose own K and V are already written.
-struct AttentionRow {
-    const int32_t* pages;  // page ids by position / page_size
-    int length;
-    int tokens;
-    int first_token;  // index of its first query among the batch's tokens
-};
-
 class Attention {
   public:
     // heads must be a multiple of shape.kv_heads.
     Attention(int heads, const SlabShape& shape, float scale);
 
     // Decides how the rows are cut into units of work; the same plan serves every layer of a forward.
-    void plan(const std::vector<AttentionRow>& rows, int threads);
+    void plan(const std::vector<BatchRow>& rows, int threads);
     // q and out: [tokens][stride], heads side by side, each head_dim wide. Reads `layer` of the slab.
     void run(Pool& pool, const KvSlab& slab, int layer, const float* q, int q_stride, float* out, int out_stride);
 
   private:
     // Some queries of one row, for one kv head: they share every load of K and V.
     struct Item {
-        AttentionRow row;
+        BatchRow row;
         int head, token, tokens;  // token: the first one's place in the row
         int keys;                 // its last query sees the positions 0..keys - 1
         int slot;                 // where its tiles' partials lie in partials_; -1 where one unit does all of it

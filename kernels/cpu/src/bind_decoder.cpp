@@ -16,6 +16,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace russet {
+
+void bind_operations(nb::module_& m);
+
 namespace {
 
 template <typename T>
@@ -27,6 +30,13 @@ using Output = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 template <typename T>
 std::span<const T> span(const Column<T>& array) {
     return {array.data(), array.shape(0)};
+}
+
+BatchRows rows_of(const Column<int32_t>& row_starts, const Column<int32_t>& lengths, const Table<int32_t>& page_table) {
+    return {span(row_starts),
+            span(lengths),
+            {page_table.data(), page_table.shape(0) * page_table.shape(1)},
+            static_cast<int>(page_table.shape(1))};
 }
 
 // Buffers that logits are handed out in. One that Python has let go of serves the next forward: its memory is warm, and
@@ -70,12 +80,7 @@ Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, co
     std::vector<float>* buffer = nullptr;
     {
         nb::gil_scoped_release released;
-        DecoderBatch batch{span(tokens),
-                           span(row_starts),
-                           span(lengths),
-                           {page_table.data(), page_table.shape(0) * page_table.shape(1)},
-                           span(logits_at),
-                           static_cast<int>(page_table.shape(1))};
+        DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table), span(logits_at)};
         // Checked before rows * vocab floats are taken.
         decoder.validate(batch, slab);
         buffer = buffers().take(rows * vocab);
@@ -110,6 +115,7 @@ void sample_into(const Table<float>& logits, const Column<float>& temperature, c
 }  // namespace
 
 void bind_decoder(nb::module_& m) {
+    bind_operations(m);
     nb::class_<KvSlab>(m, "KvSlab", "Pages of half-precision keys and values, in memory of their own.")
         .def_prop_ro("pages", [](const KvSlab& s) { return s.shape().pages; }, "Pages it holds.")
         .def_prop_ro("page_size", [](const KvSlab& s) { return s.shape().page_size; }, "Tokens per page.")

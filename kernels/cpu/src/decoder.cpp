@@ -46,6 +46,14 @@ void check_vector(const std::string& name, const std::vector<float>& values, int
 
 }  // namespace
 
+void rotation(std::span<const double> frequencies, int position, float* cosines, float* sines) {
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+        const double angle = position * frequencies[i];
+        cosines[i] = static_cast<float>(std::cos(angle));
+        sines[i] = static_cast<float>(std::sin(angle));
+    }
+}
+
 Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm,
                  Matrix head, int max_step_tokens)
     : shape_(std::move(shape)),
@@ -114,58 +122,7 @@ void Decoder::validate(const DecoderBatch& b, const KvSlab& slab) const {
                ", " + text(s.head_dim) + " instead of " + text(shape_.layers) + ", " + text(shape_.kv_heads) + ", " +
                text(shape_.head_dim));
     }
-    const int64_t tokens = b.tokens.size(), rows = b.lengths.size();
-    if (rows < 1) reject("the batch has no rows");
-    if (tokens > max_step_tokens_) {
-        reject("the batch has " + text(tokens) + " tokens; max_step_tokens is " + text(max_step_tokens_));
-    }
-    if (static_cast<int64_t>(b.row_starts.size()) != rows + 1) {
-        reject("row_starts has " + text(b.row_starts.size()) + " entries; " + text(rows) + " rows want " + text(rows + 1));
-    }
-    if (static_cast<int64_t>(b.page_table.size()) != rows * b.page_columns) {
-        reject("page_table has " + text(b.page_table.size()) + " entries; " + text(rows) + " rows of " +
-               text(b.page_columns) + " pages want " + text(rows * b.page_columns));
-    }
-    if (b.row_starts.front() != 0 || b.row_starts.back() != tokens) {
-        reject("row_starts runs from " + text(b.row_starts.front()) + " to " + text(b.row_starts.back()) + "; it must run from 0 to " +
-               text(tokens) + ", the number of tokens");
-    }
-    for (int64_t t = 0; t < tokens; ++t) {
-        if (b.tokens[t] < 0 || b.tokens[t] >= shape_.vocab) {
-            reject("tokens[" + text(t) + "] is " + text(b.tokens[t]) + "; the vocabulary is 0.." + text(shape_.vocab - 1));
-        }
-    }
-    std::vector<int32_t> written;
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t count = static_cast<int64_t>(b.row_starts[r + 1]) - b.row_starts[r], length = b.lengths[r];
-        if (count < 1) reject("row " + text(r) + " brings " + text(count) + " tokens; it must bring at least one");
-        if (length < 0) reject("lengths[" + text(r) + "] is " + text(length) + "; it must be at least 0");
-        if (length + count > shape_.context_length) {
-            reject("row " + text(r) + " would have " + text(length + count) + " tokens; the context holds " +
-                   text(shape_.context_length));
-        }
-        const int64_t pages = (length + count + s.page_size - 1) / s.page_size;
-        if (pages > b.page_columns) {
-            reject("row " + text(r) + " needs " + text(pages) + " pages; its page table has " + text(b.page_columns));
-        }
-        for (int64_t p = 0; p < pages; ++p) {
-            const int32_t page = b.page_table[r * b.page_columns + p];
-            if (page < 0 || page >= s.pages) {
-                reject("page_table[" + text(r) + ", " + text(p) + "] is " + text(page) + "; the slab has pages 0.." +
-                       text(s.pages - 1));
-            }
-            if (p >= length / s.page_size) written.push_back(page);
-        }
-    }
-    std::sort(written.begin(), written.end());
-    if (auto twice = std::adjacent_find(written.begin(), written.end()); twice != written.end()) {
-        reject("page " + text(*twice) + " is written at two places of the batch; a page that is written belongs to one row");
-    }
-    for (size_t i = 0; i < b.logits_at.size(); ++i) {
-        if (b.logits_at[i] < 0 || b.logits_at[i] >= tokens || (i > 0 && b.logits_at[i] <= b.logits_at[i - 1])) {
-            reject("logits_at[" + text(i) + "] is " + text(b.logits_at[i]) + "; it must ascend within 0.." + text(tokens - 1));
-        }
-    }
+    check_batch(b, {shape_.vocab, shape_.context_length, max_step_tokens_}, s);
 }
 
 void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
@@ -184,14 +141,11 @@ void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
     reserve(cosines_, tokens * shape_.frequencies.size());
     reserve(sines_, tokens * shape_.frequencies.size());
     places_.resize(tokens);
-    rows_.clear();
-    for (size_t r = 0; r < batch.lengths.size(); ++r) {
-        const int first = batch.row_starts[r], count = batch.row_starts[r + 1] - first;
-        const int32_t* pages = batch.page_table.data() + r * batch.page_columns;
-        rows_.push_back({pages, batch.lengths[r], count, first});
-        for (int t = 0; t < count; ++t) {
-            const int position = batch.lengths[r] + t;
-            places_[first + t] = {pages[position / s.page_size], position % s.page_size};
+    rows_ = split_rows(batch.rows);
+    for (const BatchRow& row : rows_) {
+        for (int t = 0; t < row.tokens; ++t) {
+            const int position = row.length + t;
+            places_[row.first_token + t] = {row.pages[position / s.page_size], position % s.page_size};
         }
     }
     if (attention_page_size_ != s.page_size) {
@@ -206,15 +160,11 @@ void Decoder::embed(const DecoderBatch& batch) {
     for_rows(*pool_, tokens_, hidden, [&](int begin, int end) {
         for (int t = begin; t < end; ++t) dequantize_row(*embedding_, batch.tokens[t], x_.data() + static_cast<size_t>(t) * hidden);
     });
-    for (const AttentionRow& row : rows_) {
+    for (const BatchRow& row : rows_) {
         for (int t = 0; t < row.tokens; ++t) {
             float* cosines = cosines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
             float* sines = sines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
-            for (int i = 0; i < pairs; ++i) {
-                const double angle = (row.length + t) * shape_.frequencies[i];
-                cosines[i] = static_cast<float>(std::cos(angle));
-                sines[i] = static_cast<float>(std::sin(angle));
-            }
+            rotation(shape_.frequencies, row.length + t, cosines, sines);
         }
     }
 }
@@ -254,7 +204,6 @@ void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
     const int dim = shape_.head_dim, heads = shape_.heads, kv_heads = shape_.kv_heads;
     const int width = (heads + 2 * kv_heads) * dim, pairs = static_cast<int>(shape_.frequencies.size());
     for_rows(*pool_, tokens_, width, [&](int begin, int end) {
-        std::vector<uint16_t> halves(dim);
         for (int t = begin; t < end; ++t) {
             float* q = qkv_.data() + static_cast<size_t>(t) * width;
             float *k = q + heads * dim, *v = k + kv_heads * dim;
@@ -265,12 +214,8 @@ void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
             }
             const float *cosines = cosines_.data() + static_cast<size_t>(t) * pairs, *sines = sines_.data() + static_cast<size_t>(t) * pairs;
             for (int h = 0; h < heads + kv_heads; ++h) kernels.rope(q + h * dim, cosines, sines, pairs, shape_.interleaved);
-            const Place& place = places_[t];
-            for (int h = 0; h < kv_heads; ++h) {
-                kernels.to_half(k + h * dim, dim, halves.data());
-                slab.write_key(place.page, index, h, place.slot, halves.data());
-                kernels.to_half(v + h * dim, dim, slab.value(place.page, index, h, place.slot));
-            }
+            const Place place = places_[t];
+            slab.write(place.page, index, place.slot, k, v);
         }
     });
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "batch.h"
 #include "linear.h"
 #include "slab.h"
 
@@ -33,11 +34,8 @@ struct LayerPack {
     std::vector<float> q_bias, k_bias, v_bias;  // all empty where the model has none
 };
 
-// kernels/decoder.py: Batch, with its meaning.
-struct DecoderBatch {
-    std::span<const int32_t> tokens, row_starts, lengths, page_table, logits_at;
-    int page_columns;  // P of the page table [R, P]
-};
+// Cosines and sines [frequencies] of the angles position * frequency, computed in double precision.
+void rotation(std::span<const double> frequencies, int position, float* cosines, float* sines);
 
 class Decoder {
   public:
@@ -88,7 +86,7 @@ class Decoder {
     Pool* pool_ = nullptr;  // during a forward
     std::optional<Attention> attention_;
     int attention_page_size_ = 0;
-    std::vector<AttentionRow> rows_;
+    std::vector<BatchRow> rows_;
     std::vector<Place> places_;
     std::vector<float> x_, normed_, qkv_, attended_, gate_, up_, cosines_, sines_;
     Activations quantized_, dense_;

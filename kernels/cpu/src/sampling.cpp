@@ -14,9 +14,12 @@ namespace russet {
 
 namespace {
 
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
 struct Candidate {
     float logit;
     int32_t id;
+    double weight;
     // Largest first; the lower id first among equals.
     bool operator<(const Candidate& other) const {
         return logit > other.logit || (logit == other.logit && id < other.id);
@@ -44,9 +47,12 @@ class RowSampler {
         if (p_.temperature[r_] == 0.0f) return first_peak();
         rate_ = 1.0 / static_cast<double>(p_.temperature[r_]);
         target_ = uniform(p_.seed[r_], p_.position[r_]);
-        const int top_k = p_.top_k[r_];
-        if (top_k > 0 && top_k < n_) return draw_among_top_k(top_k);
-        if (p_.top_p[r_] < 1.0f) return draw_nucleus();
+        const bool nucleus = p_.top_p[r_] < 1.0f;
+        if (const int k = p_.top_k[r_]; k > 0 && k < n_) {
+            keep_top_k(k);
+            return draw_down_to(nucleus ? end_of_nucleus(total_of_candidates()) : s_.candidates[k - 1]);
+        }
+        if (nucleus) return draw_down_to(end_of_nucleus(gather_nucleus()));
         weigh(p_.min_p[r_]);
         return draw_from_weights();
     }
@@ -85,15 +91,16 @@ class RowSampler {
             if (s_.maxima[block] < least) continue;
             const int begin = static_cast<int>(block) * kPeakBlock, end = std::min(n_, begin + kPeakBlock);
             for (int i = begin; i < end; ++i) {
-                if (x_[i] >= least) s_.candidates.push_back({x_[i], i});
+                if (x_[i] >= least) s_.candidates.push_back({x_[i], i, 0.0});
             }
         }
     }
 
+    // The candidates become the k largest; the smallest of them stands last, the others in no order.
     // Each of k blocks has an element as large as the k-th largest block maximum, so the k largest elements are at
-    // least that large: selection among the maxima leaves few candidates to order.
-    int draw_among_top_k(int k) {
-        float least = -std::numeric_limits<float>::infinity();
+    // least that large: selection among the maxima leaves few candidates to select from.
+    void keep_top_k(int k) {
+        float least = kLowest;
         if (k <= static_cast<int>(s_.maxima.size())) {
             s_.ranked = s_.maxima;
             std::nth_element(s_.ranked.begin(), s_.ranked.begin() + (k - 1), s_.ranked.end(), std::greater<>());
@@ -101,66 +108,76 @@ class RowSampler {
         }
         gather(least);
         auto& c = s_.candidates;
-        if (static_cast<int>(c.size()) > k) {
-            std::nth_element(c.begin(), c.begin() + (k - 1), c.end());
-            c.resize(k);
-        }
-        std::sort(c.begin(), c.end());
-        s_.weights.resize(c.size());
-        double total = 0.0;
-        for (size_t i = 0; i < c.size(); ++i) total += s_.weights[i] = weight(c[i].logit);
-        if (p_.top_p[r_] < 1.0f) cut_nucleus(total);
-        return draw_from_candidates();
+        std::nth_element(c.begin(), c.begin() + (k - 1), c.end());
+        c.resize(k);
     }
 
-    // Widens the candidates from the top until they hold the mass that top-p wants; only those are ordered.
-    int draw_nucleus() {
+    double total_of_candidates() {
+        std::sort(s_.candidates.begin(), s_.candidates.end());
+        double total = 0.0;
+        for (Candidate& c : s_.candidates) total += c.weight = weight(c.logit);
+        return total;
+    }
+
+    // Widens the candidates from the top until they hold the mass that top-p wants; returns the mass of all.
+    double gather_nucleus() {
         weigh(0.0);
         double total = 0.0;
         for (double sum : s_.sums) total += sum;
-        const double wanted = p_.top_p[r_] * total;
         for (double depth = 2.0;; depth *= 2.0) {
             const bool all = depth > 800.0;  // weights are zero from 708 on
-            gather(all ? -std::numeric_limits<float>::infinity() : static_cast<float>(peak_ - depth / rate_));
+            gather(all ? kLowest : static_cast<float>(peak_ - depth / rate_));
             double mass = 0.0;
-            for (const Candidate& c : s_.candidates) mass += s_.weights[c.id];
-            if (mass >= wanted || all) break;
+            for (Candidate& c : s_.candidates) mass += c.weight = s_.weights[c.id];
+            if (all || mass >= p_.top_p[r_] * total) return total;
         }
-        auto& c = s_.candidates;
-        std::sort(c.begin(), c.end());
-        s_.sums.resize(c.size());
-        for (size_t i = 0; i < c.size(); ++i) s_.sums[i] = s_.weights[c[i].id];
-        s_.weights.assign(s_.sums.begin(), s_.sums.end());
-        cut_nucleus(total);
-        return draw_from_candidates();
     }
 
-    // Keeps the fewest first candidates whose weights reach top-p of the total.
-    void cut_nucleus(double total) {
+    // The last of the fewest largest candidates whose weights reach top-p of the total, by bisection: only the half
+    // in which the sum crosses is looked at again.
+    Candidate end_of_nucleus(double total) {
         const double wanted = p_.top_p[r_] * total;
-        double running = 0.0;
-        for (size_t i = 0; i < s_.candidates.size(); ++i) {
-            running += s_.weights[i];
-            if (running >= wanted) return s_.candidates.resize(i + 1);
+        auto begin = s_.candidates.begin(), end = s_.candidates.end();
+        double above = 0.0;
+        while (end - begin > 32) {
+            auto middle = begin + (end - begin) / 2;
+            std::nth_element(begin, middle, end);
+            double mass = above;
+            for (auto c = begin; c != middle; ++c) mass += c->weight;
+            if (mass >= wanted) {
+                end = middle;
+            } else {
+                above = mass, begin = middle;
+            }
         }
+        std::sort(begin, end);
+        for (auto c = begin; c != end; ++c) {
+            above += c->weight;
+            if (above >= wanted) return *c;
+        }
+        return *(end - 1);
     }
 
-    // Min-p and the draw. weights[i] belongs to candidates[i], largest first.
-    int draw_from_candidates() {
+    // Min-p and the draw among the candidates that come no later than `last` in order of size.
+    int draw_down_to(const Candidate last) {
+        gather(last.logit);
         auto& c = s_.candidates;
-        size_t kept = c.size();
-        while (kept > 1 && s_.weights[kept - 1] < p_.min_p[r_]) --kept;
-        c.resize(kept);
-        std::sort(c.begin(), c.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-        s_.weights.resize(kept);
+        const double least = p_.min_p[r_];
         double total = 0.0;
-        for (size_t i = 0; i < kept; ++i) total += s_.weights[i] = weight(c[i].logit);
-        double running = 0.0;
-        for (size_t i = 0; i < kept; ++i) {
-            running += s_.weights[i];
-            if (running > target_ * total) return c[i].id;
+        for (Candidate& candidate : c) {
+            const double w = last < candidate ? 0.0 : weight(candidate.logit);
+            candidate.weight = w < least ? 0.0 : w;
+            total += candidate.weight;
         }
-        return c[kept - 1].id;
+        double running = 0.0;
+        int id = c.front().id;
+        for (const Candidate& candidate : c) {
+            if (candidate.weight == 0.0) continue;
+            id = candidate.id;
+            running += candidate.weight;
+            if (running > target_ * total) break;
+        }
+        return id;
     }
 
     // The inverse of the running sum over all weights, block by block, then within the block.

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "vector_kernels.h"
+
 namespace russet {
 
 namespace {
@@ -53,6 +55,18 @@ KvSlab::KvSlab(const SlabShape& shape) : shape_(shape), bytes_(bytes_for(shape))
 }
 
 KvSlab::~KvSlab() { munmap(base_, bytes_); }
+
+void KvSlab::write(int page, int layer, int slot, const float* k, const float* v) {
+    const VectorKernels& kernels = vector_kernels();
+    const int n = shape_.head_dim;
+    for (int head = 0; head < shape_.kv_heads; ++head, k += n, v += n) {
+        uint16_t* row = values(page, layer, head) + static_cast<size_t>(slot) * dim_;
+        uint16_t* column = keys(page, layer, head) + static_cast<size_t>(slot / kBlock) * kBlock * dim_ + slot % kBlock;
+        kernels.to_half(k, n, row);  // on the way through the value's place, which is written next
+        for (int d = 0; d < n; ++d) column[d * kBlock] = row[d];
+        kernels.to_half(v, n, row);
+    }
+}
 
 void KvSlab::check_page(int32_t page) const {
     if (page < 0 || page >= shape_.pages) {

@@ -40,12 +40,8 @@ class KvSlab {
     uint16_t* keys(int page, int layer, int head) const { return at(page, layer, head); }
     uint16_t* values(int page, int layer, int head) const { return at(page, layer, head) + key_values_; }
 
-    uint16_t* value(int page, int layer, int head, int slot) const { return values(page, layer, head) + slot * dim_; }
-    // Scatters one key [head_dim] to its slot.
-    void write_key(int page, int layer, int head, int slot, const uint16_t* key) const {
-        uint16_t* at = keys(page, layer, head) + slot / kBlock * kBlock * dim_ + slot % kBlock;
-        for (int d = 0; d < shape_.head_dim; ++d) at[d * kBlock] = key[d];
-    }
+    // Rounds one token's keys and values, each [kv_heads][head_dim], into its slot.
+    void write(int page, int layer, int slot, const float* keys, const float* values);
 
     // Copies page source[i] to target[i], all layers, in order. Throws std::invalid_argument naming a page out of range.
     void copy_pages(std::span<const int32_t> source, std::span<const int32_t> target);

@@ -1,0 +1,87 @@
+#include "batch.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace russet {
+
+namespace {
+
+[[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+}  // namespace
+
+void check_rows(const BatchRows& b, int64_t tokens, int context_length, const SlabShape& slab) {
+    const int64_t rows = b.lengths.size();
+    if (rows < 1) reject("the batch has no rows");
+    if (static_cast<int64_t>(b.row_starts.size()) != rows + 1) {
+        reject("row_starts has " + text(b.row_starts.size()) + " entries; " + text(rows) + " rows want " + text(rows + 1));
+    }
+    if (static_cast<int64_t>(b.page_table.size()) != rows * b.page_columns) {
+        reject("page_table has " + text(b.page_table.size()) + " entries; " + text(rows) + " rows of " +
+               text(b.page_columns) + " pages want " + text(rows * b.page_columns));
+    }
+    if (b.row_starts.front() != 0 || b.row_starts.back() != tokens) {
+        reject("row_starts runs from " + text(b.row_starts.front()) + " to " + text(b.row_starts.back()) +
+               "; it must run from 0 to " + text(tokens) + ", the number of tokens");
+    }
+    std::vector<int32_t> written;
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t count = static_cast<int64_t>(b.row_starts[r + 1]) - b.row_starts[r], length = b.lengths[r];
+        if (count < 1) reject("row " + text(r) + " brings " + text(count) + " tokens; it must bring at least one");
+        if (length < 0) reject("lengths[" + text(r) + "] is " + text(length) + "; it must be at least 0");
+        if (length + count > context_length) {
+            reject("row " + text(r) + " would have " + text(length + count) + " tokens; the context holds " +
+                   text(context_length));
+        }
+        const int64_t pages = (length + count + slab.page_size - 1) / slab.page_size;
+        if (pages > b.page_columns) {
+            reject("row " + text(r) + " needs " + text(pages) + " pages; its page table has " + text(b.page_columns));
+        }
+        for (int64_t p = 0; p < pages; ++p) {
+            const int32_t page = b.page_table[r * b.page_columns + p];
+            if (page < 0 || page >= slab.pages) {
+                reject("page_table[" + text(r) + ", " + text(p) + "] is " + text(page) + "; the slab has pages 0.." +
+                       text(slab.pages - 1));
+            }
+            if (p >= length / slab.page_size) written.push_back(page);
+        }
+    }
+    std::sort(written.begin(), written.end());
+    if (auto twice = std::adjacent_find(written.begin(), written.end()); twice != written.end()) {
+        reject("page " + text(*twice) + " is written at two places of the batch; a written page belongs to one row");
+    }
+}
+
+void check_batch(const DecoderBatch& b, const BatchLimits& limits, const SlabShape& slab) {
+    const int64_t tokens = b.tokens.size();
+    if (tokens > limits.max_step_tokens) {
+        reject("the batch has " + text(tokens) + " tokens; max_step_tokens is " + text(limits.max_step_tokens));
+    }
+    check_rows(b.rows, tokens, limits.context_length, slab);
+    for (int64_t t = 0; t < tokens; ++t) {
+        if (b.tokens[t] < 0 || b.tokens[t] >= limits.vocab) {
+            reject("tokens[" + text(t) + "] is " + text(b.tokens[t]) + "; the vocabulary is 0.." + text(limits.vocab - 1));
+        }
+    }
+    for (size_t i = 0; i < b.logits_at.size(); ++i) {
+        if (b.logits_at[i] < 0 || b.logits_at[i] >= tokens || (i > 0 && b.logits_at[i] <= b.logits_at[i - 1])) {
+            reject("logits_at[" + text(i) + "] is " + text(b.logits_at[i]) + "; it must ascend within 0.." +
+                   text(tokens - 1));
+        }
+    }
+}
+
+std::vector<BatchRow> split_rows(const BatchRows& rows) {
+    std::vector<BatchRow> out;
+    for (size_t r = 0; r < rows.lengths.size(); ++r) {
+        const int first = rows.row_starts[r];
+        out.push_back({rows.page_table.data() + r * rows.page_columns, rows.lengths[r], rows.row_starts[r + 1] - first, first});
+    }
+    return out;
+}
+
+}  // namespace russet
