@@ -1,11 +1,11 @@
 """KV pages: who holds which. The worker owns what is in them; here they are numbers with reference counts."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from actors.scheduler.config import Strategy
+from actors.scheduler.runs import FreeRuns
 
 _FREE, _USED = b"\x01", b"\x00"
 
@@ -32,7 +32,7 @@ class PageAllocator:
     The strategies differ in which free pages they take:
     - first_fit: the lowest numbers, so the slab's far end stays untouched (and unmapped) at low load;
     - best_fit: the smallest run of neighbouring pages that holds all that is asked for, so long runs survive and a
-      sequence's KV lies contiguous; where no run is long enough, the longest runs first;
+      sequence's KV lies contiguous; where no run is long enough, the longest is used up first;
     - round_robin: the next ones after those taken last, so every page is used equally often and a freed page keeps
       its content longest.
     """
@@ -44,10 +44,11 @@ class PageAllocator:
         self.page_size = page_size
         self.strategy = strategy
         self.num_free = num_pages
-        # One byte a page, so that searching is bytes.find and re, not a Python loop.
+        # One byte a page, so that searching is bytes.find, not a Python loop.
         self._free = bytearray(_FREE * num_pages)
         self._refcounts = [0] * num_pages
         self._cursor = 0
+        self._runs = FreeRuns(num_pages) if strategy == "best_fit" else None
 
     @property
     def num_used(self) -> int:
@@ -84,6 +85,8 @@ class PageAllocator:
             if self._refcounts[page] == 0:
                 self._free[page] = _FREE[0]
                 freed += 1
+                if self._runs is not None:
+                    self._runs.give_back(page)
         self.num_free += freed
         return freed
 
@@ -107,12 +110,14 @@ class PageAllocator:
                 problems.append(f"Page {page} has {references} references, but {held[page]} tables list it.")
             if bool(marked_free) != (references == 0):
                 problems.append(f"Page {page} has {references} references and free = {bool(marked_free)}.")
+        if self._runs is not None and sorted(self._runs.pages()) != [i for i, free in enumerate(self._free) if free]:
+            problems.append(f"The free runs hold {sorted(self._runs.pages())}, which are not the free pages.")
         problems += [f"A table lists page {page} of {self.num_pages}." for page in held if page >= self.num_pages]
         return problems
 
     def _choose(self, count: int) -> list[int]:
-        if self.strategy == "best_fit":
-            return self._best_runs(count)
+        if self._runs is not None:
+            return self._runs.take(count)
         pages = self._scan(self._cursor if self.strategy == "round_robin" else 0, count)
         self._cursor = (pages[-1] + 1) % self.num_pages
         return pages
@@ -128,22 +133,6 @@ class PageAllocator:
                 continue
             pages.append(position)
             position += 1
-        return pages
-
-    def _best_runs(self, count: int) -> list[int]:
-        exact = re.search(rb"(?<!\x01)\x01{%d}(?!\x01)" % count, self._free)
-        if exact:
-            return list(range(*exact.span()))
-        runs = [match.span() for match in re.finditer(rb"\x01+", self._free)]
-        fitting = [run for run in runs if run[1] - run[0] >= count]
-        if fitting:
-            start = min(fitting, key=lambda run: run[1] - run[0])[0]
-            return list(range(start, start + count))
-        pages: list[int] = []
-        for start, end in sorted(runs, key=lambda run: run[0] - run[1]):
-            pages += range(start, min(end, start + count - len(pages)))
-            if len(pages) == count:
-                break
         return pages
 
 

@@ -49,6 +49,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._config = config
         self._replica_id = replica_id
         self._node = node
+        self._telemetry = telemetry
         self._metrics = SchedulerMetrics(telemetry)
         self._announcer = Announcer(router, self._heartbeat, config.heartbeat_s) if router is not None else None
         self._loop = LeaseLoop(config, replica_id, worker, self._metrics, self._changed)
@@ -102,18 +103,23 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._live.add(sequence)
         self._none_live.clear()
         try:
-            self._loop.submit(sequence)
-            first = True
-            finish_reason = inference_pb2.FINISH_UNSPECIFIED
-            while not finish_reason:
-                token_ids, finish_reason = await sequence.stream.take()
-                event = scheduler_pb2.GenerateEvent(token_ids=token_ids, finish_reason=finish_reason)
-                if first:
-                    event.admission.CopyFrom(self._admission(sequence))
-                    first = False
-                if finish_reason:
-                    event.timings.CopyFrom(_timings(sequence))
-                yield event
+            with self._telemetry.span("scheduler.generate", _attributes(sequence)) as span:
+                self._loop.submit(sequence)
+                first = True
+                finish_reason = inference_pb2.FINISH_UNSPECIFIED
+                while not finish_reason:
+                    token_ids, finish_reason = await sequence.stream.take()
+                    event = scheduler_pb2.GenerateEvent(token_ids=token_ids, finish_reason=finish_reason)
+                    if first:
+                        event.admission.CopyFrom(self._admission(sequence))
+                        first = False
+                    if finish_reason:
+                        event.timings.CopyFrom(_timings(sequence))
+                        span.set_attribute("russet.preemptions", sequence.num_preemptions)
+                        span.set_attribute(
+                            "gen_ai.usage.output_tokens", sequence.num_tokens - sequence.num_prompt_tokens
+                        )
+                    yield event
         finally:
             self._loop.cancel(sequence)
             self._live.discard(sequence)
@@ -233,6 +239,16 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             load=self._load(),
             incarnation=self._incarnation,
         )
+
+
+def _attributes(sequence: Sequence) -> dict[str, str | int]:
+    """Of a request's span."""
+    return {
+        "russet.request_id": sequence.request_id,
+        "russet.level": sequence.level,
+        "gen_ai.usage.input_tokens": sequence.num_prompt_tokens,
+        "gen_ai.request.max_tokens": sequence.max_length - sequence.num_prompt_tokens,
+    }
 
 
 def _timings(sequence: Sequence) -> scheduler_pb2.Timings:

@@ -37,7 +37,7 @@ def measure(rows: int, waiting: int, strategy: str) -> None:
         batch = decoding_batch(rows, waiting, strategy)
         while len(busy) < ROUNDS and next(iter(batch.running.values())).num_tokens < 900:
             for sequence in batch.running.values():
-                sequence.token_ids += [1] * 20
+                sequence.token_ids += [1] * 30
                 sequence.num_computed_tokens = sequence.num_tokens - 1
             start = time.perf_counter()
             batch.enact(plan(batch.state(1.0)), 1.0).SerializeToString()

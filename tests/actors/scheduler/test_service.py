@@ -339,7 +339,7 @@ async def test_stop_ends_open_streams_as_unavailable(rig):
         ({"prompt": []}, "token_ids", "is empty"),
         ({"prompt": [1, 1000]}, "token_ids", "ids below 1000"),
         ({"prompt": [1] * 512}, "token_ids", "context of 512"),
-        ({"prompt": [1] * 500, "max_tokens": 13}, "max_tokens", "at most 12"),
+        ({"prompt": [1] * 500, "max_tokens": 13, "pages": 200}, "max_tokens", "at most 12"),
         ({"prompt": [1] * 200, "max_tokens": 60}, "max_tokens", "needs 65 pages.*at most 57.*64 KV pages of 4"),
         ({"prompt": [1] * 300, "max_tokens": 0}, "token_ids", "needs 75 pages"),
         ({"prompt_tokens": 6}, "prompt_tokens", "1 to len"),
@@ -360,7 +360,8 @@ async def test_stop_ends_open_streams_as_unavailable(rig):
     ],
 )
 async def test_bad_input_is_refused_by_name(rig, instruments, fields, param, says):
-    it = await rig()
+    fields = dict(fields)
+    it = await rig(pages=fields.pop("pages", 64))
     if (changes := fields.get("sampling")) is not None:
         sampling = instruments.sampling()
         for name, value in changes.items():
