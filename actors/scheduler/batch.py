@@ -25,8 +25,9 @@ class Batch:
         self.epoch = hello.epoch
         self.queue = queue
         self.allocator = PageAllocator(hello.pages, hello.page_size, config.page_strategy)
-        self.max_rows = min(config.max_running, hello.max_rows)
         self.step_tokens = min(config.step_tokens, hello.max_step_tokens)
+        # Every decoding row takes a token of each step.
+        self.max_rows = min(config.max_running, hello.max_rows, self.step_tokens)
         self.reserve_pages = int(config.reserve_fraction * hello.pages)
         # Row -> sequence, in order of admission.
         self.running: dict[int, Sequence] = {}

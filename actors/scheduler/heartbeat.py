@@ -13,12 +13,15 @@ GOODBYE_TIMEOUT_S = 1.0
 
 
 class Announcer:
-    """Sends a heartbeat every interval_s and at once when something changed. A router that is away is no error."""
+    """Sends a heartbeat every interval_s and at once when something changed. A router that is away is no error.
+
+    While `describe` gives None there is nothing to announce: the replica does not know its model yet.
+    """
 
     def __init__(
         self,
         router: router_pb2_grpc.RouterStub,
-        describe: Callable[[], router_pb2.HeartbeatRequest],
+        describe: Callable[[], router_pb2.HeartbeatRequest | None],
         interval_s: float,
     ) -> None:
         self._router = router
@@ -63,8 +66,10 @@ class Announcer:
 
     async def _send(self, timeout_s: float, *, leaving: bool = False) -> bool:
         """Send one heartbeat; returns whether the router is content with it (or away)."""
-        self._sequence += 1
         request = self._describe()
+        if request is None:
+            return True
+        self._sequence += 1
         request.sequence = self._sequence
         request.leaving = leaving
         try:

@@ -78,7 +78,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             self._task = None
 
     def announce(self, addresses: list[str]) -> None:
-        """Begin heartbeats: gateways reach this service at `addresses`, cheapest first."""
+        """Begin heartbeats, once the worker has said hello: gateways reach us at `addresses`, cheapest first."""
         self._addresses = list(addresses)
         if self._announcer is not None:
             self._announcer.start()
@@ -227,15 +227,17 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             step_us=rates.step.value(now) * 1e6,
         )
 
-    def _heartbeat(self) -> router_pb2.HeartbeatRequest:
+    def _heartbeat(self) -> router_pb2.HeartbeatRequest | None:
         hello = self._loop.hello
+        if hello is None:
+            return None
         return router_pb2.HeartbeatRequest(
             replica_id=self._replica_id,
             addresses=self._addresses,
             node=self._node,
-            model=hello.model.id if hello else "",
-            context_length=hello.model.context_length if hello else 0,
-            isa_class=hello.isa_class if hello else "",
+            model=hello.model.id,
+            context_length=hello.model.context_length,
+            isa_class=hello.isa_class,
             load=self._load(),
             incarnation=self._incarnation,
         )

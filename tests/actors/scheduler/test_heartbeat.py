@@ -60,3 +60,16 @@ async def test_a_router_that_never_knows_us_is_not_flooded():
         await asyncio.sleep(0)
     assert router.seen.empty()
     await it.stop()
+
+
+async def test_nothing_is_announced_before_the_model_is_known():
+    router, known = Router([]), []
+    it = Announcer(router, lambda: router_pb2.HeartbeatRequest(replica_id="r") if known else None, 60)
+    it.start()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert router.seen.empty()
+    known.append(True)
+    it.changed()
+    assert (await asyncio.wait_for(router.seen.get(), 5)).sequence == 1
+    await it.stop()
