@@ -4,10 +4,15 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace russet {
 namespace {
 
-constexpr std::array<Isa, 4> kFastestFirst = {Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Scalar};
+constexpr std::array kFastestFirst = {Isa::Avx512Vnni, Isa::Avx2, Isa::NeonDotprod, Isa::Neon, Isa::Scalar};
 
 std::atomic<Isa>& selected() {
     static std::atomic<Isa> isa{best()};
@@ -30,6 +35,8 @@ const char* name(Isa isa) {
             return "scalar";
         case Isa::Neon:
             return "neon";
+        case Isa::NeonDotprod:
+            return "neon_dotprod";
         case Isa::Avx2:
             return "avx2";
         case Isa::Avx512Vnni:
@@ -54,6 +61,12 @@ bool supported(Isa isa) {
 #elif defined(__aarch64__)
         case Isa::Neon:
             return true;
+        case Isa::NeonDotprod:
+#if defined(__linux__)
+            return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+            return true;  // every Apple Silicon
+#endif
 #endif
         default:
             return false;
@@ -88,7 +101,8 @@ std::string isa_class() {
 #if defined(__x86_64__)
     return std::string("x86-") + name(active());
 #elif defined(__aarch64__)
-    return std::string("arm64-") + name(active());
+    // Dot-product instructions give the same integers sooner.
+    return std::string("arm64-") + (active() == Isa::NeonDotprod ? name(Isa::Neon) : name(active()));
 #else
     return std::string("cpu-") + name(active());
 #endif

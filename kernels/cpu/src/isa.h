@@ -1,7 +1,7 @@
 // Which instruction set the kernels use: found at run time, settable for tests.
 //
-// Kernels of one instruction set live in a file of their own (NAME_avx2.cpp, NAME_avx512.cpp, NAME_neon.cpp), which
-// CMake compiles for it. Such a file must include no header whose inline code others use too (no <vector>, no
+// Kernels of one instruction set live in a file of their own (NAME_avx2.cpp, NAME_avx512.cpp, NAME_neon.cpp,
+// NAME_neon_dotprod.cpp), which CMake compiles for it. Such a file must include no header whose inline code others use too (no <vector>, no
 // <algorithm>): the linker keeps one copy of an inline function, and it could keep the AVX-512 one for everybody.
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace russet {
 
-enum class Isa { Scalar, Neon, Avx2, Avx512Vnni };
+enum class Isa { Scalar, Neon, NeonDotprod, Avx2, Avx512Vnni };
 
-// "scalar", "neon", "avx2" or "avx512vnni".
+// "scalar", "neon", "neon_dotprod", "avx2" or "avx512vnni".
 const char* name(Isa isa);
 
 // Whether this build has kernels for it and this processor (and system) can run them.

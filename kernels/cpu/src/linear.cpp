@@ -33,6 +33,8 @@ const LinearKernels& kernels() {
         case Isa::Avx2:
             return linear_kernels_avx2();
 #elif defined(__aarch64__)
+        case Isa::NeonDotprod:
+            return linear_kernels_neon_dotprod();
         case Isa::Neon:
             return linear_kernels_neon();
 #endif

@@ -134,7 +134,7 @@ void bind_linear(nb::module_& m) {
         "supported_isas",
         [] {
             std::vector<std::string> names;
-            for (Isa isa : {Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Scalar}) {
+            for (Isa isa : {Isa::Avx512Vnni, Isa::Avx2, Isa::NeonDotprod, Isa::Neon, Isa::Scalar}) {
                 if (supported(isa)) names.emplace_back(name(isa));
             }
             return names;

@@ -86,6 +86,7 @@ const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx512();
 #elif defined(__aarch64__)
 const LinearKernels& linear_kernels_neon();
+const LinearKernels& linear_kernels_neon_dotprod();
 #endif
 
 }  // namespace russet

@@ -10,7 +10,8 @@ const VectorKernels& vector_kernels() {
         case Isa::Avx512Vnni: return kAvx512Kernels;
         case Isa::Avx2: return kAvx2Kernels;
 #elif defined(__aarch64__)
-        case Isa::Neon: return kNeonKernels;
+        case Isa::Neon:
+        case Isa::NeonDotprod: return kNeonKernels;
 #endif
         default: return kScalarKernels;
     }
