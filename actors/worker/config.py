@@ -12,23 +12,29 @@ class WorkerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
-        "smollm2-135m-instruct", min_length=1, description="Alias, GGUF file, or directory of MLX safetensors"
+        default="smollm2-135m-instruct", min_length=1, description="Alias, GGUF file, or directory of MLX safetensors"
     )
-    model_id: str = Field("", description="Name the model is served under; empty takes the alias or the file's name")
+    model_id: str = Field(
+        default="", description="Name the model is served under; empty takes the alias or the file's name"
+    )
     backend: Literal["auto", "cpu", "mlx"] = Field(
-        "auto",
+        default="auto",
         description="What interprets the model: our C++ primitive (cpu) or MLX operations; auto picks the faster",
     )
     kv_memory_bytes: int = Field(
-        0, ge=0, description="Bytes for the KV slab; 0 takes a quarter of the memory available, or what max_rows need"
+        default=0,
+        ge=0,
+        description="Bytes for the KV slab; 0 takes a quarter of the memory available, or what max_rows need",
     )
-    page_size: int = Field(16, ge=1, le=256, description="Tokens a KV page holds")
-    max_rows: int = Field(64, ge=1, le=1024, description="Most rows (sequences) of one batch")
+    page_size: int = Field(default=16, ge=1, le=256, description="Tokens a KV page holds")
+    max_rows: int = Field(default=64, ge=1, le=1024, description="Most rows (sequences) of one batch")
     max_step_tokens: int = Field(
-        512, ge=1, le=16384, description="Most tokens of one forward, prompts and decode together"
+        default=512, ge=1, le=16384, description="Most tokens of one forward, prompts and decode together"
     )
-    threads: int = Field(0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
-    deterministic: bool = Field(False, description="The same tokens however a request is batched, chunked or resumed")
+    threads: int = Field(default=0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
+    deterministic: bool = Field(
+        default=False, description="The same tokens however a request is batched, chunked or resumed"
+    )
 
     @model_validator(mode="after")
     def _rows_fit_a_step(self) -> Self:

@@ -37,7 +37,7 @@ def merge(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
     """One message for consecutive records (at least one) of one epoch: tokens in order, the rest at its newest."""
     computed: dict[int, int] = {}
     tokens: dict[int, list[int]] = {}
-    ends: dict[int, int] = {}
+    ends: dict[int, worker_pb2.RowEnd] = {}
     errors: dict[int, str] = {}
     for record in records:
         for row, count, token, end in zip(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.base.errors import Conflict, Internal, StaleEpoch, Unavailable
+from actors.base.errors import Conflict, Internal, InvalidArgument, StaleEpoch, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.worker.config import WorkerConfig
 from actors.worker.engine import Engine, Reset
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 STEP_BUCKETS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4)
 GAP_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.05, 0.25, 1)
+PASS_INVARIANT = ("x86-", "arm64-")
+"""How the isa_class begins of decoders whose logits never depend on batch, chunking or threads: the C++ one's."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._config = config
         self._machine: Machine | None = None
         self._thread: threading.Thread | None = None
+        self._failed: asyncio.Future[BaseException]
         self._epoch: Epoch | None = None
         self._epochs = 0
         self._step_seconds = telemetry.histogram(
@@ -74,6 +77,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Load the model and start the engine thread. Raises what loading raises."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Machine] = loop.create_future()
+        self._failed = loop.create_future()
         self._thread = threading.Thread(target=self._serve, args=(loop, ready), name="worker-engine", daemon=True)
         self._thread.start()
         self._machine = await ready
@@ -88,10 +92,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             await asyncio.to_thread(self._thread.join)
         self._wake()
 
-    @property
-    def failure(self) -> BaseException | None:
-        """What ended the engine, where it ended by itself: the process is then of no more use."""
-        return self._machine.engine.failure if self._machine is not None else None
+    async def failed(self) -> BaseException:
+        """Waits until the engine has ended by itself, and returns what ended it. The process is of no more use then."""
+        return await asyncio.shield(self._failed)
 
     async def Hello(self, request: worker_pb2.HelloRequest, context: Any) -> worker_pb2.HelloReply:
         """Open an epoch: every row is forgotten, an older epoch's Run ends with StaleEpoch."""
@@ -181,12 +184,23 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             return
         loop.call_soon_threadsafe(_settle, ready, machine)
         machine.engine.run()
+        if machine.engine.failure is not None:
+            loop.call_soon_threadsafe(self._failed.set_result, machine.engine.failure)
 
 
 def load(config: WorkerConfig, on_news: Any) -> Machine:
     """Load the model, build its decoder and slab. `on_news` as in Engine."""
     model = load_model(config.model)
-    decoder = build_decoder(model.spec, model.weights, backend=config.backend, threads=config.threads)
+    try:
+        decoder = build_decoder(model.spec, model.weights, backend=config.backend, threads=config.threads)
+    except ValueError as refusal:
+        raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal
+    if config.deterministic and not decoder.isa_class.startswith(PASS_INVARIANT):
+        raise InvalidArgument(
+            f"deterministic = true: on {decoder.isa_class} a token's numbers depend on its batch; only the compiled "
+            "CPU decoder (backend 'cpu') promises the same ones",
+            param="deterministic",
+        )
     kv = allocate(decoder, config.page_size, config.max_rows, config.kv_memory_bytes)
     context_length = min(model.spec.context_length, kv.pages * kv.page_size)
     if context_length < model.spec.context_length:

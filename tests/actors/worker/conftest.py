@@ -1,8 +1,9 @@
 """Decoders small enough to test an engine with, and a scheduler small enough to read."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from actors.worker.engine import Engine, Reset
 from actors.worker.ledger import Capacity, Ledger
 from actors.worker.results import merge
+from kernels import cpu
 from kernels.backend import build_decoder
 from kernels.decoder import Batch, Decoder, DecoderSpec, DecoderWeights, Kv, LayerWeights, Rope
 from protos.gen import inference_pb2, worker_pb2
@@ -92,7 +94,7 @@ class ToyDecoder:
     def logits(history: Sequence[int] | np.ndarray) -> np.ndarray:
         return toy_logits(history)
 
-    def forward(self, batch: Batch, kv: ToyKv) -> mx.array:
+    def forward(self, batch: Batch, kv: Any) -> mx.array:
         self.batches.append(batch)
         if self.fail(batch):
             raise RuntimeError("the toy broke")
@@ -248,11 +250,15 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
     if request.param == "toy":
         return ToyDecoder()
     spec = tiny_spec()
-    if request.param == "cpu":
-        cpu = pytest.importorskip("kernels.cpu")
-        if not cpu.available():
-            pytest.skip(cpu.reason())
+    if request.param == "cpu" and not cpu.available():
+        pytest.skip(cpu.reason())
     return build_decoder(spec, tiny_weights(spec), backend=request.param)
+
+
+@pytest.fixture
+def tiny_model() -> Callable[[], tuple[DecoderSpec, DecoderWeights]]:
+    """tiny_model(): a random model that every interpreter takes."""
+    return lambda: (tiny_spec(), tiny_weights(tiny_spec()))
 
 
 @pytest.fixture
@@ -261,7 +267,7 @@ def toy() -> ToyDecoder:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[Callable[..., Scheduler]]:
+def scheduler() -> Callable[..., Scheduler]:
     """scheduler(decoder, pages=..., max_rows=...): a fresh engine in epoch 1, and who feeds it."""
 
     def make(decoder: Decoder, *, pages: int = 512, max_rows: int = 32, kv: Kv | None = None) -> Scheduler:

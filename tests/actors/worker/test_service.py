@@ -16,6 +16,7 @@ from actors.worker.config import WorkerConfig
 from actors.worker.engine import Engine, Reset
 from actors.worker.models import LoadedModel
 from actors.worker.service import WorkerService
+from kernels import cpu
 from protos.gen import inference_pb2, worker_pb2, worker_pb2_grpc
 
 SAMPLING = inference_pb2.Sampling(
@@ -268,7 +269,7 @@ class TestFaults:
                 await until_end(stub.Run(plans))
             with pytest.raises(Internal, match="restart this worker"):
                 await stub.Hello(worker_pb2.HelloRequest())
-            assert isinstance(service.failure, ZeroDivisionError)
+            assert isinstance(await service.failed(), ZeroDivisionError)
             assert "the engine failed after step 0" in caplog.text
 
     async def test_stopping_ends_open_runs(self) -> None:
@@ -288,6 +289,39 @@ async def test_a_model_that_cannot_be_loaded_fails_the_start() -> None:
     with pytest.raises(NotFound, match=r"/nowhere/x\.gguf"):
         await service.start()
     await service.stop()
+
+
+@pytest.mark.usefixtures("toy_model")
+async def test_deterministic_is_refused_where_it_cannot_be_kept() -> None:
+    config = WorkerConfig(model_id="toy", page_size=8, deterministic=True)
+    with pytest.raises(InvalidArgument, match="deterministic = true: on toy a token's numbers depend on its batch"):
+        async with serving(config):
+            pass
+
+
+@pytest.mark.parametrize("backend", ["mlx", "cpu"])
+async def test_real_decoders_run_on_the_engine_thread(
+    monkeypatch: pytest.MonkeyPatch, tiny_model, backend: str
+) -> None:
+    """What is loaded on the engine thread computes there: MLX keeps streams per thread."""
+    if backend == "cpu" and not cpu.available():
+        pytest.skip(cpu.reason())
+
+    def load(name: str) -> LoadedModel:
+        vocabulary = worker_pb2.Vocabulary(vocab_size=96)
+        return LoadedModel(*tiny_model(), vocabulary, worker_pb2.ModelInfo(id=name, context_length=192))
+
+    monkeypatch.setattr("actors.worker.service.load_model", load)
+    config = WorkerConfig(backend=backend, page_size=8, kv_memory_bytes=1 << 20)  # type: ignore[arg-type]
+    async with serving(config) as (_, stub, _):
+        hello = await stub.Hello(worker_pb2.HelloRequest())
+        plans = Plans()
+        plans.put(one_row(hello.epoch))
+        tokens, last = await until_end(stub.Run(plans))
+    assert len(tokens) == 9
+    assert list(last.end) == [worker_pb2.ROW_LENGTH]
+    assert hello.model.kv_bytes_per_token * hello.page_size * hello.pages <= 1 << 20
+    assert hello.model.kv_bytes_per_token >= 2 * tiny_model()[0].kv_values_per_token, "float16 at least"
 
 
 @pytest.mark.usefixtures("toy_model")
