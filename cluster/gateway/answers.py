@@ -1,0 +1,119 @@
+"""Answers in OpenAI's shapes: whole, or as server-sent events built from bytes prepared once a stream."""
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+import numpy as np
+
+from cluster.gateway.requests import FINISH_NAMES, Generation
+from protos.gen import inference_pb2
+
+DONE = b"data: [DONE]\n\n"
+MARK = "\u0001"
+"""Stands for the text in a chunk's template; JSON writes it as an escape that no other value contains."""
+
+
+class Shape:
+    """How one endpoint writes its answers."""
+
+    def __init__(self, whole: str, chunk: str, *, chat: bool) -> None:
+        self._whole, self._chunk, self._chat = whole, chunk, chat
+
+    def answer(self, generation: Generation) -> bytes:
+        """The answer in one piece, once the generation has ended."""
+        text = "".join(generation.text)
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        choice = {"index": 0, **(content if self._chat else {"text": text}), "logprobs": None}
+        choice["finish_reason"] = FINISH_NAMES[generation.finish]
+        body = self._head(generation, self._whole)
+        body |= {"choices": [choice], "usage": usage(generation.usage), "russet": extension(generation)}
+        return dumps(body)
+
+    async def events(self, generation: Generation, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The answer as it comes. The first item is the text's beginning, with the route."""
+        async with aclosing(generation.deltas()) as deltas:
+            first = await anext(deltas, "")
+            head = self._head(generation, self._chunk)
+            if include_usage:
+                head["usage"] = None
+            opening = self._event(head | {"russet": extension(generation)}, {"role": "assistant", "content": ""}, "")
+            before, after = self._event(head, {"content": MARK}, MARK).split(json.dumps(MARK).encode())
+            yield opening + (before + encode_basestring_ascii(first).encode() + after if first else b"")
+            async for delta in deltas:
+                yield before + encode_basestring_ascii(delta).encode() + after
+        ending = self._event(head, {}, "", FINISH_NAMES[generation.finish])
+        if include_usage:
+            last = head | {"choices": [], "usage": usage(generation.usage), "russet": extension(generation)}
+            ending += b"data: " + dumps(last) + b"\n\n"
+        yield ending + DONE
+
+    def _head(self, generation: Generation, kind: str) -> dict[str, Any]:
+        return {
+            "id": generation.id,
+            "object": kind,
+            "created": generation.created,
+            "model": generation.model,
+            "system_fingerprint": f"fp_{generation.revision[:12]}",
+        }
+
+    def _event(self, head: dict[str, Any], delta: dict[str, str], text: str, finish: str | None = None) -> bytes:
+        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+        return b"data: " + dumps(head | {"choices": [choice]}) + b"\n\n"
+
+
+CHAT = Shape("chat.completion", "chat.completion.chunk", chat=True)
+COMPLETION = Shape("text_completion", "text_completion", chat=False)
+
+
+def usage(counts: inference_pb2.Usage) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.prompt_tokens + counts.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+    }
+
+
+def extension(generation: Generation) -> dict[str, Any]:
+    """Russet's own part of an answer: where the request went, and why."""
+    route = generation.route
+    decision = {
+        "model": route.model,
+        "replica": route.replica,
+        "confidence": round(route.confidence, 4),
+        "explanation": list(route.explanation),
+    }
+    return {"route": decision, "failovers": generation.failovers}
+
+
+def embeddings(reply: inference_pb2.EmbedReply, encoding: str) -> bytes:
+    """The answer of /v1/embeddings; base64 is of little-endian float32."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": _vector(vector.values, encoding)}
+        for index, vector in enumerate(reply.vectors)
+    ]
+    counts = {"prompt_tokens": reply.prompt_tokens, "total_tokens": reply.prompt_tokens}
+    return dumps({"object": "list", "model": reply.model, "data": data, "usage": counts})
+
+
+def _vector(values: Sequence[float], encoding: str) -> str | list[float]:
+    if encoding == "base64":
+        return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+    return list(values)
+
+
+def model_row(card: inference_pb2.ModelCard) -> dict[str, Any]:
+    """One row of /v1/models."""
+    more = {"kind": card.kind, "context_length": card.context_length, "replicas": card.replicas}
+    return {"id": card.id, "object": "model", "created": card.created_s, "owned_by": "russet", "russet": more}
+
+
+def dumps(value: Any) -> bytes:
+    """JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

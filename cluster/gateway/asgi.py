@@ -1,0 +1,186 @@
+"""HTTP by hand where it matters: bodies bounded as they arrive, clients watched as they wait, errors in one shape."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from actors.base.errors import InvalidArgument, RussetError, TooLarge, mapping_of
+from actors.base.telemetry import Telemetry, extracted
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.errors import body_of, headers_of
+from cluster.gateway.requests import Caller
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")
+CLOSED = 499
+"""Status in the metrics where the client left before its answer began (nginx's convention)."""
+
+
+class Reply:
+    """A whole body."""
+
+    def __init__(
+        self, body: bytes, *, status: int = 200, headers: Headers = (), kind: bytes = b"application/json"
+    ) -> None:
+        self.status = status
+        self._body = body
+        self._headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
+
+    async def send(self, send: Send) -> None:
+        """Write it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+class EventStream:
+    """Server-sent events, each item of `events` one or more of them as bytes.
+
+    The first item is taken before the status is sent (see `open`), so that what fails until then has a status of its
+    own; a later error becomes an `error` event.
+    """
+
+    status = 200
+
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None], headers: Headers) -> None:
+        self._first = first
+        self._events = events
+        self._headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"), *headers]
+
+    @classmethod
+    async def open(cls, events: AsyncGenerator[bytes, None], headers: Headers = ()) -> "EventStream":
+        """Wait for the first item."""
+        return cls(await anext(events), events, headers)
+
+    async def send(self, send: Send) -> None:
+        """Write events until there are no more."""
+        try:
+            async with aclosing(self._events) as events:
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+                await send({"type": "http.response.body", "body": self._first, "more_body": True})
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        except Exception as error:  # the status is out: say it in the stream
+            _log(error)
+            event = b"event: error\ndata: " + body_of(error) + b"\n\n"
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+Handler = Callable[[Request, bytes, Caller], Awaitable[Reply | EventStream]]
+Admit = Callable[[Request], Caller]
+
+
+class Endpoint:
+    """An ASGI app around one handler: admits the caller, reads the body, runs the handler, stops it when the client
+    is gone."""
+
+    def __init__(self, name: str, handler: Handler, admit: Admit, config: GatewayConfig, telemetry: Telemetry) -> None:
+        self._name = name
+        self._handler = handler
+        self._admit = admit
+        self._config = config
+        self._telemetry = telemetry
+        self._requests = telemetry.counter(
+            "russet_gateway_requests_total", "HTTP requests answered", labels=("endpoint", "status")
+        )
+        self._seconds = telemetry.histogram(
+            "russet_gateway_request_seconds", "Arrival to the end of the answer", labels=("endpoint",)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        began = time.monotonic()
+        status = CLOSED
+        request = Request(scope, receive)
+        try:
+            try:
+                caller = self._admit(request)
+                body = await read_body(request, self._config)
+            except RussetError as error:
+                # What is left of the body is not worth reading.
+                refusal = error_reply(error, [(b"connection", b"close")])
+                status = refusal.status
+                return await refusal.send(send)
+            if body is not None:
+                status = await self._serve(request, body, caller, send)
+        finally:
+            self._requests.labels(endpoint=self._name, status=str(status)).inc()
+            self._seconds.labels(endpoint=self._name).observe(time.monotonic() - began)
+
+    async def _serve(self, request: Request, body: bytes, caller: Caller, send: Send) -> int:
+        """The status sent, or CLOSED."""
+        work = asyncio.create_task(self._answer(request, body, caller, send))
+        gone = asyncio.create_task(_gone(request.receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else CLOSED
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _answer(self, request: Request, body: bytes, caller: Caller, send: Send) -> int:
+        with extracted(request.headers.items()), self._telemetry.span(f"{request.method} {self._name}"):
+            try:
+                reply = await self._handler(request, body, caller)
+            except Exception as error:  # everything becomes an answer; what is not ours is logged
+                _log(error)
+                reply = error_reply(error)
+            await reply.send(send)
+            return reply.status
+
+
+def error_reply(error: BaseException, headers: Headers = ()) -> Reply:
+    """`error` as a whole answer."""
+    return Reply(body_of(error), status=mapping_of(error).http, headers=[*headers_of(error), *headers])
+
+
+async def read_body(request: Request, config: GatewayConfig) -> bytes | None:
+    """The whole body; None where the client left. Raises TooLarge, and InvalidArgument for one that trickles in."""
+    limit = config.max_body_bytes
+    try:
+        announced = int(request.headers.get("content-length") or 0)
+    except ValueError as error:
+        raise InvalidArgument("Content-Length is no number") from error
+    if announced > limit:
+        raise TooLarge(f"the body has {announced} bytes; accepted are up to {limit}")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes, which is all that is accepted")
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+    except TimeoutError as error:
+        raise InvalidArgument(
+            f"the body did not arrive within {config.body_timeout_s:g} s; {size} bytes of it did"
+        ) from error
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has disconnected."""
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+def _log(error: BaseException) -> None:
+    if not isinstance(error, RussetError) or mapping_of(error).http == 500:
+        log.error("request failed", exc_info=error)

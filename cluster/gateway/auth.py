@@ -1,0 +1,36 @@
+"""Who asks: by API key where the gateway has keys, else by what the caller says of itself."""
+
+from actors.base.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from actors.base.keys import ApiKeys
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.requests import Caller
+
+TENANT_CHARS = 128
+
+
+class Gate:
+    """Turns a request's `Authorization` and its claimed tenant into a Caller; HTTP and gRPC share it."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Raises InvalidArgument where the key file cannot be read."""
+        self._keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
+
+    def admit(self, authorization: str | None, tenant: str | None) -> Caller:
+        """The caller. Raises Unauthenticated for a missing or wrong key, PermissionDenied for another's tenant.
+
+        authorization: "Bearer KEY". tenant: what the caller names as its tenant; with keys, the key decides.
+        """
+        if tenant is not None and (len(tenant) > TENANT_CHARS or not tenant.isprintable()):
+            raise InvalidArgument(
+                f"the tenant has {len(tenant)} characters; accepted are up to {TENANT_CHARS} printable ones",
+                param="X-Russet-Tenant",
+            )
+        if self._keys is None:
+            return Caller(tenant or "")
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthenticated("this gateway wants an API key: send `Authorization: Bearer KEY`")
+        name = self._keys.check(key.strip())
+        if tenant not in (None, "", name):
+            raise PermissionDenied(f"this key belongs to {name}, not to the tenant named", param="X-Russet-Tenant")
+        return Caller(name)

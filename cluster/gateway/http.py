@@ -1,0 +1,257 @@
+"""The HTTP face: OpenAI's paths, health and metrics, served by uvicorn in the event loop that is already there."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.metadata import version
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from actors.base.errors import Conflict, InvalidArgument, Unavailable
+from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row
+from cluster.gateway.asgi import Endpoint, EventStream, Handler, Reply
+from cluster.gateway.auth import Gate
+from cluster.gateway.health import Health
+from cluster.gateway.limits import check_session
+from cluster.gateway.models import Models
+from cluster.gateway.openai import (
+    PRIORITIES,
+    UNSUPPORTED_CHAT,
+    UNSUPPORTED_COMPLETIONS,
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    FeedbackBody,
+    Generating,
+    chat_request,
+    complete_request,
+    embedding_texts,
+    feedback_request,
+    parse,
+)
+from cluster.gateway.requests import Caller, GenerateMessage, Requests
+from protos.gen import inference_pb2
+
+BACKLOG = 2048
+
+
+class Api:
+    """The handlers, and the app made of them."""
+
+    def __init__(
+        self, requests: Requests, models: Models, health: Health, gate: Gate, metrics: Callable[[], Awaitable[bytes]]
+    ) -> None:
+        self._requests = requests
+        self._models = models
+        self._health = health
+        self._gate = gate
+        self._metrics = metrics
+
+    def app(self) -> Starlette:
+        """The ASGI app."""
+        config, telemetry = self._requests.config, self._requests.telemetry
+
+        def route(path: str, method: str, handler: Handler, *, keyed: bool = True) -> Route:
+            admit = self._admit if keyed else _anyone
+            return Route(path, Endpoint(path, handler, admit, config, telemetry), methods=[method])
+
+        routes = [
+            route("/v1/chat/completions", "POST", self.chat),
+            route("/v1/completions", "POST", self.complete),
+            route("/v1/embeddings", "POST", self.embed),
+            route("/v1/feedback", "POST", self.feedback),
+            route("/v1/models", "GET", self.list_models),
+            route("/v1/models/{model:path}", "GET", self.get_model),
+            route("/health", "GET", self.health, keyed=False),
+            route("/ready", "GET", self.ready, keyed=False),
+            route("/metrics", "GET", self.metrics, keyed=False),
+            route("/version", "GET", self.version, keyed=False),
+        ]
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+        return Starlette(
+            routes=routes,
+            middleware=[cors] if config.cors_origins else [],
+            exception_handlers={HTTPException: _no_such_route},
+        )
+
+    async def chat(self, request: Request, body: bytes, caller: Caller) -> Reply | EventStream:
+        """POST /v1/chat/completions."""
+        parsed = parse(body, ChatBody, UNSUPPORTED_CHAT)
+        return await self._generate(CHAT, chat_request(parsed), parsed, request, caller)
+
+    async def complete(self, request: Request, body: bytes, caller: Caller) -> Reply | EventStream:
+        """POST /v1/completions."""
+        parsed = parse(body, CompletionBody, UNSUPPORTED_COMPLETIONS)
+        return await self._generate(COMPLETION, complete_request(parsed), parsed, request, caller)
+
+    async def embed(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """POST /v1/embeddings."""
+        parsed = parse(body, EmbeddingBody)
+        reply = await self._models.embed(inference_pb2.EmbedRequest(model=parsed.model, texts=embedding_texts(parsed)))
+        width = len(reply.vectors[0].values)
+        if parsed.dimensions not in (None, width):
+            raise InvalidArgument(f"dimensions is {parsed.dimensions}; accepted is {width}", param="dimensions")
+        return Reply(embeddings(reply, parsed.encoding_format))
+
+    async def feedback(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """POST /v1/feedback: {response_id, rating, comment}."""
+        reply = await self._requests.records.rate(feedback_request(parse(body, FeedbackBody)))
+        return Reply(dumps({"found": reply.found}))
+
+    async def list_models(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/models."""
+        rows = [model_row(card) for card in await self._models.cards()]
+        return Reply(dumps({"object": "list", "data": rows}))
+
+    async def get_model(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/models/{id}."""
+        return Reply(dumps(model_row(await self._models.card(request.path_params["model"]))))
+
+    async def health(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /health: 200 where a token comes out, 503 with the reason where none does."""
+        await self._health.check()
+        return Reply(dumps({"status": "ok"}))
+
+    async def ready(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /ready: 200 where a replica takes requests."""
+        table = await self._requests.routes.refresh()
+        ready = sum(replica.available for replica in table.replicas)
+        if not ready:
+            raise Unavailable(f"none of {len(table.replicas)} known replicas takes requests")
+        return Reply(dumps({"status": "ready", "replicas": ready}))
+
+    async def metrics(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /metrics, in Prometheus's text format."""
+        return Reply(await self._metrics(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def version(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /version."""
+        return Reply(dumps({"name": "russet", "version": version("russet")}))
+
+    async def _generate(
+        self, shape: Shape, message: GenerateMessage, body: Generating, request: Request, caller: Caller
+    ) -> Reply | EventStream:
+        if body.stream_options is not None and not body.stream:
+            raise InvalidArgument(
+                "stream_options is set without stream; accepted with stream = true", param="stream_options"
+            )
+        _apply_headers(message, request)
+        generation = self._requests.begin(message, caller)
+        headers = [(b"x-request-id", generation.id.encode())]
+        if body.stream:
+            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            return await EventStream.open(shape.events(generation, include_usage), headers)
+        await generation.answer()
+        return Reply(shape.answer(generation), headers=headers)
+
+    def _admit(self, request: Request) -> Caller:
+        return self._gate.admit(request.headers.get("authorization"), request.headers.get("x-russet-tenant"))
+
+
+def _anyone(request: Request) -> Caller:
+    return Caller()
+
+
+def _apply_headers(message: GenerateMessage, request: Request) -> None:
+    """X-Russet-Session and X-Russet-Priority, where the body does not say."""
+    session = request.headers.get("x-russet-session")
+    if session and not message.session_id:
+        check_session(session)
+        message.session_id = session
+    priority = request.headers.get("x-russet-priority")
+    if priority and not message.priority:
+        if priority.lower() not in PRIORITIES:
+            raise InvalidArgument(
+                f"X-Russet-Priority is {priority[:40]!r}; accepted are {', '.join(PRIORITIES)}",
+                param="X-Russet-Priority",
+            )
+        message.priority = PRIORITIES[priority.lower()]
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    """404 and 405 in OpenAI's shape."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path[:200]}"
+    code, message = {
+        404: ("not_found", f"there is no {where}"),
+        405: ("method_not_allowed", f"there is no {where}; this path takes another method"),
+    }.get(error.status_code, ("http_error", error.detail))
+    shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return Response(dumps({"error": shape}), error.status_code, error.headers, "application/json")
+
+
+class HttpServer:
+    """uvicorn without its signal handlers, on a port of our own."""
+
+    def __init__(self, app: Starlette, host: str, port: int, grace_s: float) -> None:
+        self._host, self._port = host, port
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=max(1, round(grace_s)),
+        )
+        self._server = _Uvicorn(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listen; returns the base URL. Raises Conflict where the port is taken."""
+        listener = listen(self._host, self._port)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        port = listener.getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Take no more requests, let those that run end within the grace, then cancel them."""
+        if self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+        await asyncio.gather(*self._server.server_state.tasks, return_exceptions=True)
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to whoever runs this process."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises Conflict where the port is taken, InvalidArgument where the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"HTTP port {port} on {host} is taken by another program; choose another with --port or gateway.port"
+            ) from error
+        raise InvalidArgument(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; see gateway.host and --port",
+            param="gateway.host",
+        ) from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,333 @@
+"""OpenAI's request bodies to Russet's messages: every parameter is honoured, or refused by its name.
+
+Three kinds of names: those a model below declares; those OpenAI has and Russet does not yet do, accepted only with
+the values that ask for nothing (UNSUPPORTED); and all others, which are refused as unknown.
+"""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from actors.base.errors import InvalidArgument
+from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
+from cluster.gateway.limits import MAX_EMBED_TEXTS, ROLES, check, check_session, check_stop
+from protos.gen import inference_pb2
+
+ANY = object()
+"""In UNSUPPORTED: any value is accepted, since the parameter asks nothing of the answer."""
+
+_COMMON: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "user": (ANY,),
+    "metadata": (ANY,),
+    "safety_identifier": (ANY,),
+    "prompt_cache_key": (ANY,),
+    "service_tier": (None, "auto", "default"),
+}
+UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
+    "audio": (None,),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (ANY,),
+    "prediction": (None,),
+    "prompt_cache_retention": (ANY,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "store": (None, False),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
+}
+UNSUPPORTED_COMPLETIONS: dict[str, tuple[Any, ...]] = _COMMON | {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "logprobs": (None,),
+    "suffix": (None, ""),
+}
+PRIORITIES = {
+    "low": inference_pb2.PRIORITY_LOW,
+    "normal": inference_pb2.PRIORITY_NORMAL,
+    "high": inference_pb2.PRIORITY_HIGH,
+    "critical": inference_pb2.PRIORITY_CRITICAL,
+}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(_Body):
+    """include_usage: one more chunk at the end, without choices, with the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class Extension(_Body):
+    """Russet's own part of a request."""
+
+    session_id: str = ""
+    priority: Literal["low", "normal", "high", "critical"] = "normal"
+
+
+class Generating(_Body):
+    """What chat and completions have in common. None is the same as absent."""
+
+    model: str = ""
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: Any = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    russet: Extension | None = None
+
+
+class ChatBody(Generating):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+
+
+class CompletionBody(Generating):
+    """POST /v1/completions."""
+
+    prompt: Any = Field()
+
+
+class EmbeddingBody(_Body):
+    """POST /v1/embeddings."""
+
+    model: str = ""
+    input: Any = Field()
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+
+class FeedbackBody(_Body):
+    """POST /v1/feedback."""
+
+    response_id: str
+    rating: float
+    comment: str = Field("", max_length=10_000)
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def parse(body: bytes, model: type[Parsed], unsupported: dict[str, tuple[Any, ...]] | None = None) -> Parsed:
+    """Read a JSON body. Raises InvalidArgument naming the first parameter that is wrong."""
+    try:
+        values = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidArgument(f"the body is {_kind(values)}; accepted is a JSON object")
+    for name, harmless in (unsupported or {}).items():
+        if name in values:
+            _refuse_unsupported(name, values.pop(name), harmless)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(error) from error
+
+
+def _refuse_unsupported(name: str, value: Any, harmless: tuple[Any, ...]) -> None:
+    if any(known is ANY or (type(known) is type(value) and known == value) for known in harmless):
+        return
+    accepted = " or ".join(repr(known) for known in harmless if known is not None) or "leaving it out"
+    raise UnsupportedParameter(f"{name} = {_shown(value)} is not supported; accepted is {accepted}", param=name)
+
+
+def _refusal(error: ValidationError) -> InvalidArgument:
+    first = error.errors(include_url=False, include_context=False)[0]
+    param = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UnknownParameter(f"unknown parameter: {param}", param=param)
+    if first["type"] == "missing":
+        return InvalidArgument(f"{param} is missing", param=param)
+    wanted = first["msg"][:1].lower() + first["msg"][1:]
+    return InvalidArgument(f"{param} = {_shown(first['input'])}: {wanted}", param=param)
+
+
+def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
+    """The same request as a message."""
+    if not body.messages:
+        raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
+    request = inference_pb2.ChatRequest(model=body.model, decoding=_decoding(body))
+    for index, message in enumerate(body.messages):
+        request.messages.append(_message(message, f"messages[{index}]"))
+    if body.max_completion_tokens is not None:
+        if body.max_tokens not in (None, body.max_completion_tokens):
+            raise InvalidArgument(
+                f"max_tokens is {body.max_tokens} and max_completion_tokens is {body.max_completion_tokens}; "
+                "they name the same limit, give one",
+                param="max_completion_tokens",
+            )
+        check("max_tokens", body.max_completion_tokens, "max_completion_tokens")
+        request.decoding.max_tokens = body.max_completion_tokens
+    _extend(request, body)
+    return request
+
+
+def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
+    """The same request as a message."""
+    request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body))
+    prompt = body.prompt
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > 1:
+            raise UnsupportedParameter(
+                f"prompt is a list of {len(prompt)} prompts; accepted is one prompt per request", param="prompt"
+            )
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif isinstance(prompt, list) and prompt and all(type(token) is int and 0 <= token < 1 << 32 for token in prompt):
+        request.tokens.ids.extend(prompt)
+    else:
+        raise InvalidArgument(
+            f"prompt is {_kind(prompt)}; accepted is a text or a non-empty list of token ids", param="prompt"
+        )
+    _extend(request, body)
+    return request
+
+
+def embedding_texts(body: EmbeddingBody) -> list[str]:
+    """The texts to embed."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        what = _kind(body.input)
+        raise InvalidArgument(f"input is {what}; accepted is a text or a non-empty list of texts", param="input")
+    if len(texts) > MAX_EMBED_TEXTS:
+        raise InvalidArgument(f"input has {len(texts)} texts; accepted are up to {MAX_EMBED_TEXTS}", param="input")
+    return texts
+
+
+def feedback_request(body: FeedbackBody) -> inference_pb2.FeedbackRequest:
+    """The same as a message."""
+    check("rating", body.rating)
+    return inference_pb2.FeedbackRequest(response_id=body.response_id, rating=body.rating, comment=body.comment)
+
+
+def _extend(request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, body: Generating) -> None:
+    extension = body.russet or Extension()
+    check_session(extension.session_id)
+    request.session_id = extension.session_id
+    request.priority = PRIORITIES[extension.priority]
+
+
+def _decoding(body: Generating) -> inference_pb2.Decoding:
+    for name in ("max_tokens", "min_tokens", "top_k"):
+        value = getattr(body, name)
+        if value is not None:
+            check(name, value)
+    decoding = inference_pb2.Decoding(
+        sampling=inference_pb2.Sampling(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            min_p=body.min_p,
+            repetition_penalty=body.repetition_penalty,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            seed=_seed(body.seed),
+        ),
+        max_tokens=body.max_tokens,
+        min_tokens=body.min_tokens,
+        ignore_eos=bool(body.ignore_eos),
+        stop=_stop(body.stop),
+    )
+    for name, bias in (body.logit_bias or {}).items():
+        if not (name.isascii() and name.isdigit() and len(name) <= 9):
+            raise InvalidArgument(f"logit_bias has the key {name[:40]!r}; accepted are token ids", param="logit_bias")
+        decoding.sampling.logit_bias[int(name)] = bias
+    return decoding
+
+
+def _seed(seed: int | None) -> int | None:
+    """OpenAI's seed is a signed integer of 64 bits; ours is those bits."""
+    if seed is None:
+        return None
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise InvalidArgument(f"seed is {seed}; accepted is an integer of 64 bits", param="seed")
+    return seed & ((1 << 64) - 1)
+
+
+def _stop(stop: Any) -> list[str]:
+    texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument(f"stop is {_kind(stop)}; accepted is a text or a list of texts", param="stop")
+    check_stop(texts)
+    return texts
+
+
+_MESSAGE_FIELDS = {"role", "content", "name", "tool_call_id", "tool_calls", "refusal", "audio", "function_call"}
+
+
+def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
+    for key, value in message.items():
+        if key not in _MESSAGE_FIELDS:
+            raise UnknownParameter(f"unknown parameter: {where}.{key[:80]}", param=f"{where}.{key[:80]}")
+        if key in ("tool_calls", "refusal", "audio", "function_call") and value not in (None, []):
+            raise UnsupportedParameter(f"{where}.{key} is not supported; leave it out", param=f"{where}.{key}")
+    role, name = message.get("role"), message.get("name")
+    if role not in ROLES:
+        accepted = ", ".join(ROLES)
+        raise InvalidArgument(f"{where}.role is {_shown(role)}; accepted are {accepted}", param=f"{where}.role")
+    if name is not None and not isinstance(name, str):
+        raise InvalidArgument(f"{where}.name is {_kind(name)}; accepted is a text", param=f"{where}.name")
+    content = _content(message.get("content"), role, f"{where}.content")
+    return inference_pb2.Message(role="system" if role == "developer" else role, content=content, name=name)
+
+
+def _content(content: Any, role: Any, where: str) -> str:
+    """A message's text: a string, or the texts of its parts one after the other."""
+    if isinstance(content, str):
+        return content
+    if content is None and role == "assistant":
+        return ""
+    if not isinstance(content, list) or not content:
+        raise InvalidArgument(
+            f"{where} is {_kind(content)}; accepted is a text or a non-empty list of text parts", param=where
+        )
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, dict):
+        raise InvalidArgument(f"{where} is {_kind(part)}; accepted is an object with type and text", param=where)
+    if part.get("type") != "text":
+        kind = _shown(part.get("type"))
+        raise UnsupportedParameter(f"{where}.type = {kind} is not supported; accepted is 'text'", param=f"{where}.type")
+    if not isinstance(part.get("text"), str):
+        raise InvalidArgument(f"{where}.text is {_kind(part.get('text'))}; accepted is a text", param=f"{where}.text")
+    return part["text"]
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    if value in (None, "", []) and not isinstance(value, bool | int | float):
+        return {"None": "null", "''": "empty", "[]": "an empty list"}[repr(value)]
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return names[type(value)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,230 @@
+"""What is kept of a finished request, sent after the client has its answer and never in its way.
+
+    put() -> inbox -> embed the questions -> witness entries and sessions (memory)
+                                             trajectories (learner) · reports (router)
+
+Each queue is bounded and drops its oldest, counted. An actor that is away is no error: its batch is tried again.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from actors.base.errors import RussetError
+from actors.base.telemetry import Telemetry
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.outbox import Outbox
+from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2, scheduler_pb2
+from protos.gen.learner_pb2_grpc import LearnerStub
+from protos.gen.memory_pb2_grpc import MemoryStub
+from protos.gen.router_pb2_grpc import RouterStub
+
+log = logging.getLogger(__name__)
+
+EMBED_CHARS = 8192
+"""Of a question, at most this much is embedded: more than any sentence encoder reads."""
+SESSIONS_KEPT = 16384
+FLUSH_S = 3.0
+
+
+@dataclass
+class Finished:
+    """One request as it went. Times in milliseconds; turns are (role, content)."""
+
+    id: str
+    tenant: str
+    session_id: str
+    time_ms: int
+    route: inference_pb2.Route
+    revision: str
+    turns: list[tuple[str, str]]
+    text: str
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    prefix_hashes: list[int]
+    usage: inference_pb2.Usage
+    timings: scheduler_pb2.Timings
+    finish: str
+    error: str
+    routing_ms: float
+    ttft_ms: float
+    tpot_ms: float
+    total_ms: float
+    follows: str = ""
+    embedding: list[float] = field(default_factory=list)
+
+    @property
+    def question(self) -> str:
+        """The last user turn."""
+        return next((content for role, content in reversed(self.turns) if role == "user"), "")
+
+
+class Records:
+    """Takes finished requests and brings them to memory, learner and router."""
+
+    def __init__(
+        self, config: GatewayConfig, router: RouterStub, memory: MemoryStub, learner: LearnerStub, telemetry: Telemetry
+    ) -> None:
+        self._router, self._memory, self._learner = router, memory, learner
+        self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
+        dropped = telemetry.counter(
+            "russet_gateway_records_dropped_total", "Records of finished requests that were lost", labels=("to",)
+        )
+
+        def outbox(
+            to: str, send: Callable[[Sequence[Finished]], Awaitable[None]], delay_s: float = 0.0
+        ) -> Outbox[Finished]:
+            count = dropped.labels(to=to)
+            return Outbox(to, send, count.inc, config.record_queue, config.record_batch, delay_s)
+
+        self._inbox = outbox("embedder", self._embed, config.record_delay_s)
+        self._outboxes = [
+            outbox("witness", self._witness),
+            outbox("sessions", self._sessions),
+            outbox("learner", self._trajectories),
+            outbox("router", self._report),
+        ]
+
+    def put(self, finished: Finished) -> None:
+        """Queue one; returns at once."""
+        if finished.session_id:
+            key = (finished.tenant, finished.session_id)
+            finished.follows = self._last.pop(key, "")
+            self._last[key] = finished.id
+            if len(self._last) > SESSIONS_KEPT:
+                self._last.popitem(last=False)
+        self._inbox.put(finished)
+
+    async def start(self) -> None:
+        """Begin to send."""
+        for box in (self._inbox, *self._outboxes):
+            box.start()
+
+    async def flush(self) -> None:
+        """Return when everything put so far was sent, or dropped, or FLUSH_S seconds are over."""
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await self._inbox.flush()
+                await asyncio.gather(*(box.flush() for box in self._outboxes))
+        except TimeoutError:
+            log.warning("records of finished requests still wait for memory, learner or router")
+
+    async def rate(self, request: inference_pb2.FeedbackRequest) -> inference_pb2.FeedbackReply:
+        """Pass a rating on to the learner, after the answer that it rates."""
+        await self.flush()
+        return await self._learner.Feedback(request)
+
+    async def stop(self) -> None:
+        """Flush, then end."""
+        await self.flush()
+        for box in (self._inbox, *self._outboxes):
+            await box.stop()
+
+    async def _embed(self, batch: Sequence[Finished]) -> None:
+        """One embedding for each question; without memory the records go on without."""
+        asked = [finished for finished in batch if finished.question]
+        if asked:
+            request = memory_pb2.EmbedRequest(texts=[finished.question[:EMBED_CHARS] for finished in asked])
+            try:
+                reply = await self._memory.Embed(request, timeout=10.0)
+            except RussetError as error:
+                log.info("questions stay without embedding: %s", error)
+            else:
+                for index, finished in enumerate(asked):
+                    finished.embedding = list(reply.values[index * reply.width : (index + 1) * reply.width])
+        for box in self._outboxes:
+            for finished in batch:
+                box.put(finished)
+
+    async def _witness(self, batch: Sequence[Finished]) -> None:
+        entries = [witness_entry(finished) for finished in batch]
+        await self._memory.AppendWitness(memory_pb2.AppendWitnessRequest(entries=entries))
+
+    async def _sessions(self, batch: Sequence[Finished]) -> None:
+        newest = {(finished.tenant, finished.session_id): finished for finished in batch if finished.session_id}
+        for finished in newest.values():
+            await self._memory.PutSession(memory_pb2.PutSessionRequest(session=session(finished)))
+
+    async def _trajectories(self, batch: Sequence[Finished]) -> None:
+        trajectories = [trajectory(finished) for finished in batch]
+        await self._learner.Record(learner_pb2.RecordRequest(trajectories=trajectories))
+
+    async def _report(self, batch: Sequence[Finished]) -> None:
+        await asyncio.gather(*(self._router.Report(report(finished)) for finished in batch))
+
+
+def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
+    """The entry of the audit log; memory embeds the texts and keeps only their hashes."""
+    timings = finished.timings
+    return memory_pb2.WitnessEntry(
+        id=finished.id,
+        tenant=finished.tenant,
+        session_id=finished.session_id,
+        time_ms=finished.time_ms,
+        model=finished.route.model,
+        model_revision=finished.revision,
+        replica_id=finished.route.replica,
+        route=finished.route,
+        usage=finished.usage,
+        latency=memory_pb2.Latency(
+            routing_ms=finished.routing_ms,
+            queue_ms=timings.queue_us / 1e3,
+            prefill_ms=timings.prefill_us / 1e3,
+            decode_ms=timings.decode_us / 1e3,
+            total_ms=finished.total_ms,
+        ),
+        finish=finished.finish,
+        error=finished.error,
+        query_embedding=finished.embedding,
+        query_text=finished.question,
+        response_text=finished.text,
+    )
+
+
+def session(finished: Finished) -> memory_pb2.Session:
+    """The conversation with its newest answer."""
+    turns = [*finished.turns, ("assistant", finished.text)]
+    return memory_pb2.Session(
+        session_id=finished.session_id,
+        tenant=finished.tenant,
+        turns=[memory_pb2.Turn(role=role, content=content) for role, content in turns],
+        embedding=finished.embedding,
+        model=finished.route.model,
+        replica_id=finished.route.replica,
+        created_ms=finished.time_ms,
+        last_active_ms=finished.time_ms + int(finished.total_ms),
+    )
+
+
+def trajectory(finished: Finished) -> learner_pb2.Trajectory:
+    """What the learner learns from."""
+    return learner_pb2.Trajectory(
+        id=finished.id,
+        tenant=finished.tenant,
+        session_id=finished.session_id,
+        model=finished.route.model,
+        replica_id=finished.route.replica,
+        time_ms=finished.time_ms,
+        query_embedding=finished.embedding,
+        prompt_ids=finished.prompt_ids,
+        answer_ids=finished.answer_ids,
+        finish=finished.finish,
+        follows=finished.follows,
+        total_ms=finished.total_ms,
+    )
+
+
+def report(finished: Finished) -> router_pb2.ReportRequest:
+    """How the replica did."""
+    return router_pb2.ReportRequest(
+        request_id=finished.id,
+        replica_id=finished.route.replica,
+        session_id=finished.session_id,
+        tenant=finished.tenant,
+        prefix_hashes=finished.prefix_hashes,
+        succeeded=finished.finish != "error",
+        ttft_ms=finished.ttft_ms,
+        tpot_ms=finished.tpot_ms,
+    )

@@ -1,0 +1,374 @@
+"""The one path that HTTP and gRPC share: a request to its stream of text, and what is kept of it.
+
+validate -> model's vocabulary -> render -> tokenize -> route -> generate (failover) -> detokenize -> record
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from actors.base.errors import InvalidArgument, NotFound, Unavailable
+from actors.base.telemetry import Telemetry
+from actors.base.vocabulary import Vocabulary
+from cluster.gateway.catalog import Catalog, ModelView
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.errors import ContextTooLong, ModelNotFound
+from cluster.gateway.failover import Dispatcher, Job, ModelChanged
+from cluster.gateway.limits import ROLES, check_decoding, check_session
+from cluster.gateway.records import Finished, Records
+from cluster.gateway.routes import Routes, prefix_hashes
+from cluster.gateway.stream import TextStream
+from protos.gen import inference_pb2, router_pb2, scheduler_pb2
+
+GenerateMessage = inference_pb2.ChatRequest | inference_pb2.CompleteRequest
+
+INLINE_CHARS = 8192
+"""Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
+MAX_REVISIONS = 3
+FINISH_NAMES = {inference_pb2.FINISH_STOP: "stop", inference_pb2.FINISH_LENGTH: "length"}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. `tenant` is the name of the key, or what an open gateway was told."""
+
+    tenant: str = ""
+
+
+class Requests:
+    """Makes generations. Holds what they share."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        routes: Routes,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        records: Records,
+        telemetry: Telemetry,
+    ) -> None:
+        self.config = config
+        self.routes = routes
+        self.catalog = catalog
+        self.dispatcher = dispatcher
+        self.records = records
+        self.telemetry = telemetry
+        self.views: dict[str, ModelView] = {}
+        """The view last used for a model: its prompts are tokenized with it before a replica is chosen."""
+        self.last_token_s = 0.0
+        """time.monotonic() of the newest token that any replica sent."""
+        self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
+
+    def begin(self, request: GenerateMessage, caller: Caller, *, probe: bool = False) -> "Generation":
+        """Validate a request. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet.
+
+        probe: a health check, which waits for no replica and is not recorded.
+        """
+        check_decoding(request.decoding)
+        check_session(request.session_id)
+        if isinstance(request, inference_pb2.ChatRequest):
+            _check_messages(request.messages)
+        elif request.WhichOneof("prompt") is None:
+            raise InvalidArgument("prompt is missing; accepted is a text or token ids", param="prompt")
+        if len(request.model) > 256:
+            raise InvalidArgument(f"model has {len(request.model)} characters; accepted are up to 256", param="model")
+        return Generation(self, request, caller, probe)
+
+
+class Generation:
+    """One request's answer. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
+
+    def __init__(self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool) -> None:
+        self._requests = requests
+        self._request = request
+        self._caller = caller
+        self._probe = probe
+        self._arrived_s = time.monotonic()
+        self._job: Job | None = None
+        self._first_token_s = 0.0
+        self._last_token_s = 0.0
+        self._timings = scheduler_pb2.Timings()
+        self._tokens = 0
+        kind = "chatcmpl" if isinstance(request, inference_pb2.ChatRequest) else "cmpl"
+        self.id = f"{kind}-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        self.created_ms = int(time.time() * 1000)
+        self.text: list[str] = []
+        """The deltas so far."""
+        self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
+
+    @property
+    def model(self) -> str:
+        """The model that answers; as asked before that is known."""
+        return self._job.route.model if self._job else self._request.model
+
+    @property
+    def revision(self) -> str:
+        """Of the weights; empty before that is known."""
+        return self._job.view.model.revision if self._job else ""
+
+    @property
+    def failovers(self) -> int:
+        """How often the stream went on at another replica."""
+        return self._job.failovers if self._job else 0
+
+    @property
+    def usage(self) -> inference_pb2.Usage:
+        """Tokens read and written so far."""
+        job = self._job
+        return inference_pb2.Usage(
+            prompt_tokens=job.generate.prompt_tokens if job else 0,
+            completion_tokens=self._tokens,
+            cached_tokens=job.admission.cached_tokens if job and job.admission else 0,
+        )
+
+    @property
+    def route(self) -> inference_pb2.Route:
+        """Where it went and why."""
+        job = self._job
+        if job is None or job.decision is None:
+            return inference_pb2.Route(model=self.model)
+        return inference_pb2.Route(
+            model=self.model,
+            replica=job.candidate.replica_id if job.candidate else "",
+            explanation=job.decision.explanation,
+            confidence=job.decision.confidence,
+        )
+
+    async def deltas(self) -> AsyncGenerator[str, None]:
+        """Text as it becomes certain, whole characters, never empty. Closing it cancels the generation.
+
+        Raises RussetError: NotFound (model), InvalidArgument, QueueFull, Unavailable, Internal.
+        """
+        finish, problem = "cancelled", ""
+        try:
+            job = await self._prepare()
+            for _ in range(MAX_REVISIONS):
+                try:
+                    async with aclosing(self._generate(job)) as deltas:
+                        async for delta in deltas:
+                            self.text.append(delta)
+                            yield delta
+                    break
+                except ModelChanged as change:
+                    job = self._job = await self._job_of(job.route, change.view)
+            else:
+                raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
+            finish = FINISH_NAMES[self.finish]
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            finish, problem = "error", f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._record(finish, problem)
+
+    async def answer(self) -> str:
+        """The whole text."""
+        async with aclosing(self.deltas()) as deltas:
+            async for _ in deltas:
+                pass
+        return "".join(self.text)
+
+    async def _prepare(self) -> Job:
+        request, requests = self._request, self._requests
+        route = router_pb2.RouteRequest(
+            request_id=self.id,
+            model="" if request.model == "auto" else request.model,
+            tenant=self._caller.tenant,
+            session_id=request.session_id,
+            max_tokens=request.decoding.max_tokens,
+            priority=request.priority,
+        )
+        view = requests.views.get(route.model)
+        if view is None:
+            try:
+                model, view = await requests.dispatcher.locate(route, self._wait_s)
+            except NotFound as error:
+                raise ModelNotFound(error.message, param="model") from error
+            route.model = model
+            del route.exclude[:]
+        self._job = await self._job_of(route, view)
+        return self._job
+
+    async def _job_of(self, route: router_pb2.RouteRequest, view: ModelView) -> Job:
+        """The request as tokens of this model."""
+        self._requests.views[route.model] = view
+        ids = await self._tokenize(view)
+        decoding, context = self._request.decoding, view.model.context_length
+        asked = decoding.max_tokens if decoding.HasField("max_tokens") else 0
+        if len(ids) + max(asked, 1) > context:
+            raise ContextTooLong(
+                f"the prompt has {len(ids)} tokens and {asked or 'at least 1'} more were asked for; "
+                f"the context of {route.model} holds {context}",
+                param="max_tokens" if asked and len(ids) < context else _prompt_param(self._request),
+            )
+        room = context - len(ids)
+        max_tokens = asked or min(self._requests.config.max_tokens_default or room, room)
+        if decoding.min_tokens > max_tokens:
+            raise InvalidArgument(
+                f"min_tokens is {decoding.min_tokens}; accepted is up to {max_tokens}, what the answer may have",
+                param="min_tokens",
+            )
+        outside = [token for token in decoding.sampling.logit_bias if token >= view.vocabulary.size]
+        if outside:
+            raise InvalidArgument(
+                f"logit_bias names token {outside[0]}; accepted are ids below {view.vocabulary.size}",
+                param="logit_bias",
+            )
+        route.prompt_tokens = len(ids)
+        route.max_tokens = max_tokens
+        route.prefix_hashes[:] = prefix_hashes(ids)
+        generate = scheduler_pb2.GenerateRequest(
+            request_id=self.id,
+            token_ids=ids,
+            prompt_tokens=len(ids),
+            sampling=_every_field(decoding.sampling),
+            max_tokens=max_tokens,
+            min_tokens=decoding.min_tokens,
+            ignore_eos=decoding.ignore_eos,
+            priority=self._request.priority,
+            tenant=self._caller.tenant,
+            session_id=self._request.session_id,
+        )
+        return Job(route, generate, view, self._wait_s)
+
+    async def _tokenize(self, view: ModelView) -> Sequence[int]:
+        request = self._request
+        if isinstance(request, inference_pb2.CompleteRequest) and request.WhichOneof("prompt") == "tokens":
+            return _checked_ids(request.tokens.ids, view.vocabulary)
+        if request.ByteSize() <= INLINE_CHARS:
+            return _ids_of(request, view)
+        return await asyncio.to_thread(_ids_of, request, view)
+
+    async def _generate(self, job: Job) -> AsyncGenerator[str, None]:
+        """Deltas of one job, up to its finish or a stop string."""
+        text = TextStream(job.view.vocabulary, self._request.decoding.stop)
+        requests = self._requests
+        try:
+            async with aclosing(requests.dispatcher.stream(job)) as events:
+                async for event in events:
+                    if event.token_ids:
+                        self._last_token_s = requests.last_token_s = time.monotonic()
+                        self._first_token_s = self._first_token_s or self._last_token_s
+                    delta = text.push(event.token_ids)
+                    self._tokens = text.tokens
+                    if event.finish_reason and not text.stopped:
+                        delta += text.finish()
+                        self.finish = event.finish_reason
+                    if event.HasField("timings"):
+                        self._timings = event.timings
+                    if text.stopped:
+                        self.finish = inference_pb2.FINISH_STOP
+                    if delta:
+                        yield delta
+                    if text.stopped:
+                        return
+        finally:
+            requests.tokens.inc(self._tokens)
+
+    @property
+    def _wait_s(self) -> float:
+        return 0.0 if self._probe else self._requests.config.failover_wait_s
+
+    def _record(self, finish: str, problem: str) -> None:
+        job = self._job
+        if self._probe or job is None or job.candidate is None:
+            return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
+        first = self._first_token_s or time.monotonic()
+        after = max(0.0, self._last_token_s - first)
+        self._requests.records.put(
+            Finished(
+                id=self.id,
+                tenant=self._caller.tenant,
+                session_id=self._request.session_id,
+                time_ms=self.created_ms,
+                route=self.route,
+                revision=self.revision,
+                turns=_turns(self._request),
+                text="".join(self.text),
+                prompt_ids=list(job.generate.token_ids),
+                answer_ids=job.emitted[: self._tokens],
+                prefix_hashes=list(job.route.prefix_hashes),
+                usage=self.usage,
+                timings=self._timings,
+                finish=finish,
+                error=problem,
+                routing_ms=job.routing_s * 1e3,
+                ttft_ms=(first - self._arrived_s) * 1e3,
+                tpot_ms=after * 1e3 / (self._tokens - 1) if self._tokens > 1 else 0.0,
+                total_ms=(time.monotonic() - self._arrived_s) * 1e3,
+            )
+        )
+
+
+def _check_messages(messages: Sequence[inference_pb2.Message]) -> None:
+    if not messages:
+        raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
+    for index, message in enumerate(messages):
+        if message.role not in ROLES:
+            raise InvalidArgument(
+                f"messages[{index}].role is {message.role[:40]!r}; accepted are {', '.join(ROLES)}",
+                param=f"messages[{index}].role",
+            )
+
+
+def _prompt_param(request: GenerateMessage) -> str:
+    return "messages" if isinstance(request, inference_pb2.ChatRequest) else "prompt"
+
+
+def _ids_of(request: GenerateMessage, view: ModelView) -> list[int]:
+    """Render and tokenize. A text that begins with the beginning-of-text token brings it; it is not put there twice."""
+    vocabulary = view.vocabulary
+    if isinstance(request, inference_pb2.ChatRequest):
+        ids = vocabulary.encode(
+            view.template.render([_as_dict(message) for message in request.messages]), add_bos=False
+        )
+    else:
+        ids = vocabulary.encode(request.text)
+        if vocabulary.bos_id is not None and ids[:2] == [vocabulary.bos_id] * 2:
+            del ids[0]
+    if not ids:
+        raise InvalidArgument("the prompt has no tokens; accepted is at least one", param=_prompt_param(request))
+    return ids
+
+
+def _checked_ids(ids: Sequence[int], vocabulary: Vocabulary) -> Sequence[int]:
+    if not ids:
+        raise InvalidArgument("prompt has no tokens; accepted is at least one", param="prompt")
+    if max(ids) >= vocabulary.size:
+        raise InvalidArgument(
+            f"prompt has the token id {max(ids)}; accepted are ids below {vocabulary.size}", param="prompt"
+        )
+    return ids
+
+
+def _as_dict(message: inference_pb2.Message) -> dict[str, str]:
+    role = "system" if message.role == "developer" else message.role
+    named = {"name": message.name} if message.HasField("name") else {}
+    return {"role": role, "content": message.content, **named}
+
+
+def _turns(request: GenerateMessage) -> list[tuple[str, str]]:
+    if isinstance(request, inference_pb2.ChatRequest):
+        return [(message.role, message.content) for message in request.messages]
+    return [("user", request.text)]
+
+
+def _every_field(sampling: inference_pb2.Sampling) -> inference_pb2.Sampling:
+    """The sampling with inference.proto's defaults filled in, and a seed drawn where there is none."""
+    full = inference_pb2.Sampling(
+        temperature=1,
+        top_p=1,
+        top_k=0,
+        min_p=0,
+        repetition_penalty=1,
+        presence_penalty=0,
+        frequency_penalty=0,
+        seed=secrets.randbits(64),
+    )
+    full.MergeFrom(sampling)
+    return full

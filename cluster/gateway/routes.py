@@ -1,0 +1,114 @@
+"""Where a request goes: the router's decision, or its last table while it is away."""
+
+import asyncio
+import hashlib
+import struct
+import time
+from collections.abc import Sequence
+
+from actors.base.errors import DeadlineExceeded, NotFound, RussetError, Unavailable
+from actors.base.telemetry import Telemetry
+from cluster.gateway.config import GatewayConfig
+from protos.gen import router_pb2
+from protos.gen.router_pb2_grpc import RouterStub
+
+PAGE_TOKENS = 16
+"""Tokens a prefix hash adds to the one before: the size of a KV page."""
+MAX_HASHES = 256
+
+
+def prefix_hashes(ids: Sequence[int]) -> list[int]:
+    """A 64-bit hash for each leading run of whole pages: hash i covers the first 16 * (i + 1) tokens; 256 at most."""
+    hashes, last = [], b""
+    for end in range(PAGE_TOKENS, min(len(ids), PAGE_TOKENS * MAX_HASHES) + 1, PAGE_TOKENS):
+        page = struct.pack(f"<{PAGE_TOKENS}I", *ids[end - PAGE_TOKENS : end])
+        last = hashlib.blake2b(last + page, digest_size=8).digest()
+        hashes.append(int.from_bytes(last, "little"))
+    return hashes
+
+
+class Routes:
+    """Asks the router, and remembers its table for when there is none to ask."""
+
+    def __init__(self, config: GatewayConfig, router: RouterStub, telemetry: Telemetry) -> None:
+        self._config = config
+        self._router = router
+        self._reading: asyncio.Task[None] | None = None
+        self._seen: dict[str, float] = {}
+        self.table = router_pb2.ListReplicasReply()
+        """The replica table as last read."""
+        self._alone = telemetry.counter("russet_gateway_routed_alone_total", "Requests routed without the router")
+
+    async def start(self) -> None:
+        """Begin to read the table, now and then every table_refresh_s."""
+        self._reading = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._reading:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def refresh(self) -> router_pb2.ListReplicasReply:
+        """Read the table now; the last one where the router is away."""
+        request = router_pb2.ListReplicasRequest()
+        try:
+            self.table = await self._router.ListReplicas(request, timeout=self._config.route_timeout_s)
+        except (Unavailable, DeadlineExceeded):
+            return self.table
+        self._seen.update((replica.state.model, time.monotonic()) for replica in self.table.replicas)
+        return self.table
+
+    async def choose(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
+        """Candidates for a request, best first, never none.
+
+        Raises NotFound for a model that nobody serves, Unavailable where no replica can take it now.
+        """
+        try:
+            reply = await self._router.Route(request, timeout=self._config.route_timeout_s)
+        except (Unavailable, DeadlineExceeded) as error:
+            reply = route_by_table(self.table, request, error)
+            self._alone.inc()
+        except NotFound as error:
+            # A router that just started knows nothing yet; a model seen a moment ago is coming back.
+            if time.monotonic() - self._seen.get(request.model, -1e9) > self._config.failover_wait_s:
+                raise
+            raise Unavailable(f"no replica of {request.model} is known right now: {error}") from error
+        if not reply.candidates:
+            raise Unavailable(f"no replica of {request.model or 'any model'} is ready")
+        self._seen[reply.model] = time.monotonic()
+        return reply
+
+    async def _read(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self._config.table_refresh_s)
+
+
+def route_by_table(
+    table: router_pb2.ListReplicasReply, request: router_pb2.RouteRequest, reason: RussetError
+) -> router_pb2.RouteReply:
+    """Choose by load alone. Raises `reason` where the table has no available replica of the model."""
+    model = request.model if request.model not in ("", "auto") else table.default_model
+    states = [
+        replica.state
+        for replica in table.replicas
+        if replica.available and replica.state.model == model and replica.state.replica_id not in request.exclude
+    ]
+    if not states:
+        raise reason
+    states.sort(key=lambda state: (state.load.running + state.load.waiting, state.replica_id))
+    return router_pb2.RouteReply(
+        model=model,
+        candidates=[
+            router_pb2.Candidate(
+                replica_id=state.replica_id,
+                addresses=state.addresses,
+                score=-float(state.load.running + state.load.waiting),
+                epoch=state.load.epoch,
+                isa_class=state.isa_class,
+            )
+            for state in states
+        ],
+        explanation=[f"the router did not decide ({reason}); its last table's least loaded replica was taken"],
+    )

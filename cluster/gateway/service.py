@@ -1,0 +1,87 @@
+"""The gateway: HTTP and gRPC in front, router, schedulers, memory and learner behind."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from actors.base.errors import Conflict
+from actors.base.server import Server
+from actors.base.telemetry import Telemetry
+from cluster.gateway.auth import Gate
+from cluster.gateway.catalog import Catalog
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.failover import Dispatcher
+from cluster.gateway.grpc import InferenceService
+from cluster.gateway.health import Health
+from cluster.gateway.http import Api, HttpServer
+from cluster.gateway.models import Models
+from cluster.gateway.records import Records
+from cluster.gateway.requests import Requests
+from cluster.gateway.routes import Routes
+from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
+from protos.gen.learner_pb2_grpc import LearnerStub
+from protos.gen.memory_pb2_grpc import MemoryStub
+from protos.gen.router_pb2_grpc import RouterStub
+
+
+class GatewayAddresses(NamedTuple):
+    """Where clients connect: http://HOST:PORT and HOST:PORT."""
+
+    http: str
+    grpc: str
+
+
+class Gateway:
+    """Serves clients. It connects to schedulers by what the router says of them."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        router: RouterStub,
+        memory: MemoryStub,
+        learner: LearnerStub,
+        telemetry: Telemetry,
+        metrics: Callable[[], Awaitable[bytes]] | None = None,
+    ) -> None:
+        """`metrics` renders what /metrics shows; by default this process's own."""
+        self._config = config
+        self._telemetry = telemetry
+        self._routes = Routes(config, router, telemetry)
+        self._catalog = Catalog(config)
+        self._records = Records(config, router, memory, learner, telemetry)
+        dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
+        requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, telemetry)
+        models, gate = Models(self._routes, memory), Gate(config)
+        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
+        self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
+        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate))]
+        self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
+        self.addresses = GatewayAddresses("", "")
+        """Set by start()."""
+
+    async def start(self) -> GatewayAddresses:
+        """Listen. Raises Conflict naming the port that is taken and the flag that changes it."""
+        http = await self._http.start()
+        try:
+            addresses = await self._grpc.start()
+        except Conflict as error:
+            await self._http.stop()
+            raise Conflict(
+                f"gRPC port {self._config.grpc_port} on {self._config.host} is taken by another program; "
+                "choose another with --grpc-port or gateway.grpc_port"
+            ) from error
+        await self._routes.start()
+        await self._records.start()
+        self.addresses = GatewayAddresses(http, addresses[-1].removeprefix("tcp:"))
+        return self.addresses
+
+    async def stop(self) -> None:
+        """Let open streams end within the grace, then send what is still to be recorded."""
+        await self._http.stop()
+        await self._grpc.stop(self._config.shutdown_grace_s)
+        await self._records.stop()
+        await self._routes.stop()
+        await self._catalog.close()
+
+    async def _own_metrics(self) -> bytes:
+        return self._telemetry.render()

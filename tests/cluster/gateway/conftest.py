@@ -1,0 +1,299 @@
+"""Fakes of everything behind the gateway, over inproc; the gateway itself is real, on real ports."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from actors.base.channel import connect
+from actors.base.errors import Unavailable
+from actors.base.server import Server
+from actors.base.telemetry import Telemetry
+from actors.base.vocabulary import Vocabulary, byte_of_character
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.service import Gateway
+from protos.gen import (
+    inference_pb2,
+    learner_pb2,
+    learner_pb2_grpc,
+    memory_pb2,
+    memory_pb2_grpc,
+    router_pb2,
+    router_pb2_grpc,
+    scheduler_pb2,
+    scheduler_pb2_grpc,
+    worker_pb2,
+)
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONTEXT = 512
+_names = itertools.count()
+
+
+def byte_vocabulary(template: str = TEMPLATE, *, bos: bool = False) -> worker_pb2.Vocabulary:
+    """Byte-level: token i is byte i; then <|endoftext|> 256, <|im_start|> 257, <|im_end|> 258."""
+    pieces = {character: byte for character, byte in byte_of_character().items()}
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
+    return worker_pb2.Vocabulary(
+        tokenizer_json=tokenizer.to_str().encode(),
+        chat_template=template,
+        eos_ids=[258, 256],
+        bos_id=256,
+        add_bos=bos,
+        vocab_size=259,
+    )
+
+
+class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
+    """Answers with the bytes of `answer`, one token an event, and misbehaves as told."""
+
+    def __init__(self, replica_id: str, model: str, answer: str = "Hello, world") -> None:
+        self.replica_id = replica_id
+        self.answer_ids = list(answer.encode())
+        self.per_event = 1
+        self.model = worker_pb2.ModelInfo(id=model, revision="r1" * 8, context_length=CONTEXT)
+        self.vocabulary = byte_vocabulary()
+        self.requests: list[scheduler_pb2.GenerateRequest] = []
+        self.refuse: Exception | None = None
+        self.break_after: int | None = None
+        """Raise `breakage` after so many tokens of a stream, once."""
+        self.breakage: Exception = Unavailable("the worker died")
+        self.hold_after: int | None = None
+        """Wait for ever after so many tokens of a stream."""
+        self.holding = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.cached_tokens = 0
+        self.describes = 0
+
+    async def Describe(self, request: Any, context: Any) -> scheduler_pb2.DescribeReply:
+        self.describes += 1
+        return scheduler_pb2.DescribeReply(
+            replica_id=self.replica_id, model=self.model, vocabulary=self.vocabulary
+        )
+
+    async def Generate(
+        self, request: scheduler_pb2.GenerateRequest, context: Any
+    ) -> AsyncGenerator[scheduler_pb2.GenerateEvent, None]:
+        self.requests.append(request)
+        if self.refuse is not None:
+            raise self.refuse
+        done = len(request.token_ids) - request.prompt_tokens
+        length = min(len(self.answer_ids), request.max_tokens or CONTEXT)
+        admission = scheduler_pb2.Admission(replica_id=self.replica_id, epoch=1, cached_tokens=self.cached_tokens)
+        sent = 0
+        try:
+            while True:
+                if sent == self.hold_after:
+                    self.holding.set()
+                    await asyncio.Event().wait()
+                if sent == self.break_after:
+                    self.break_after = None
+                    raise self.breakage
+                ids = self.answer_ids[done : min(done + self.per_event, length)]
+                done, sent = done + len(ids), sent + len(ids)
+                finish = inference_pb2.FINISH_UNSPECIFIED
+                if done == length:
+                    whole = length == len(self.answer_ids)
+                    finish = inference_pb2.FINISH_STOP if whole else inference_pb2.FINISH_LENGTH
+                event = scheduler_pb2.GenerateEvent(token_ids=ids, finish_reason=finish, admission=admission)
+                if finish:
+                    event.timings.CopyFrom(scheduler_pb2.Timings(queue_us=1000, prefill_us=2000, decode_us=3000))
+                yield event
+                admission = None
+                if finish:
+                    return
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+class FakeRouter(router_pb2_grpc.RouterServicer):
+    """Routes to every replica not excluded, in order."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, tuple[str, list[str]]] = {}
+        self.routed: list[router_pb2.RouteRequest] = []
+        self.reports: list[router_pb2.ReportRequest] = []
+        self.refuse: Callable[[router_pb2.RouteRequest], Exception | None] = lambda request: None
+        self.default = "tiny"
+
+    async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
+        copy = router_pb2.RouteRequest()
+        copy.CopyFrom(request)
+        self.routed.append(copy)
+        if (error := self.refuse(copy)) is not None:
+            raise error
+        model = request.model or self.default
+        candidates = [
+            router_pb2.Candidate(replica_id=replica, addresses=addresses, epoch=1)
+            for replica, (served, addresses) in self.replicas.items()
+            if served == model and replica not in request.exclude
+        ]
+        if not candidates:
+            raise Unavailable("no replica is left")
+        return router_pb2.RouteReply(
+            model=model, candidates=candidates, confidence=0.75, explanation=["it was the first"]
+        )
+
+    async def ListReplicas(self, request: Any, context: Any) -> router_pb2.ListReplicasReply:
+        return router_pb2.ListReplicasReply(
+            default_model=self.default,
+            replicas=[
+                router_pb2.Replica(
+                    available=True,
+                    since_s=1_700_000_000,
+                    state=router_pb2.HeartbeatRequest(
+                        replica_id=replica, addresses=addresses, model=model, context_length=CONTEXT
+                    ),
+                )
+                for replica, (model, addresses) in self.replicas.items()
+            ],
+        )
+
+    async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
+        self.reports.append(request)
+        return router_pb2.ReportReply()
+
+
+class FakeMemory(memory_pb2_grpc.MemoryServicer):
+    """Keeps what it is given; embeds a text as [length, 1]."""
+
+    def __init__(self) -> None:
+        self.entries: list[memory_pb2.WitnessEntry] = []
+        self.sessions: dict[str, memory_pb2.Session] = {}
+        self.away = False
+
+    def _here(self) -> None:
+        if self.away:
+            raise Unavailable("memory is away")
+
+    async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
+        self._here()
+        values = [value for text in request.texts for value in (len(text), 1)]
+        return memory_pb2.EmbedReply(model="MiniLM", values=values, width=2, prompt_tokens=3 * len(request.texts))
+
+    async def Status(self, request: Any, context: Any) -> memory_pb2.StatusReply:
+        self._here()
+        return memory_pb2.StatusReply(embedder="MiniLM", width=2)
+
+    async def AppendWitness(self, request: memory_pb2.AppendWitnessRequest, context: Any) -> Any:
+        self._here()
+        self.entries.extend(request.entries)
+        return memory_pb2.AppendWitnessReply()
+
+    async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
+        self._here()
+        self.sessions[request.session.session_id] = request.session
+        return memory_pb2.PutSessionReply()
+
+
+class FakeLearner(learner_pb2_grpc.LearnerServicer):
+    """Keeps trajectories; knows the response ids it has seen."""
+
+    def __init__(self) -> None:
+        self.trajectories: list[learner_pb2.Trajectory] = []
+
+    async def Record(self, request: learner_pb2.RecordRequest, context: Any) -> learner_pb2.RecordReply:
+        self.trajectories.extend(request.trajectories)
+        return learner_pb2.RecordReply()
+
+    async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
+        return inference_pb2.FeedbackReply(found=any(t.id == request.response_id for t in self.trajectories))
+
+
+class World:
+    """A gateway and the fakes behind it."""
+
+    def __init__(self) -> None:
+        self.router, self.memory, self.learner = FakeRouter(), FakeMemory(), FakeLearner()
+        self.telemetry = Telemetry(service="gateway")
+        self.servers: dict[str, Server] = {}
+        self.channels: list[Any] = []
+        self.clients: list[httpx.AsyncClient] = []
+        self.gateway: Gateway | None = None
+
+    async def serve(self, name: str, add: Any, servicer: Any) -> str:
+        """Serve a fake; returns its address."""
+        server = Server(f"{name}-{next(_names)}", [(add, servicer)])
+        self.servers[name] = server
+        return (await server.start())[0]
+
+    async def replica(self, replica_id: str = "tiny-0", model: str = "tiny", **options: Any) -> FakeScheduler:
+        """Start a scheduler that the router knows."""
+        scheduler = FakeScheduler(replica_id, model, **options)
+        address = await self.serve(replica_id, scheduler_pb2_grpc.add_SchedulerServicer_to_server, scheduler)
+        self.router.replicas[replica_id] = (model, [address])
+        return scheduler
+
+    async def start(self, **settings: Any) -> Gateway:
+        """Start the gateway on ports the system chooses."""
+        stubs = []
+        for name, add, stub, servicer in (
+            ("router", router_pb2_grpc.add_RouterServicer_to_server, router_pb2_grpc.RouterStub, self.router),
+            ("memory", memory_pb2_grpc.add_MemoryServicer_to_server, memory_pb2_grpc.MemoryStub, self.memory),
+            ("learner", learner_pb2_grpc.add_LearnerServicer_to_server, learner_pb2_grpc.LearnerStub, self.learner),
+        ):
+            channel = connect(await self.serve(name, add, servicer))
+            self.channels.append(channel)
+            stubs.append(stub(channel))
+        defaults = {"port": 0, "grpc_port": 0, "record_delay_s": 0.01, "failover_wait_s": 5, "table_refresh_s": 0.05}
+        self.gateway = Gateway(GatewayConfig(**(defaults | settings)), *stubs, self.telemetry)
+        await self.gateway.start()
+        return self.gateway
+
+    @property
+    def url(self) -> str:
+        assert self.gateway
+        return self.gateway.addresses.http
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """An HTTP client of the gateway."""
+        client = httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, **options)
+        self.clients.append(client)
+        return client
+
+    async def stop(self) -> None:
+        for client in self.clients:
+            await client.aclose()
+        if self.gateway:
+            await self.gateway.stop()
+        for channel in self.channels:
+            await channel.close()
+        for server in self.servers.values():
+            await server.stop(0)
+
+
+@pytest.fixture
+async def world() -> AsyncGenerator[World, None]:
+    """Everything but replicas; start the gateway with `await world.start()`."""
+    world = World()
+    yield world
+    await world.stop()
+
+
+@pytest.fixture
+def tiny() -> Vocabulary:
+    """The byte-level vocabulary."""
+    return Vocabulary.from_message(byte_vocabulary())
+
+
+@pytest.fixture
+def make_vocabulary() -> Callable[..., worker_pb2.Vocabulary]:
+    """byte_vocabulary(template, bos=)."""
+    return byte_vocabulary
+
+
+Start = Callable[..., Awaitable[Gateway]]
