@@ -5,17 +5,19 @@ be, and are cancelled on the other side when its task, its iterator or `cancel()
 """
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 from grpc import aio
 
 from actors.base import inproc
-from actors.base.errors import METADATA_KEY, Internal, InvalidArgument, RussetError, Unavailable, decode
+from actors.base.errors import METADATA_KEY, DeadlineExceeded, Internal, InvalidArgument, Unreachable, decode
+from actors.base.security import Security
+from actors.base.sockets import answers
 from actors.base.telemetry import propagated
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -30,28 +32,43 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
+    # A node that lost its power closes no connection: a stream to it ends when a ping stays unanswered.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 Target = str | Sequence[str] | Callable[[], Awaitable[Sequence[str]]]
 Transport = inproc.InprocServer | aio.Channel
 
 
-def connect(target: Target) -> "Channel":
+class Method(NamedTuple):
+    """A method as the generated stub describes it."""
+
+    path: str
+    kind: str
+    serializer: Any
+    deserializer: Any
+
+
+def connect(target: Target, *, security: Security | None = None) -> "Channel":
     """A channel to `target`: an address, several of one service (cheapest first), or a function that looks them up.
 
-    Addresses are inproc:NAME, unix:PATH and tcp:HOST:PORT. Nothing is opened until the first call.
+    Addresses are inproc:NAME, unix:PATH and tcp:HOST:PORT; `security` is for TCP. Nothing is opened until the first
+    call. A function is asked again when the service does not answer where it was.
     """
-    return Channel(target)
+    return Channel(target, security)
 
 
 class Channel:
     """What the generated stubs take as a channel."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, security: Security | None = None) -> None:
         self._target = [target] if isinstance(target, str) else target
+        self._security = security
         self._transport: Transport | None = None
         self._failed: set[str] = set()
         self._address = ""
         self._opening = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> str:
@@ -61,26 +78,32 @@ class Channel:
     async def close(self) -> None:
         """End its calls and connections."""
         transport, self._transport = self._transport, None
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         if isinstance(transport, aio.Channel):
             await transport.close()
 
+    def current(self) -> Transport | None:
+        """The open transport, if there is one."""
+        transport = self._transport
+        return None if isinstance(transport, inproc.InprocServer) and not transport.open else transport
+
     async def transport(self) -> Transport:
-        """The open transport, opening the cheapest address that can be reached. Raises Unavailable where none can."""
-        open_ = self._transport
-        if open_ is not None and (not isinstance(open_, inproc.InprocServer) or open_.open):
-            return open_
+        """The open transport, opening the cheapest address that can be reached. Raises Unreachable where none can."""
         async with self._opening:
-            if self._transport is not None and self._transport is not open_:
-                return self._transport
-            addresses = list(self._target if not callable(self._target) else await self._target())
+            if (transport := self.current()) is not None:
+                return transport
+            addresses = list(await self._target() if callable(self._target) else self._target)
             self._failed &= set(addresses)
-            candidates = [address for address in addresses if address not in self._failed] or addresses
-            self._failed = set() if candidates is addresses else self._failed
+            candidates = [address for address in addresses if address not in self._failed]
+            if not candidates:
+                candidates, self._failed = addresses, set()
             for address in candidates:
-                if (transport := _open(address)) is not None:
+                if (transport := _open(address, self._security)) is not None:
                     self._transport, self._address = transport, address
                     return transport
-        raise Unavailable(f"no service at {', '.join(addresses) or 'any address'} yet", retry_after_s=1)
+        raise Unreachable(f"no service at {', '.join(addresses) or 'any address'} yet", retry_after_s=1)
 
     def forget(self, transport: Transport) -> None:
         """`transport` did not answer: the next call tries another address, or asks for them again."""
@@ -88,115 +111,125 @@ class Channel:
             self._failed.add(self._address)
             self._transport = None
             if isinstance(transport, aio.Channel):
-                _closing(transport)
+                # Beside what goes on: streams that a stopping server lets end may end.
+                task = asyncio.ensure_future(transport.close(grace=UNARY_TIMEOUT_S))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     def unary_unary(self, path: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> Any:
         """A callable (request, timeout=, metadata=) -> awaitable reply."""
-        retried = ATTEMPTS if _may_repeat(path) else 1
+        method = Method(path, "unary_unary", request_serializer, response_deserializer)
+        attempts = ATTEMPTS if _may_repeat(path) else 1
 
         async def call(request: Any, *, timeout: float | None = UNARY_TIMEOUT_S, metadata: inproc.Metadata = ()) -> Any:
-            pause_s = FIRST_PAUSE_S
-            for attempt in range(retried):
-                stream = Stream(
-                    self, path, request, False, request_serializer, response_deserializer, timeout, metadata
-                )
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + timeout if timeout is not None else None
+            for attempt in range(1, attempts + 1):
+                left = max(0.0, deadline - clock()) if deadline is not None else None
                 try:
-                    return await stream.only()
-                except Unavailable:
-                    if attempt == retried - 1:
+                    return await Stream(self, method, request, left, metadata).only()
+                except Unreachable:
+                    pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1)
+                    if attempt == attempts or (deadline is not None and clock() + pause_s >= deadline):
                         raise
                 await asyncio.sleep(pause_s)
-                pause_s *= 2
-            raise AssertionError("unreachable")
+            raise AssertionError("the last attempt returns or raises")
 
         return call
 
     def unary_stream(self, path: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> Any:
         """A callable (request, timeout=, metadata=) -> Stream of replies."""
-        return self._streaming(path, False, request_serializer, response_deserializer)
+        return self._streaming(Method(path, "unary_stream", request_serializer, response_deserializer))
 
     def stream_stream(self, path: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> Any:
         """A callable (async iterator of requests, timeout=, metadata=) -> Stream of replies."""
-        return self._streaming(path, True, request_serializer, response_deserializer)
+        return self._streaming(Method(path, "stream_stream", request_serializer, response_deserializer))
 
-    def _streaming(self, path: str, requests: bool, serializer: Any, deserializer: Any) -> Any:
+    def _streaming(self, method: Method) -> Any:
         def call(request: Any, *, timeout: float | None = None, metadata: inproc.Metadata = ()) -> Stream:
-            return Stream(self, path, request, requests, serializer, deserializer, timeout, metadata)
+            return Stream(self, method, request, timeout, metadata)
 
         return call
 
 
 class Stream:
-    """The replies of one call: `async for`, `cancel()`, or `aclose()`. Dropping it cancels the call."""
+    """The replies of one call: `async for`, `cancel()`, or `aclose()`. Dropping it cancels the call.
+
+    The call begins with the first read.
+    """
 
     def __init__(
-        self,
-        channel: Channel,
-        path: str,
-        request: Any,
-        request_streaming: bool,
-        serializer: Any,
-        deserializer: Any,
-        timeout: float | None,
-        metadata: inproc.Metadata,
+        self, channel: Channel, method: Method, request: Any, timeout: float | None, metadata: inproc.Metadata
     ) -> None:
         self._channel = channel
-        self._arguments = (path, request, request_streaming, serializer, deserializer, timeout, metadata)
+        self._method = method
+        self._request = request
+        self._timeout = timeout
+        self._metadata = metadata
         self._transport: Transport | None = None
         self._inproc: inproc.InprocCall | None = None
         self._call: Any = None
-        self._replies: AsyncIterator[Any] | None = None
+        self._next: Callable[[], Awaitable[Any]] | None = None
         self._cancelled = False
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> Any:
-        if self._transport is None:
-            await self._start()
-        if self._inproc is not None:
-            return await self._inproc.read()
-        assert self._replies is not None
+        if self._next is None:
+            self._next = await self._start()
         try:
-            return await anext(self._replies)
+            return await self._next()
         except aio.AioRpcError as error:
             raise self._translate(error) from None
 
     async def only(self) -> Any:
         """The one reply of a unary call."""
-        await self._start()
+        reply = await self._start()
         try:
-            return await (self._inproc.read() if self._inproc is not None else self._call)
+            return await reply()
         except aio.AioRpcError as error:
             raise self._translate(error) from None
         except StopAsyncIteration:
-            raise Internal(f"{self._arguments[0]} ended without a reply") from None
+            raise Internal(f"{self._method.path} ended without a reply") from None
 
-    async def _start(self) -> None:
+    async def _start(self) -> Callable[[], Awaitable[Any]]:
+        """Begin the call; returns what reads its next message."""
+        method, timeout = self._method, self._timeout
+        if (transport := self._channel.current()) is None:
+            transport, timeout = await self._open()
         if self._cancelled:
             raise asyncio.CancelledError
-        path, request, request_streaming, serializer, deserializer, timeout, metadata = self._arguments
-        self._transport = transport = await self._channel.transport()
+        self._transport = transport
         if isinstance(transport, inproc.InprocServer):
-            self._inproc = transport.start(path, request, metadata, timeout)
-            return
-        streaming = _method(path).server_streaming
-        kinds = {
-            (False, False): transport.unary_unary,
-            (False, True): transport.unary_stream,
-            (True, True): transport.stream_stream,
-        }
-        multicallable = kinds[request_streaming, streaming](
-            path, request_serializer=serializer, response_deserializer=deserializer
+            self._inproc = transport.start(method.path, self._request, self._metadata, timeout)
+            return self._inproc.read
+        callable_ = getattr(transport, method.kind)(
+            method.path, request_serializer=method.serializer, response_deserializer=method.deserializer
         )
-        self._call = multicallable(request, timeout=timeout, metadata=aio.Metadata(*metadata, *propagated()))
-        if streaming:
-            self._replies = self._call.__aiter__()
+        metadata = aio.Metadata(*self._metadata, *propagated())
+        self._call = callable_(self._request, timeout=timeout, metadata=metadata)
+        return self._reply if method.kind == "unary_unary" else self._call.__aiter__().__anext__
 
-    def _translate(self, error: aio.AioRpcError) -> RussetError:
-        carried = dict(error.trailing_metadata() or ()).get(METADATA_KEY)
-        translated = decode(error.code(), error.details() or "", carried)
-        if isinstance(translated, Unavailable) and carried is None and self._transport is not None:
+    async def _reply(self) -> Any:
+        return await self._call
+
+    async def _open(self) -> tuple[Transport, float | None]:
+        """The channel's transport, and what opening it left of the deadline."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(self._timeout):
+                transport = await self._channel.transport()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._method.path} found no address within {self._timeout} s") from None
+        return transport, None if self._timeout is None else max(0.0, self._timeout - (clock() - began))
+
+    def _translate(self, error: aio.AioRpcError) -> Exception:
+        carried: Any = dict(error.trailing_metadata() or ()).get(METADATA_KEY)
+        details = error.details() or ""
+        translated = decode(error.code(), f"{self._method.path} at {self._channel.address}: {details}", carried)
+        if isinstance(translated, Unreachable) and self._transport is not None:
             self._channel.forget(self._transport)
         return translated
 
@@ -217,38 +250,25 @@ class Stream:
             self._inproc.cancel()
 
 
-def _open(address: str) -> Transport | None:
+def _open(address: str, security: Security | None) -> Transport | None:
+    """A transport to `address`, or None where it is not here. Sockets need no TLS: their files have owners."""
     kind, _, rest = address.partition(":")
     if kind == "inproc":
         return inproc.find(rest)
     if kind == "unix":
-        return aio.insecure_channel(address, options=OPTIONS) if os.path.exists(rest) else None
-    if kind == "tcp":
-        return aio.insecure_channel(rest, options=OPTIONS)
-    raise InvalidArgument(f"address {address!r}: expected inproc:NAME, unix:PATH or tcp:HOST:PORT")
-
-
-_closings: set[asyncio.Task[None]] = set()
-
-
-def _closing(channel: aio.Channel) -> None:
-    """Close a channel beside what goes on; streams that a stopping server lets end may end."""
-    task = asyncio.ensure_future(channel.close(grace=UNARY_TIMEOUT_S))
-    _closings.add(task)
-    task.add_done_callback(_closings.discard)
-
-
-@cache
-def _method(path: str) -> Any:
-    service, _, method = path.removeprefix("/").partition("/")
-    return descriptor_pool.Default().FindServiceByName(service).methods_by_name[method]
+        return aio.insecure_channel(address, options=OPTIONS) if answers(rest) else None
+    if kind != "tcp":
+        raise InvalidArgument(f"address {address!r}: expected inproc:NAME, unix:PATH or tcp:HOST:PORT")
+    if security is not None:
+        return aio.secure_channel(rest, security.channel_credentials(), options=OPTIONS)
+    return aio.insecure_channel(rest, options=OPTIONS)
 
 
 @cache
 def _may_repeat(path: str) -> bool:
-    """Whether the proto marks the method as safe to repeat."""
-    try:
-        level = _method(path).GetOptions().idempotency_level
-    except KeyError:
-        return False
-    return level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
+    """Whether the proto marks the method as safe to repeat; one whose proto is not here is not."""
+    service, _, name = path.removeprefix("/").partition("/")
+    with contextlib.suppress(KeyError):
+        method = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+        return method.GetOptions().idempotency_level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
+    return False

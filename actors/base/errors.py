@@ -11,6 +11,7 @@ RussetError
 ├── QueueFull           429  come back after retry_after_s
 ├── Internal            500  a defect of ours
 ├── Unavailable         503  not now; come back after retry_after_s
+│   └── Unreachable     503  nobody answered, or the answer broke off: whether the call ran is not known
 └── DeadlineExceeded    504  the time the caller gave is over
 
 A message says what happened, the offending value, and what would be accepted. Cancellation is no error: it stays
@@ -24,6 +25,8 @@ import grpc
 
 METADATA_KEY = "russet-error-bin"
 """Trailing metadata that carries an error as JSON, so that it arrives as the class it left as."""
+CARRIED_BYTES = 1000
+"""More of a message is cut: gRPC peers refuse metadata above 8 KiB, and it travels twice, partly percent-encoded."""
 
 
 class RussetError(Exception):
@@ -76,6 +79,10 @@ class Unavailable(RussetError):
     """Not now."""
 
 
+class Unreachable(Unavailable):
+    """Nobody answered, or the answer broke off. Raised by channels; to the next caller it is Unavailable."""
+
+
 class DeadlineExceeded(RussetError):
     """The time the caller gave is over."""
 
@@ -104,6 +111,12 @@ MAPPINGS: dict[type[RussetError], Mapping] = {
 }
 _BY_NAME = {kind.__name__: kind for kind in MAPPINGS}
 _BY_STATUS = {mapping.grpc: kind for kind, mapping in MAPPINGS.items()}
+# What gRPC itself says with these: connection lost; server gone before it answered; message over the size limit.
+_WITHOUT_HANDLER: dict[grpc.StatusCode, type[RussetError]] = {
+    grpc.StatusCode.UNAVAILABLE: Unreachable,
+    grpc.StatusCode.CANCELLED: Unreachable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
+}
 
 
 def mapping_of(error: BaseException) -> Mapping:
@@ -119,11 +132,17 @@ def encode(error: RussetError) -> bytes:
     kind = next(kind for kind in (*type(error).__mro__, Internal) if kind in MAPPINGS)
     fields = {
         "class": kind.__name__,
-        "message": error.message,
-        "param": error.param,
+        "message": shortened(error.message),
+        "param": shortened(error.param) if error.param is not None else None,
         "retry_after_s": error.retry_after_s,
     }
-    return json.dumps(fields).encode()
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def shortened(text: str) -> str:
+    """`text` as far as it fits into CARRIED_BYTES of UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= CARRIED_BYTES else encoded[: CARRIED_BYTES - 3].decode(errors="ignore") + "..."
 
 
 def decode(status: grpc.StatusCode, details: str, carried: bytes | None) -> RussetError:
@@ -135,5 +154,4 @@ def decode(status: grpc.StatusCode, details: str, carried: bytes | None) -> Russ
             return kind(str(fields["message"]), param=fields["param"], retry_after_s=fields["retry_after_s"])
         except (ValueError, KeyError, TypeError):
             return Internal(f"{details} (its details could not be read)")
-    kind = _BY_STATUS.get(status, Unavailable if status is grpc.StatusCode.CANCELLED else Internal)
-    return kind(details or status.name)
+    return _WITHOUT_HANDLER.get(status, _BY_STATUS.get(status, Internal))(details or status.name)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from actors.base.errors import DeadlineExceeded, Internal, RussetError, Unavailable
+from actors.base.errors import Conflict, DeadlineExceeded, Internal, RussetError, Unreachable
 
 BUFFERED_MESSAGES = 1024
 """A handler that is this far ahead of its reader waits for it."""
@@ -63,10 +63,12 @@ class InprocServer:
         self.open = True
 
     def start(self, path: str, request: Any, metadata: Metadata, timeout: float | None) -> "InprocCall":
-        """Run a method in a task of its own. Raises Unavailable where the server has stopped."""
+        """Run a method in a task of its own. Raises Unreachable where the server has stopped."""
         if not self.open:
-            raise Unavailable(f"{self.name} has stopped")
-        call = InprocCall(self._methods[path], request, InprocContext(metadata), timeout)
+            raise Unreachable(f"{self.name} has stopped")
+        if (method := self._methods.get(path)) is None:
+            raise Internal(f"{self.name} serves no {path}; it serves {', '.join(self._methods)}")
+        call = InprocCall(path, method, request, InprocContext(metadata), timeout)
         self.running.add(call.task)
         call.task.add_done_callback(self.running.discard)
         return call
@@ -85,15 +87,16 @@ _SERVERS: dict[str, InprocServer] = {}
 
 
 def register(server: InprocServer) -> None:
-    """Make a server reachable as inproc:NAME. Raises Internal where the name is taken."""
+    """Make a server reachable as inproc:NAME. Raises Conflict where the name is taken."""
     if server.name in _SERVERS:
-        raise Internal(f"a server named {server.name} runs in this process already")
+        raise Conflict(f"a server named {server.name} runs in this process already; give this one another name")
     _SERVERS[server.name] = server
 
 
 def unregister(server: InprocServer) -> None:
     """Forget a server."""
-    _SERVERS.pop(server.name, None)
+    if _SERVERS.get(server.name) is server:
+        del _SERVERS[server.name]
 
 
 def find(name: str) -> InprocServer | None:
@@ -102,9 +105,15 @@ def find(name: str) -> InprocServer | None:
 
 
 class InprocCall:
-    """One call: its handler runs in a task, its messages wait here for the reader."""
+    """One call: its handler runs in a task, its messages wait here for the reader.
 
-    def __init__(self, method: Method, request: Any, context: InprocContext, timeout: float | None) -> None:
+    Messages are passed, not copied: neither side changes one that it gave away or was given.
+    """
+
+    def __init__(self, path: str, method: Method, request: Any, context: InprocContext, timeout: float | None) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._left = False
         self._messages: deque[Any] = deque()
         self._wake_reader: asyncio.Future[None] | None = None
         self._wake_writer: asyncio.Future[None] | None = None
@@ -159,7 +168,7 @@ class InprocCall:
                 self._wake_reader = asyncio.get_running_loop().create_future()
                 await self._wake_reader
         except asyncio.CancelledError:
-            self.task.cancel()
+            self.cancel()
             raise
         _wake(self._wake_writer)
         return self._messages.popleft()
@@ -167,14 +176,17 @@ class InprocCall:
     def _end(self) -> Any:
         if self.task.cancelled():
             if self._late:
-                raise DeadlineExceeded("the call took longer than its deadline")
-            raise asyncio.CancelledError
+                raise DeadlineExceeded(f"{self._path} took longer than its deadline of {self._timeout} s")
+            if self._left:
+                raise asyncio.CancelledError
+            raise Unreachable(f"{self._path} was ended by its server, which is stopping")
         if (error := self.task.exception()) is not None:
             raise error
         raise StopAsyncIteration
 
     def cancel(self) -> None:
         """End the handler."""
+        self._left = True
         self.task.cancel()
 
 

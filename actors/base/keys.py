@@ -1,6 +1,7 @@
 """Keys: the cluster key that seals what is stored, and the API keys that callers show."""
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
@@ -33,13 +34,9 @@ class Keyring:
     @classmethod
     def load_or_create(cls, path: Path) -> "Keyring":
         """The keys in `path`; a new file with mode 0600 where there is none. Raises InvalidArgument otherwise."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return cls.load(path)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n")
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
         return cls.load(path)
 
     @classmethod
@@ -73,6 +70,21 @@ class Keyring:
             raise InvalidArgument("sealed data was changed, or belongs to another owner") from None
 
 
+def _create(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all; one that another process made meanwhile stays."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
 def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"russet key id\0" + key).digest()[:ID_BYTES]
 
@@ -95,8 +107,8 @@ class ApiKeys:
     @staticmethod
     def create(path: Path, name: str) -> str:
         """Add a caller; returns its key, which is stored nowhere."""
-        if not name or any(character.isspace() for character in name):
-            raise InvalidArgument(f"key name {name!r}: expected one word", param="name")
+        if not name or name.startswith("#") or any(character.isspace() for character in name):
+            raise InvalidArgument(f"key name {name!r}: expected one word that does not start with #", param="name")
         if path.exists() and any(key.name == name for key in _parse(path)):
             raise InvalidArgument(f"{path} has a key named {name} already; remove its line first", param="name")
         key = API_KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)

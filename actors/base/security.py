@@ -22,6 +22,10 @@ class Security:
     key: Path
     authority: Path
 
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Credentials that show this node's certificate. Raises InvalidArgument where a file is missing."""
+        return grpc.ssl_channel_credentials(_read(self.authority), _read(self.key), _read(self.certificate))
+
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials that demand a certificate of the caller. Raises InvalidArgument where a file is missing."""
         pair = (_read(self.key), _read(self.certificate))

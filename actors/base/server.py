@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from grpc_reflection.v1alpha import reflection
 
 from actors.base import inproc
 from actors.base.channel import MAX_MESSAGE_BYTES
-from actors.base.errors import METADATA_KEY, Conflict, Internal, RussetError, encode, mapping_of
+from actors.base.errors import METADATA_KEY, Conflict, Internal, RussetError, encode, mapping_of, shortened
 from actors.base.security import Security
+from actors.base.sockets import answers
 from actors.base.telemetry import extracted
 
 OPTIONS = (
@@ -23,6 +25,8 @@ OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # Two servers on one port would share its calls at random; a taken port must be an error.
     ("grpc.so_reuseport", 0),
+    # Clients ping idle streams every 10 s (channel.py); by default a server takes that for abuse.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
 log = logging.getLogger(__name__)
 Register = Callable[[Any, Any], None]
@@ -31,7 +35,8 @@ Register = Callable[[Any, Any], None]
 class Server:
     """Serves `services` (pairs of the generated add_XServicer_to_server and a servicer) under `name`.
 
-    `tcp` is host:port (port 0 picks one), `unix` a socket path; either may be None. Always reachable as inproc:NAME.
+    `tcp` is host:port (port 0 picks one), with mutual TLS where `security` is given; `unix` a socket path, which only
+    this user may open. Either may be None. Always reachable as inproc:NAME.
     """
 
     def __init__(
@@ -55,15 +60,19 @@ class Server:
         self._health = HealthServicer()
 
     async def start(self) -> list[str]:
-        """Listen; returns the addresses, cheapest first. Raises Conflict where a port or socket is taken."""
-        addresses = [f"inproc:{self.name}"]
-        if self._tcp or self._unix:
-            addresses += await self._listen()
+        """Listen; returns the addresses, cheapest first. Raises Conflict where name, port or socket is taken."""
         inproc.register(self._inproc)
-        return addresses
+        try:
+            listening = await self._listen() if self._tcp or self._unix else []
+        except BaseException:
+            inproc.unregister(self._inproc)
+            if self._grpc is not None:
+                await self._grpc.stop(None)
+            raise
+        return [f"inproc:{self.name}", *listening]
 
     async def _listen(self) -> list[str]:
-        server = aio.server(options=OPTIONS)
+        self._grpc = server = aio.server(options=OPTIONS)
         names = (*self._services.handlers, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         for service, handlers in self._services.handlers.items():
             wrapped = {method: _over_grpc(handler) for method, handler in handlers.items()}
@@ -72,27 +81,41 @@ class Server:
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         addresses = []
         if self._unix:
-            self._bind(server, f"unix:{self._unix}")
+            self._bind_unix(server, self._unix)
             addresses.append(f"unix:{self._unix}")
         if self._tcp:
             host = self._tcp.rpartition(":")[0]
-            addresses.append(f"tcp:{host}:{self._bind(server, self._tcp)}")
+            addresses.append(f"tcp:{host}:{self._bind_tcp(server, self._tcp)}")
         await server.start()
         for service in ("", *self._services.handlers):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._grpc = server
         return addresses
 
-    def _bind(self, server: aio.Server, address: str) -> int:
+    def _bind_tcp(self, server: aio.Server, address: str) -> int:
         try:
             if self._security is not None:
                 return server.add_secure_port(address, self._security.server_credentials())
             return server.add_insecure_port(address)
         except RuntimeError as error:
-            raise Conflict(f"{self.name} cannot listen on {address}: {error}; is the port or socket taken?") from None
+            raise Conflict(
+                f"{self.name} cannot listen on {address}: {error}; stop what uses the port, or choose another"
+            ) from None
+
+    def _bind_unix(self, server: aio.Server, path: str) -> None:
+        # gRPC would remove the socket of a server that lives as readily as one left behind.
+        if answers(path):
+            raise Conflict(f"{self.name} cannot listen on {path}: another process serves there; stop it first")
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise Conflict(
+                f"{self.name} cannot listen on {path}: {error}; expected a path of under 100 characters in a directory "
+                "that this user may write"
+            ) from None
+        os.chmod(path, 0o600)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Refuse new calls, let those in flight end for `grace_s`, then cancel them."""
+        """Refuse new calls, let those in flight end for `grace_s` seconds, then cancel them."""
         inproc.unregister(self._inproc)
         endings = [self._inproc.stop(grace_s)]
         if self._grpc is not None:
@@ -136,14 +159,14 @@ def _over_grpc(handler: Any) -> Any:
     behavior = _behavior(handler)
 
     async def unary(request: Any, context: aio.ServicerContext) -> Any:
-        with extracted(context.invocation_metadata()):
+        with extracted(_metadata(context)):
             try:
                 return await behavior(request, context)
             except Exception as error:
                 await _abort(context, error)
 
     async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
-        with extracted(context.invocation_metadata()):
+        with extracted(_metadata(context)):
             replies = behavior(request, context)
             try:
                 async with contextlib.aclosing(replies):
@@ -161,10 +184,14 @@ def _over_grpc(handler: Any) -> Any:
     return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
+def _metadata(context: aio.ServicerContext) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in context.invocation_metadata() or ()]
+
+
 async def _abort(context: aio.ServicerContext, error: Exception) -> None:
     if isinstance(error, aio.AbortError):
         raise error
     if not isinstance(error, RussetError):
         log.error("handler failed", exc_info=error)
         error = Internal(f"{type(error).__name__}: {error}")
-    await context.abort(mapping_of(error).grpc, error.message, ((METADATA_KEY, encode(error)),))
+    await context.abort(mapping_of(error).grpc, shortened(error.message), ((METADATA_KEY, encode(error)),))

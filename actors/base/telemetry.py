@@ -21,6 +21,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 _PROPAGATOR = TraceContextTextMapPropagator()
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+# Where nothing exports: swallows attributes, and leaves the caller's span the current one, so that it travels on.
+_NO_SPAN = contextlib.nullcontext(trace.INVALID_SPAN)
 
 
 class Telemetry:
@@ -41,10 +43,12 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
         resource = Resource.create({"service.name": f"russet-{service}", "service.instance.id": replica})
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False) if spans else None
-        for processor in spans if self._provider is not None else ():
-            self._provider.add_span_processor(processor)
-        self._tracer = (self._provider or trace.NoOpTracerProvider()).get_tracer("russet")
+        self._tracer: trace.Tracer | None = None
+        if spans:
+            provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+            for processor in spans:
+                provider.add_span_processor(processor)
+            self._tracer = provider.get_tracer("russet")
         self.meter = MeterProvider(readers, resource, shutdown_on_exit=False).get_meter("russet")
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
@@ -68,11 +72,13 @@ class Telemetry:
         assert isinstance(metric, kind), f"metric {name} exists as {type(metric).__name__}"
         return metric
 
-    @contextlib.contextmanager
-    def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[trace.Span]:
+    def span(
+        self, name: str, attributes: Mapping[str, Any] | None = None
+    ) -> contextlib.AbstractContextManager[trace.Span]:
         """A span around the block, child of the current one; an exception is recorded on it."""
-        with self._tracer.start_as_current_span(name, attributes=dict(attributes or {})) as span:
-            yield span
+        if self._tracer is None:
+            return _NO_SPAN
+        return self._tracer.start_as_current_span(name, attributes=attributes)
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
