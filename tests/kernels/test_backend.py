@@ -1,0 +1,99 @@
+"""Which decoder a model gets, and what is said where it is a slow one."""
+
+import logging
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kernels import cpu
+from kernels.backend import build_decoder
+from kernels.decoder import Batch
+from kernels.interpreter import MlxDecoder
+from tests.oracles import float64, random_decoder
+
+SPEC, WEIGHTS = random_decoder.model()
+needs_cpu = pytest.mark.skipif(not cpu.available(), reason=cpu.reason() or "kernels.cpu is here")
+on_cpu = pytest.mark.skipif(mx.default_device().type == mx.gpu, reason="the default device is a GPU")
+
+
+def without_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    monkeypatch.setattr(cpu, "reason", lambda: "no compiler was there")
+
+
+def test_mlx_is_mlx() -> None:
+    assert isinstance(build_decoder(SPEC, WEIGHTS, backend="mlx"), MlxDecoder)
+
+
+@on_cpu
+@needs_cpu
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_the_compiled_decoder_serves_a_cpu(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    decoder = build_decoder(SPEC, WEIGHTS, backend=backend)
+    assert decoder.isa_class != "mlx-cpu"
+    assert not caplog.records
+
+
+@on_cpu
+@needs_cpu
+def test_both_decoders_compute_the_model() -> None:
+    tokens = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
+    batch = Batch(tokens, np.array([0, 8], np.int32), np.zeros(1, np.int32), np.array([[1, 0]], np.int32), tokens * 0)
+    batch = batch._replace(logits_at=np.arange(8, dtype=np.int32))
+    want = float64.decoder_logits(SPEC, WEIGHTS, tokens.tolist())
+    for backend, tolerance in (("cpu", 0.02), ("mlx", 2e-5)):  # the CPU decoder's K and V are half precision
+        decoder = build_decoder(SPEC, WEIGHTS, backend=backend)
+        got = decoder.forward(batch, decoder.allocate_kv(2, 4))
+        np.testing.assert_allclose(np.array(got), want, atol=tolerance)
+
+
+@on_cpu
+def test_without_the_extension_auto_warns_how_slow_it_is_and_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_extension(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        decoder = build_decoder(SPEC, WEIGHTS)
+    assert decoder.isa_class == "mlx-cpu"
+    assert "about 10 tokens/s" in caplog.text
+    assert "no compiler was there" in caplog.text
+
+
+@on_cpu
+def test_without_the_extension_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_extension(monkeypatch)
+    with pytest.raises(ValueError, match="no compiler was there"):
+        build_decoder(SPEC, WEIGHTS, backend="cpu")
+
+
+def test_a_dtype_is_mlx() -> None:
+    decoder = build_decoder(SPEC, WEIGHTS, dtype=mx.bfloat16)
+    assert isinstance(decoder, MlxDecoder)
+    assert decoder.allocate_kv(1, 4).k[0].dtype == mx.bfloat16
+    with pytest.raises(ValueError, match="takes no dtype"):
+        build_decoder(SPEC, WEIGHTS, backend="cpu", dtype=mx.bfloat16)
+
+
+@pytest.mark.parametrize("backend", ["metal", "", "CPU"])
+def test_an_unknown_backend_is_named(backend: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown backend '{backend}'; accepted: auto, cpu, mlx"):
+        build_decoder(SPEC, WEIGHTS, backend=backend)
+
+
+def test_negative_threads_are_refused() -> None:
+    with pytest.raises(ValueError, match="threads is -1"):
+        build_decoder(SPEC, WEIGHTS, threads=-1)
+
+
+def test_a_slab_of_another_backend_is_refused() -> None:
+    class Foreign:
+        pages, page_size, nbytes = 1, 4, 0
+
+        def copy_pages(self, source: object, target: object) -> None:
+            raise AssertionError
+
+    none = np.zeros(0, np.int32)
+    batch = Batch(none, np.zeros(1, np.int32), none, np.zeros((0, 0), np.int32), none)
+    with pytest.raises(ValueError, match="its own allocate_kv, got Foreign"):
+        MlxDecoder(SPEC, WEIGHTS).forward(batch, Foreign())
