@@ -5,8 +5,11 @@ activations quantized to int8 per 32 inputs, everything else is float32. A row's
 batch, the chunking of its prompt and the number of threads; replicas of one `isa_class` agree bit for bit.
 """
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
+import psutil
 
 from kernels.cpu import _ext
 from kernels.decoder import Activation, Batch, DecoderSpec, DecoderWeights, Float32, Kv, LayerWeights, Quantized, Weight
@@ -81,8 +84,16 @@ class CpuDecoder:
         return self._native.weight_bytes
 
     def allocate_kv(self, pages: int, page_size: int) -> Kv:
-        """An empty slab; memory is taken page by page as it is written. MemoryError with the bytes wanted."""
-        return self._native.allocate_kv(pages, page_size)
+        """An empty slab; memory is taken page by page as it is written.
+
+        MemoryError with the bytes wanted where the machine could not back all pages now: a slab that the system only
+        promises would end in the process being killed later, in the middle of a batch.
+        """
+        slab = self._native.allocate_kv(pages, page_size)
+        left = psutil.virtual_memory().available
+        if slab.nbytes > left:
+            raise MemoryError(f"{pages} KV pages of {page_size} tokens want {slab.nbytes} bytes; {left} bytes are left")
+        return slab
 
     def forward_numpy(self, batch: Batch, kv: Kv) -> Float32:
         """Compute the batch, write its K and V, return logits [L, vocab]; the GIL is released meanwhile.
@@ -104,7 +115,7 @@ def _matrices(weights: DecoderWeights) -> list[Weight]:
     return [weights.embedding, weights.head, *(matrix for layer in layers for matrix in layer)]
 
 
-def _pack(weight: Weight) -> _ext.PackedMatrix:
+def _pack(weight: Weight) -> Any:
     if isinstance(weight, Quantized):
         return _ext.pack_affine(weight.weight, weight.scales, weight.biases, weight.bits, weight.group_size)
     return _ext.pack_dense(weight)
@@ -114,7 +125,7 @@ def _floats(values: mx.array | None) -> list[float]:
     return [] if values is None else np.array(values.astype(mx.float32)).tolist()
 
 
-def _pack_layer(layer: LayerWeights) -> _ext.LayerPack:
+def _pack_layer(layer: LayerWeights) -> Any:
     return _ext.LayerPack(
         attention_norm=_floats(layer.attention_norm),
         q=_pack(layer.q),

@@ -172,8 +172,9 @@ void bind_decoder(nb::module_& m) {
                 try {
                     return new KvSlab(shape);
                 } catch (const std::bad_alloc&) {
-                    const std::string message = "a KV slab of " + std::to_string(pages) + " pages wants " +
-                                                std::to_string(bytes) + " bytes, which the system does not give";
+                    const std::string message = std::to_string(pages) + " KV pages of " + std::to_string(page_size) +
+                                                " tokens want " + std::to_string(bytes) +
+                                                " bytes, which the system does not give";
                     PyErr_SetString(PyExc_MemoryError, message.c_str());
                     throw nb::python_error();
                 }

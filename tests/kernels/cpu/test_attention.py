@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +32,12 @@ def threads() -> Iterator[None]:
     _ext.set_threads(0)
 
 
-def slab(kv_heads: int, head_dim: int, pages: int, page_size: int):
+def slab(kv_heads: int, head_dim: int, pages: int, page_size: int) -> Any:
     """A slab of two layers; slabs are made by decoders, so this makes the smallest one that fits."""
     hidden, width = 1, kv_heads * head_dim
-    layer = LayerWeights(
-        *(mx.ones(hidden), *(mx.zeros((width, hidden)),) * 3, mx.zeros((hidden, width)), mx.ones(hidden)),
-        *(*(mx.zeros((1, hidden)),) * 2, mx.zeros((hidden, 1))),
-    )
+    one, into, back = mx.ones(hidden), mx.zeros((width, hidden)), mx.zeros((hidden, width))
+    up, down = mx.zeros((1, hidden)), mx.zeros((hidden, 1))
+    layer = LayerWeights(one, into, into, into, back, one, up, up, down)
     spec = DecoderSpec(2, hidden, kv_heads, kv_heads, head_dim, 1, 1, 1 << 20, 1e-5, Rope((), False))
     embedding = mx.zeros((1, hidden))
     decoder = CpuDecoder(spec, DecoderWeights(embedding, (layer, layer), mx.ones(hidden), embedding))
@@ -101,9 +101,7 @@ def test_long_rows_split_over_threads_give_the_same_bits(isa: str, threads: None
     for count, cuts in ((1, [0, tokens]), (2, [0, tokens - 1, tokens]), (3, [0, 700, 701, 1024, 1299, tokens])):
         _ext.set_threads(count)
         kv = slab(2, 32, 82, 16)
-        results.append(
-            np.concatenate([attend(kv, [(sequence, a, b)])[0] for a, b in pairwise(cuts)])
-        )
+        results.append(np.concatenate([attend(kv, [(sequence, a, b)])[0] for a, b in pairwise(cuts)]))
     np.testing.assert_allclose(results[0], sequence.oracle(), rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
