@@ -13,7 +13,7 @@ from rich.table import Table
 
 from actors.base.errors import Unavailable
 
-WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student", "group", "country", "problem", "hand", "part"]
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ class Result:
 
     def table(self) -> Table:
         """The same for a reader."""
-        figures = self.as_dict()
-        load = self.load
+        figures, load = self.as_dict(), self.load
+        shape = f"{load.prompt_tokens} + {load.output_tokens} tokens"
+        rate = f"{figures['output_tokens_per_s']} output tokens/s in {figures['wall_s']} s"
         table = Table(
-            title=f"{load.clients} clients, {load.requests} requests of {load.prompt_tokens} + {load.output_tokens} tokens",
-            caption=f"{figures['output_tokens_per_s']} output tokens/s over {figures['wall_s']} s; {figures['failed']} failed",
+            title=f"{load.clients} clients, {load.requests} requests of {shape}",
+            caption=f"{rate}, {figures['failed']} failed",
         )
         for column in ("ms", "p50", "p90", "p99", "max"):
             table.add_column(column, justify="left" if column == "ms" else "right")

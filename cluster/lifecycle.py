@@ -1,4 +1,4 @@
-"""`russet up` and `russet down`: start Ray and every actor detached, say what is waited for, and leave nothing behind."""
+"""`russet up` and `down`: start Ray and every actor detached, say what is waited for, and leave nothing behind."""
 
 import contextlib
 import json

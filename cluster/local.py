@@ -42,7 +42,7 @@ class LocalDirectory:
 
 
 class LocalCluster:
-    """`async with LocalCluster(config) as cluster:` and `cluster.http` answers, from the same services as on a fleet."""
+    """`async with LocalCluster(config) as cluster:`, and `cluster.http` answers from the services a fleet runs."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Collections in embedded Qdrant: an HNSW index in this process, persisted below a directory, for one process at a time."""
+"""Collections in embedded Qdrant: an HNSW index in this process, persisted, for one process at a time."""
 
 import json
 from collections.abc import Sequence

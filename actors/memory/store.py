@@ -37,12 +37,12 @@ class Where:
 
 
 class Collection(Protocol):
-    """A set of entries that can be looked up by id, by payload and by similarity. All methods may block: call off the loop."""
+    """Entries that can be looked up by id, by payload and by similarity. Methods may block: call off the loop."""
 
     schema: Schema
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Insert or replace by id; durable when it returns. A vector of another width is an InvalidArgument naming both."""
+        """Insert or replace by id; durable when it returns. Another width is an InvalidArgument naming both."""
         ...
 
     def get(self, ids: Sequence[str]) -> list[Entry]:

@@ -1,7 +1,8 @@
 """The witness log: one entry a request, hash-chained, so that a change, a gap or a swap shows.
 
 hash_n = SHA-256(hash_{n-1} || blob_n), where blob is the entry's deterministic protobuf encoding with texts and vectors
-replaced by their SHA-256: the store normalises vectors, so they could not be compared bit by bit, and the log keeps no text.
+replaced by their SHA-256: the store normalises vectors, so they could not be compared bit by bit, and the log keeps no
+text.
 """
 
 import asyncio
