@@ -67,8 +67,8 @@ def oracle(directory: Path, ids: list[int]) -> np.ndarray:
 
 
 def test_agrees_with_a_plain_bert(encoder: Encoder, directory: Path) -> None:
-    ids = encoder.tokenize(TEXTS)
-    got = encoder.embed(TEXTS)
+    ids = [row[:24] for row in encoder.tokenize(TEXTS)]  # the oracle's erf is Python's, number by number
+    got = encoder.embed_ids(ids)
     assert (got.shape, got.dtype) == ((len(TEXTS), 384), np.float32)
     np.testing.assert_allclose(got, [oracle(directory, row) for row in ids], atol=2e-5)
 
