@@ -80,7 +80,9 @@ class LeaseLoop:
                 self._begin(hello)
                 await self._run_epoch()
             except (RussetError, TimeoutError) as error:
-                log.warning("No worker for %s: %s", self._scheduler_id, error or "no result in time")
+                # Said once an outage; the retries after it are quiet.
+                level = logging.WARNING if delay_s == FIRST_RETRY_S else logging.DEBUG
+                log.log(level, "No worker for %s: %s", self._scheduler_id, error or "no result in time")
             except Exception:
                 log.exception("The epoch of %s failed; its rows go back to waiting", self._scheduler_id)
             finally:
