@@ -147,6 +147,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 engine.submit(Reset(epoch.number))
                 self._rows.set(0)
                 log.info("epoch %d of scheduler %r ends", epoch.number, epoch.scheduler_id)
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, epoch: Epoch, engine: Engine, plans: AsyncIterator[worker_pb2.Plan]) -> None:
         async for plan in plans:
