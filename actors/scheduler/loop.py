@@ -83,6 +83,11 @@ class LeaseLoop:
                 # Said once an outage; the retries after it are quiet.
                 level = logging.WARNING if delay_s == FIRST_RETRY_S else logging.DEBUG
                 log.log(level, "No worker for %s: %s", self._scheduler_id, error or "no result in time")
+            except asyncio.CancelledError:
+                # In one process a server that stops cancels its calls, and that arrives here: a loss like any other,
+                # unless it is this very task that is to end.
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
             except Exception:
                 log.exception("The epoch of %s failed; its rows go back to waiting", self._scheduler_id)
             finally:

@@ -193,6 +193,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
         self.break_after: list[int] = []
         self.greetings = 0
         self.reachable = True
+        # Whether the next Hello ends as a call does whose server stops.
+        self.stops = False
         self._stirred = asyncio.Event()
         self._steps = 0
 
@@ -203,6 +205,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
     async def Hello(self, request, context):
         if not self.reachable:
             raise Unavailable("not there yet")
+        if self.stops:
+            self.stops = False
+            raise asyncio.CancelledError
         self.greetings += 1
         return self.simulated.hello()
 

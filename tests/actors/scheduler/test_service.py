@@ -231,6 +231,14 @@ async def test_a_worker_that_falls_silent_is_lost(rig, instruments):
     assert (await answer)[0] == instruments.answer(PROMPT, 15, ignore_eos=True)
 
 
+async def test_a_worker_that_stops_during_hello_is_tried_again(rig):
+    it = await rig(ready=False)
+    it.worker.stops = it.worker.reachable = True
+    await it.ready()
+    assert not it.worker.stops
+    assert len((await it.generate(max_tokens=5))[0]) == 5
+
+
 async def test_starts_before_its_worker(rig, instruments):
     it = await rig(ready=False)
     with pytest.raises(Unavailable, match="no worker yet"):
