@@ -83,11 +83,6 @@ class LeaseLoop:
                 # Said once an outage; the retries after it are quiet.
                 level = logging.WARNING if delay_s == FIRST_RETRY_S else logging.DEBUG
                 log.log(level, "No worker for %s: %s", self._scheduler_id, error or "no result in time")
-            except asyncio.CancelledError:
-                # In one process a server that stops cancels its calls, and that arrives here: a loss like any other,
-                # unless it is this very task that is to end.
-                if (task := asyncio.current_task()) is None or task.cancelling():
-                    raise
             except Exception:
                 log.exception("The epoch of %s failed; its rows go back to waiting", self._scheduler_id)
             finally:
@@ -102,8 +97,6 @@ class LeaseLoop:
         try:
             done, _ = await asyncio.wait((planner, reader), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if task.cancelled():
-                    raise Unavailable("The worker's server ended the stream of results.")
                 task.result()
         finally:
             planner.cancel()
