@@ -123,15 +123,17 @@ void Activations::resize(int rows, int k, bool quantized) {
     k_ = k;
     quantized_ = quantized;
     size_t values = static_cast<size_t>(rows) * k * (quantized ? 1 : sizeof(float));
-    size_t scales = quantized ? static_cast<size_t>(rows) * (k / kGroup) * 3 * sizeof(float) : 0;
+    // An odd number of cache lines from group to group: a power of two would put all groups into one set of the cache.
+    stride_ = static_cast<int>((round_up(rows * sizeof(float), kCacheLine) / kCacheLine | 1) * kCacheLine / sizeof(float));
+    size_t scales = quantized ? static_cast<size_t>(stride_) * (k / kGroup) * 3 * sizeof(float) : 0;
     if (values > values_.size()) values_ = AlignedBytes(values);
     if (scales > scales_.size()) scales_ = AlignedBytes(scales);
 }
 
 ActivationsView Activations::view() const {
-    ActivationsView view{rows_, k_, nullptr, nullptr, nullptr, nullptr, nullptr};
+    ActivationsView view{rows_, k_, stride_, nullptr, nullptr, nullptr, nullptr, nullptr};
     if (quantized_) {
-        size_t groups = static_cast<size_t>(rows_) * (k_ / kGroup);
+        size_t groups = static_cast<size_t>(stride_) * (k_ / kGroup);
         view.values = reinterpret_cast<const int8_t*>(values_.data());
         view.scales = reinterpret_cast<const float*>(scales_.data());
         view.sums = reinterpret_cast<const int32_t*>(view.scales + groups);
@@ -154,7 +156,7 @@ void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, 
     const LinearKernels& table = kernels();
     ActivationsView view = activations.view();
     for (int row = row0; row < row1; ++row) {
-        table.quantize(x + row * ldx, k, activations.rows_,
+        table.quantize(x + row * ldx, k, view.stride,
                        const_cast<int8_t*>(view.values) + static_cast<size_t>(row) * k,
                        const_cast<float*>(view.scales) + row, const_cast<int32_t*>(view.sums) + row,
                        const_cast<float*>(view.scaled_sums) + row);

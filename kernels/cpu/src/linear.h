@@ -87,7 +87,7 @@ class Activations {
 
   private:
     friend void prepare(Activations&, const float*, ptrdiff_t, int, int);
-    int rows_ = 0, k_ = 0;
+    int rows_ = 0, k_ = 0, stride_ = 0;
     bool quantized_ = false;
     AlignedBytes values_, scales_;
 };

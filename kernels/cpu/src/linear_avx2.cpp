@@ -170,9 +170,9 @@ struct Avx2 {
                 }
             }
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.rows;
-            input_sums += x.rows;
-            sums += x.rows;
+            input_scales += x.stride;
+            input_sums += x.stride;
+            sums += x.stride;
         }
         const int column = block * kBlock + half * 8;
         for (int r = 0; r < rows; ++r) put(y + (m + r) * ldy + column, total[r], w.n - column, write);

@@ -146,9 +146,9 @@ struct Avx512 {
             }
             values += kGroupBytes;
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.rows;
-            input_sums += x.rows;
-            sums += x.rows;
+            input_scales += x.stride;
+            input_sums += x.stride;
+            sums += x.stride;
         }
         for (int r = 0; r < rows; ++r) {
             for (int b = 0; b < blocks; ++b) {

@@ -64,10 +64,11 @@ struct PackedView {
 // scales of one group together, hence their order.)
 struct ActivationsView {
     int rows, k;
+    int stride;                // of the scales, sums and scaled sums from one group to the next: at least rows
     const int8_t* values;      // [rows][k], -127..127
-    const float* scales;       // [k / 32][rows]
-    const int32_t* sums;       // [k / 32][rows], of the values
-    const float* scaled_sums;  // [k / 32][rows], scales * sums
+    const float* scales;       // [k / 32][stride]
+    const int32_t* sums;       // [k / 32][stride], of the values
+    const float* scaled_sums;  // [k / 32][stride], scales * sums
     const float* floats;       // [rows][k], for dense weights
 };
 

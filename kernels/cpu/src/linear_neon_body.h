@@ -164,9 +164,9 @@ struct Neon {
             }
             values += kGroupBytes;
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.rows;
-            input_sums += x.rows;
-            sums += x.rows;
+            input_scales += x.stride;
+            input_sums += x.stride;
+            sums += x.stride;
         }
         for (int r = 0; r < rows; ++r) {
             for (int c = 0; c < kQuarters; ++c) {

@@ -75,7 +75,7 @@ float quantized_product(const PackedView& w, const ActivationsView& x, int m, in
     float total = 0.0f;
     for (int group = 0; group < w.groups(); ++group) {
         int at = group / w.groups_per_scale * scale_row + column;
-        size_t input = static_cast<size_t>(group) * x.rows + m;
+        size_t input = static_cast<size_t>(group) * x.stride + m;
         int32_t product = dot(w, values + group * group_bytes, x.values + static_cast<size_t>(m) * x.k + group * kGroup,
                               x.sums[input]);
         float scale = scale_at(w, scales, at) * x.scales[input];
