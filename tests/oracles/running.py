@@ -1,6 +1,7 @@
 """Running a `Decoder` over whole texts: prompts alone, greedy answers, perplexity."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def windows(vocabulary: Vocabulary, text: str, tokens: int, length: int) -> list
     return [ids[start : start + length] for start in range(0, tokens, length)]
 
 
-def perplexity(logits: list[Float32], sequences: list[list[int]]) -> float:
+def perplexity(logits: Iterable[Float32], sequences: list[list[int]]) -> float:
     """exp of the mean -log p of every token but each sequence's first."""
     losses = [negative_log_likelihood(each, ids) for each, ids in zip(logits, sequences, strict=True)]
     return float(np.exp(np.concatenate(losses).mean()))

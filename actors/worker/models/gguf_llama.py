@@ -30,7 +30,7 @@ def gguf_decoder(file: GgufFile) -> tuple[Family, DecoderSpec, DecoderWeights]:
 
 def _spec(numbers: "_Numbers", chosen: Family, tensors: GgufTensors) -> DecoderSpec:
     for key in _UNSUPPORTED_KEYS:
-        if numbers.get(key):
+        if numbers.get(key) not in (None, 0):
             numbers.refuse(key, "models without it are supported")
     hidden, heads = numbers.positive("embedding_length"), numbers.positive("attention.head_count")
     kv_heads = numbers.positive("attention.head_count_kv", heads)
@@ -41,7 +41,8 @@ def _spec(numbers: "_Numbers", chosen: Family, tensors: GgufTensors) -> DecoderS
         numbers.refuse("attention.value_length", f"{head_dim}, the length of a key, is accepted")
     context = numbers.positive("context_length")
     # Within the window, sliding attention and full attention are the same.
-    context = min(context, numbers.get("attention.sliding_window") or context)
+    if numbers.get("attention.sliding_window"):
+        context = min(context, numbers.positive("attention.sliding_window"))
     embedding = GGUF_NAMES.embedding + ".weight"
     if embedding not in tensors.names or len(tensors.shape(embedding)) != 2:
         raise InvalidArgument(f"{numbers.file.path}: the matrix {embedding!r} is missing.", param="model")
@@ -69,7 +70,7 @@ def _frequencies(numbers: "_Numbers", tensors: GgufTensors, head_dim: int) -> tu
     factor = numbers.real("rope.scaling.factor", 0.0) or numbers.real("rope.scale_linear", 1.0)
     if scaling not in ("none", "linear"):
         numbers.refuse("rope.scaling.type", "none and linear (and a rope_freqs tensor) are accepted")
-    linear = scaling == "linear" or numbers.get("rope.scale_linear")
+    linear = scaling == "linear" or numbers.get("rope.scale_linear") is not None
     plain = frequencies(dimensions, numbers.real("rope.freq_base", 10_000.0), factor if linear else 1.0)
     if _ROPE_FACTORS not in tensors.names:
         return plain
@@ -91,14 +92,17 @@ class _Numbers:
         self._prefix = architecture + "."
 
     def get(self, key: str) -> Any:
-        """The value, or None."""
-        return self.file.metadata.get(self._prefix + key)
+        """The value, or None. One value of each is a property of the model; an array is one of each layer."""
+        value = self.file.metadata.get(self._prefix + key)
+        if isinstance(value, list | np.ndarray):
+            self.refuse(key, "one value for all layers is accepted")
+        return value
 
     def positive(self, key: str, default: int | None = None, most: int = 1 << 31) -> int:
         """A whole number from 1 to `most`."""
         value = self.get(key)
         value = default if value is None else value
-        if not isinstance(value, int) or not 1 <= value <= most:
+        if type(value) is not int or not 1 <= value <= most:
             self.refuse(key, f"a whole number from 1 to {most} is accepted")
         return value
 
@@ -112,4 +116,7 @@ class _Numbers:
 
     def refuse(self, key: str, accepted: str) -> NoReturn:
         """An error that names the key and its value."""
-        raise InvalidArgument(f"{self.file.path}: {self._prefix}{key} is {self.get(key)!r}; {accepted}.", param="model")
+        raise InvalidArgument(
+            f"{self.file.path}: {self._prefix}{key} is {self.file.metadata.get(self._prefix + key)!r}; {accepted}.",
+            param="model",
+        )

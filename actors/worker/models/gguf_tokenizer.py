@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from actors.base.errors import InvalidArgument
 from actors.worker.models.pretokenizers import PRE_TOKENIZERS
 from protos.gen import worker_pb2
@@ -32,64 +34,90 @@ def vocabulary_message(metadata: dict[str, Any], rows: int, path: Path) -> worke
     def refuse(problem: str) -> NoReturn:
         raise InvalidArgument(f"{path}: {problem}.", param="model")
 
-    tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
-    if not tokens or not all(isinstance(token, str) for token in tokens[:1]):
+    def strings(key: str) -> list[str]:
+        value = metadata.get(key, [])
+        if not isinstance(value, list):
+            refuse(f"{key} is no array of strings: corrupt")
+        return value
+
+    def numbers(key: str, kind: str) -> list[Any] | None:
+        """Of NumPy kind i (whole) or f (real), one for each token; None where the key is absent."""
+        value = metadata.get(key)
+        if value is not None and not (isinstance(value, np.ndarray) and value.dtype.kind == kind):
+            refuse(f"{key} is no array of numbers: corrupt")
+        if value is not None and len(value) != len(tokens):
+            refuse(f"{key} has {len(value)} entries for {len(tokens)} tokens")
+        return None if value is None else value.tolist()
+
+    tokens = strings("tokenizer.ggml.tokens")
+    if not tokens:
         refuse("no tokenizer.ggml.tokens: the file holds no tokenizer. Take a file converted with its vocabulary")
     if len(tokens) > rows:
         refuse(f"{len(tokens)} tokens, but the embedding has only {rows} rows")
-    types = metadata.get("tokenizer.ggml.token_type")
-    kinds = [int(kind) for kind in types] if types is not None else [_NORMAL] * len(tokens)
-    if len(kinds) != len(tokens):
-        refuse(f"{len(tokens)} tokens have {len(kinds)} entries in tokenizer.ggml.token_type")
+    if len(set(tokens)) != len(tokens):
+        refuse(f"{len(tokens) - len(set(tokens))} tokens appear twice in tokenizer.ggml.tokens: corrupt")
+    kinds = numbers("tokenizer.ggml.token_type", "i") or [_NORMAL] * len(tokens)
 
     model = metadata.get("tokenizer.ggml.model")
     if model == "gpt2":
         name = metadata.get("tokenizer.ggml.pre", "gpt-2")
-        if name not in PRE_TOKENIZERS:
+        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
             refuse(f"tokenizer.ggml.pre is {name!r}; supported are {', '.join(PRE_TOKENIZERS)}")
-        document = _byte_level(tokens, kinds, metadata.get("tokenizer.ggml.merges") or [], name)
+        merges = [_pair(merge) for merge in strings("tokenizer.ggml.merges")]
+        known = set(tokens)
+        unknown = [pair for pair in merges if not known.issuperset((*pair, "".join(pair)))]
+        if unknown:
+            refuse(f"the merge {unknown[0]} is not of tokens: corrupt")
+        document = _byte_level(tokens, kinds, merges, name)
         adds_bos = PRE_TOKENIZERS[name].add_bos
     elif model == "llama":
-        scores = metadata.get("tokenizer.ggml.scores")
-        if scores is None or len(scores) != len(tokens):
-            refuse("tokenizer.ggml.scores is missing or of another length than the tokens")
+        scores = numbers("tokenizer.ggml.scores", "f")
+        if scores is None:
+            refuse("tokenizer.ggml.scores is missing")
         prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-        document = _sentencepiece(tokens, kinds, [float(score) for score in scores], prefix)
+        document = _sentencepiece(tokens, kinds, scores, prefix)
         adds_bos = True
     else:
         refuse(f"tokenizer.ggml.model is {model!r}; supported are gpt2 (byte-level BPE) and llama (SentencePiece)")
 
-    if len(document["model"]["vocab"]) != len(tokens):
-        refuse(f"{len(tokens) - len(document['model']['vocab'])} tokens appear twice in tokenizer.ggml.tokens: corrupt")
     named = {key: metadata.get(f"tokenizer.ggml.{key}") for key in (*_EOS_KEYS, "bos_token_id")}
     for key, token in named.items():
         if token is not None and not (isinstance(token, int) and 0 <= token < len(tokens)):
             refuse(f"tokenizer.ggml.{key} is {token!r}; ids are 0 to {len(tokens) - 1}")
-    known = [
+    template = metadata.get("tokenizer.chat_template", "")
+    if not isinstance(template, str):
+        refuse("tokenizer.chat_template is no string: corrupt")
+    ends = [
         token
         for token, (text, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind == _CONTROL and text in END_OF_TURN
     ]
     return worker_pb2.Vocabulary(
         tokenizer_json=json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(),
-        chat_template=metadata.get("tokenizer.chat_template", ""),
-        eos_ids=sorted({*known, *(token for key in _EOS_KEYS if (token := named[key]) is not None)}),
+        chat_template=template,
+        eos_ids=sorted({*ends, *(token for key in _EOS_KEYS if (token := named[key]) is not None)}),
         bos_id=named["bos_token_id"],
         add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos)),
         vocab_size=rows,
     )
 
 
-def _byte_level(tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[str], pre: str) -> dict[str, Any]:
+def _pair(merge: str) -> tuple[str, str]:
+    """The two sides of a merge. A space at place 0 belongs to the token itself, as in llama.cpp."""
+    cut = merge.find(" ", 1)
+    return (merge, "") if cut < 0 else (merge[:cut], merge[cut + 1 :])
+
+
+def _byte_level(
+    tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[tuple[str, str]], pre: str
+) -> dict[str, Any]:
     rules = PRE_TOKENIZERS[pre]
     vocab = _ids(tokens)
-    # The space at place 0 would belong to the token itself, as in llama.cpp.
-    cuts = [(merge, merge.find(" ", 1)) for merge in merges]
     return _document(
         model={
             "type": "BPE",
             "vocab": vocab,
-            "merges": [[merge[:cut], merge[cut + 1 :]] for merge, cut in cuts],
+            "merges": merges,
             "ignore_merges": rules.ignore_merges,
         },
         added=_added_tokens(tokens, kinds),

@@ -144,21 +144,20 @@ def hugging_face_vocabulary(directory: Path, rows: int) -> worker_pb2.Vocabulary
     config = read_json(directory / "config.json")
 
     special = {entry.content for entry in tokenizer.get_added_tokens_decoder().values() if entry.special}
-    ends = {tokenizer.token_to_id(text) for text in special & END_OF_TURN}
-    ends.add(tokenizer.token_to_id(_text(settings.get("eos_token")) or ""))
+    ends = [tokenizer.token_to_id(text) for text in (*special & END_OF_TURN, _text(settings.get("eos_token")) or "")]
     for source in (config, generation):
         ids = source.get("eos_token_id")
-        ends.update(ids if isinstance(ids, list) else [ids])
+        ends += ids if isinstance(ids, list) else [ids]
     bos = tokenizer.token_to_id(_text(settings.get("bos_token")) or "")
     if bos is None:
         bos = config.get("bos_token_id")
     known = [token for token in (*ends, bos) if token is not None]
-    if not all(isinstance(token, int) and 0 <= token < rows for token in known):
+    if not all(type(token) is int and 0 <= token < rows for token in known):
         raise InvalidArgument(f"{directory}: special token ids {known}; 0 to {rows - 1} are accepted.", param="model")
     return worker_pb2.Vocabulary(
         tokenizer_json=tokenizer_json,
         chat_template=_chat_template(directory, settings),
-        eos_ids=sorted(token for token in ends if token is not None),
+        eos_ids=sorted({token for token in ends if token is not None}),
         bos_id=bos,
         # The tokenizer's own post-processor knows, whatever the settings say.
         add_bos=bos is not None and tokenizer.encode("a").ids[:1] == [bos],
@@ -173,7 +172,12 @@ def _chat_template(directory: Path, settings: dict[str, Any]) -> str:
     template = settings.get("chat_template") or ""
     if isinstance(template, list):
         # Several named ones: the default is for plain conversations.
-        return next((entry["template"] for entry in template if entry.get("name") == "default"), "")
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default", "")
+    if not isinstance(template, str):
+        raise InvalidArgument(
+            f"{directory}: chat_template is {type(template).__name__}; a string is accepted.", param="model"
+        )
     return template
 
 
@@ -183,7 +187,8 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _text(token: Any) -> str | None:
     """A special token's text: written as a string or as an AddedToken."""
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 class _Config:

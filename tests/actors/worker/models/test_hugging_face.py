@@ -205,6 +205,28 @@ def test_a_template_file_wins(tmp_path):
     assert load_model(str(directory)).vocabulary.chat_template == "{{ x }}"
 
 
+@pytest.mark.parametrize(
+    ("settings", "template"),
+    [
+        ({"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]}, "b"),
+        ({"chat_template": None, "eos_token": 7, "bos_token": None}, ""),
+        ({"chat_template": 7}, None),
+    ],
+)
+def test_tokenizer_settings(tmp_path, settings, template):
+    directory = tiny_llama.write_directory(tmp_path / "m")
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    if template is None:
+        refused(directory, "chat_template is int")
+    else:
+        assert load_model(str(directory)).vocabulary.chat_template == template
+
+
+@pytest.mark.parametrize("ids", [["2"], [10_000], -1, [[2]]])
+def test_end_ids_that_are_none(tmp_path, ids):
+    refused(tiny_llama.write_directory(tmp_path / "m", eos_token_id=ids), "special token ids")
+
+
 def test_truncated_data(tmp_path):
     directory = tiny_llama.write_directory(tmp_path / "m")
     file = directory / "model.safetensors"

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actors.base.errors import InvalidArgument, NotFound
 from actors.base.vocabulary import Vocabulary
 from actors.worker.models import ALIASES, load_model, locate
+from actors.worker.models.gguf import read_gguf
 from kernels.decoder import Quantized
 from tests.oracles import gguf_writer, tiny_llama
 
@@ -86,6 +89,11 @@ def test_a_package_that_is_not_installed_says_how(monkeypatch):
         ({"llama__rope__dimension_count": 15}, r"rope\.dimension_count is 15"),
         ({"llama__attention__layer_norm_rms_epsilon": None}, "epsilon is None"),
         ({"llama__attention__value_length": 8}, "value_length is 8"),
+        ({"llama__attention__head_count_kv": np.array([2, 1], np.int32)}, "one value for all layers"),
+        ({"tokenizer__ggml__tokens": "a"}, "no array of strings"),
+        ({"tokenizer__ggml__token_type": np.ones(3, np.float32)}, "no array of numbers"),
+        ({"tokenizer__ggml__merges": ["h e", "q qq"]}, r"merge \('q', 'qq'\)"),
+        ({"tokenizer__chat_template": 7}, "chat_template is no string"),
     ],
 )
 def test_gguf_that_does_not_fit_is_refused(tmp_path, changes, said):
@@ -121,3 +129,32 @@ def test_rope_factors_tensor(tmp_path):
     assert load_model(str(path)).spec.rope.frequencies == pytest.approx(
         [a / b for a, b in zip(plain, factors, strict=True)]
     )
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_header_is_refused_or_harmless(data, tmp_path_factory, whole_gguf):
+    raw, header = bytearray(whole_gguf[0]), whole_gguf[1]
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("m") / "damaged.gguf"
+    path.write_bytes(raw)
+    try:
+        model = load_model(str(path))
+        Vocabulary(model.vocabulary)
+    except InvalidArgument:
+        return
+    assert model.weights.embedding.shape == (model.spec.vocab, model.spec.hidden)
+
+
+@pytest.fixture(scope="module")
+def whole_gguf(tmp_path_factory):
+    """(bytes, how many of them are header)"""
+    path = tiny_llama.write_gguf(tmp_path_factory.mktemp("m") / "m.gguf")
+    return path.read_bytes(), len(read_gguf(path).header)
+
+
+def test_a_sliding_window_bounds_the_context(tmp_path):
+    for window, context in ((32, 32), (0, tiny_llama.CONTEXT), (10**6, tiny_llama.CONTEXT)):
+        path = tiny_llama.write_gguf(tmp_path / "m.gguf", llama__attention__sliding_window=window)
+        assert load_model(str(path)).spec.context_length == context
