@@ -1,6 +1,7 @@
 """HTTP by hand where it matters: bodies bounded as they arrive, clients watched as they wait, errors in one shape."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+LINGER_S = 1.0
 CLOSED = 499
 """Status in the metrics where the client left before its answer began (nginx's convention)."""
 
@@ -105,8 +107,8 @@ class Endpoint:
                 caller = self._admit(request)
                 body = await read_body(request, self._config)
             except RussetError as error:
-                # What is left of the body is not worth reading.
                 refusal = error_reply(error, [(b"connection", b"close")])
+                await _linger(request, self._config)
                 status = refusal.status
                 return await refusal.send(send)
             if body is not None:
@@ -171,6 +173,18 @@ async def read_body(request: Request, config: GatewayConfig) -> bytes | None:
         raise InvalidArgument(
             f"the body did not arrive within {config.body_timeout_s:g} s; {size} bytes of it did"
         ) from error
+
+
+async def _linger(request: Request, config: GatewayConfig) -> None:
+    """Throw away some of the unread body: a connection closed under a sending client is reset, and its answer lost."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while size < 4 * config.max_body_bytes:
+                message = await request.receive()
+                size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 async def _gone(receive: Receive) -> None:

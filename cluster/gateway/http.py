@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
 from starlette.applications import Starlette
@@ -141,7 +141,7 @@ class Api:
 
     async def version(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /version."""
-        return Reply(dumps({"name": "russet", "version": version("russet")}))
+        return Reply(dumps({"name": "russet", "version": _version()}))
 
     async def _generate(
         self, shape: Shape, message: GenerateMessage, body: Generating, request: Request, caller: Caller
@@ -161,6 +161,13 @@ class Api:
 
     def _admit(self, request: Request) -> Caller:
         return self._gate.admit(request.headers.get("authorization"), request.headers.get("x-russet-tenant"))
+
+
+def _version() -> str:
+    try:
+        return version("russet")
+    except PackageNotFoundError:
+        return "source"  # run from a checkout that was never installed
 
 
 def _anyone(request: Request) -> Caller:

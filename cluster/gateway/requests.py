@@ -158,10 +158,10 @@ class Generation:
             else:
                 raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
             finish = FINISH_NAMES[self.finish]
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
         except Exception as error:
             finish, problem = "error", f"{type(error).__name__}: {error}"
+            if isinstance(error, NotFound):
+                raise ModelNotFound(error.message, param="model") from error
             raise
         finally:
             self._record(finish, problem)
@@ -185,10 +185,7 @@ class Generation:
         )
         view = requests.views.get(route.model)
         if view is None:
-            try:
-                model, view = await requests.dispatcher.locate(route, self._wait_s)
-            except NotFound as error:
-                raise ModelNotFound(error.message, param="model") from error
+            model, view = await requests.dispatcher.locate(route, self._wait_s)
             route.model = model
             del route.exclude[:]
         self._job = await self._job_of(route, view)

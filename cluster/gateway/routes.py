@@ -15,6 +15,8 @@ from protos.gen.router_pb2_grpc import RouterStub
 PAGE_TOKENS = 16
 """Tokens a prefix hash adds to the one before: the size of a KV page."""
 MAX_HASHES = 256
+AWAY_S = 1.0
+"""After the router failed to decide and the table could, requests go by the table for so long without asking."""
 
 
 def prefix_hashes(ids: Sequence[int]) -> list[int]:
@@ -35,6 +37,7 @@ class Routes:
         self._router = router
         self._reading: asyncio.Task[None] | None = None
         self._seen: dict[str, float] = {}
+        self._away_until_s = 0.0
         self.table = router_pb2.ListReplicasReply()
         """The replica table as last read."""
         self._alone = telemetry.counter("russet_gateway_routed_alone_total", "Requests routed without the router")
@@ -65,10 +68,14 @@ class Routes:
         Raises NotFound for a model that nobody serves, Unavailable where no replica can take it now.
         """
         try:
+            if time.monotonic() < self._away_until_s:
+                raise Unavailable("the router did not answer a moment ago")
             reply = await self._router.Route(request, timeout=self._config.route_timeout_s)
         except (Unavailable, DeadlineExceeded) as error:
             reply = route_by_table(self.table, request, error)
             self._alone.inc()
+            if time.monotonic() >= self._away_until_s:
+                self._away_until_s = time.monotonic() + AWAY_S
         except NotFound as error:
             # A router that just started knows nothing yet; a model seen a moment ago is coming back.
             if time.monotonic() - self._seen.get(request.model, -1e9) > self._config.failover_wait_s:

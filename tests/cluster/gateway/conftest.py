@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -39,7 +39,7 @@ _names = itertools.count()
 
 def byte_vocabulary(template: str = TEMPLATE, *, bos: bool = False) -> worker_pb2.Vocabulary:
     """Byte-level: token i is byte i; then <|endoftext|> 256, <|im_start|> 257, <|im_end|> 258."""
-    pieces = {character: byte for character, byte in byte_of_character().items()}
+    pieces = dict(byte_of_character())
     tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,6 +54,23 @@ def byte_vocabulary(template: str = TEMPLATE, *, bos: bool = False) -> worker_pb
         add_bos=bos,
         vocab_size=259,
     )
+
+
+class Bell:
+    """Rings when a fake was called, so that tests wait for what happens and not for time."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Return when `condition` holds; looks again at every ring."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._rung.clear()
+                await self._rung.wait()
 
 
 class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
@@ -79,9 +96,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
 
     async def Describe(self, request: Any, context: Any) -> scheduler_pb2.DescribeReply:
         self.describes += 1
-        return scheduler_pb2.DescribeReply(
-            replica_id=self.replica_id, model=self.model, vocabulary=self.vocabulary
-        )
+        return scheduler_pb2.DescribeReply(replica_id=self.replica_id, model=self.model, vocabulary=self.vocabulary)
 
     async def Generate(
         self, request: scheduler_pb2.GenerateRequest, context: Any
@@ -123,7 +138,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
 class FakeRouter(router_pb2_grpc.RouterServicer):
     """Routes to every replica not excluded, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
         self.replicas: dict[str, tuple[str, list[str]]] = {}
         self.routed: list[router_pb2.RouteRequest] = []
         self.reports: list[router_pb2.ReportRequest] = []
@@ -134,6 +150,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         copy = router_pb2.RouteRequest()
         copy.CopyFrom(request)
         self.routed.append(copy)
+        self.bell.ring()
         if (error := self.refuse(copy)) is not None:
             raise error
         model = request.model or self.default
@@ -165,13 +182,15 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
 
     async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
         self.reports.append(request)
+        self.bell.ring()
         return router_pb2.ReportReply()
 
 
 class FakeMemory(memory_pb2_grpc.MemoryServicer):
     """Keeps what it is given; embeds a text as [length, 1]."""
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
         self.entries: list[memory_pb2.WitnessEntry] = []
         self.sessions: dict[str, memory_pb2.Session] = {}
         self.away = False
@@ -192,22 +211,26 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
     async def AppendWitness(self, request: memory_pb2.AppendWitnessRequest, context: Any) -> Any:
         self._here()
         self.entries.extend(request.entries)
+        self.bell.ring()
         return memory_pb2.AppendWitnessReply()
 
     async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
         self._here()
         self.sessions[request.session.session_id] = request.session
+        self.bell.ring()
         return memory_pb2.PutSessionReply()
 
 
 class FakeLearner(learner_pb2_grpc.LearnerServicer):
     """Keeps trajectories; knows the response ids it has seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
         self.trajectories: list[learner_pb2.Trajectory] = []
 
     async def Record(self, request: learner_pb2.RecordRequest, context: Any) -> learner_pb2.RecordReply:
         self.trajectories.extend(request.trajectories)
+        self.bell.ring()
         return learner_pb2.RecordReply()
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
@@ -218,7 +241,9 @@ class World:
     """A gateway and the fakes behind it."""
 
     def __init__(self) -> None:
-        self.router, self.memory, self.learner = FakeRouter(), FakeMemory(), FakeLearner()
+        self.bell = Bell()
+        self.until = self.bell.until
+        self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
         self.telemetry = Telemetry(service="gateway")
         self.servers: dict[str, Server] = {}
         self.channels: list[Any] = []
@@ -294,6 +319,3 @@ def tiny() -> Vocabulary:
 def make_vocabulary() -> Callable[..., worker_pb2.Vocabulary]:
     """byte_vocabulary(template, bos=)."""
     return byte_vocabulary
-
-
-Start = Callable[..., Awaitable[Gateway]]

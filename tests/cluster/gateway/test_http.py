@@ -224,7 +224,9 @@ async def test_bad_completion_request_is_named(world, extra, param, code):
     assert (reply.status_code, error["code"], error["param"]) == (400, code, param)
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"[1]", b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"model": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"[1]", b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"model": "\\ud800"}']
+)
 async def test_malformed_json_is_400(world, body):
     await world.replica()
     await world.start()
@@ -327,7 +329,10 @@ async def test_cors_configured(world):
     client = world.client()
     allowed = await client.get("/version", headers={"Origin": "https://a.example"})
     assert allowed.headers["access-control-allow-origin"] == "https://a.example"
-    assert "access-control-allow-origin" not in (await client.get("/version", headers={"Origin": "https://b.example"})).headers
+    assert (
+        "access-control-allow-origin"
+        not in (await client.get("/version", headers={"Origin": "https://b.example"})).headers
+    )
 
 
 async def test_headers_carry_session_priority_and_tenant(world):
@@ -365,7 +370,12 @@ async def test_embeddings(world):
     assert reply.usage.prompt_tokens == 6
     plain = await client.embeddings.create(model="minilm", input="ab", encoding_format="float", dimensions=2)
     assert plain.data[0].embedding == [2.0, 1.0]
-    for extra, param in (({"input": []}, "input"), ({"input": [1, 2]}, "input"), ({"input": ""}, "input[0]"), ({"dimensions": 8}, "dimensions")):
+    for extra, param in (
+        ({"input": []}, "input"),
+        ({"input": [1, 2]}, "input"),
+        ({"input": ""}, "input[0]"),
+        ({"dimensions": 8}, "dimensions"),
+    ):
         bad = await world.client().post("/v1/embeddings", json={"model": "MiniLM", "input": "a"} | extra)
         assert bad.status_code == 400
         assert bad.json()["error"]["param"] in (param, "input")

@@ -1,0 +1,128 @@
+"""What is kept of a request: after the answer, complete, and never an obstacle."""
+
+import asyncio
+
+import pytest
+
+from cluster.gateway.outbox import Outbox
+
+BODY = {
+    "model": "tiny",
+    "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "question"}],
+    "russet": {"session_id": "s1"},
+}
+
+
+async def test_a_finished_request_reaches_memory_learner_and_router(world):
+    scheduler = await world.replica(answer="fine")
+    scheduler.cached_tokens = 2
+    await world.start()
+    client = world.client()
+    replies = [(await client.post("/v1/chat/completions", json=BODY)).json() for _ in range(2)]
+    await world.until(
+        lambda: len(world.router.reports) == len(world.learner.trajectories) == len(world.memory.entries) == 2
+    )
+    await world.until(lambda: world.memory.sessions)
+    entry, trajectory, session = world.memory.entries[0], world.learner.trajectories[0], world.memory.sessions["s1"]
+    assert entry.id == trajectory.id == replies[0]["id"]
+    assert (entry.query_text, entry.response_text, entry.finish, entry.error) == ("question", "fine", "stop", "")
+    assert (entry.usage.completion_tokens, entry.usage.cached_tokens) == (4, 2)
+    assert entry.route.replica == entry.replica_id == "tiny-0"
+    assert entry.model_revision == "r1" * 8
+    assert (entry.latency.queue_ms, entry.latency.prefill_ms, entry.latency.decode_ms) == (1, 2, 3)
+    assert entry.latency.total_ms > 0
+    assert list(entry.query_embedding) == list(trajectory.query_embedding) == [len("question"), 1]
+    assert list(trajectory.prompt_ids) == list(scheduler.requests[0].token_ids)
+    assert bytes(trajectory.answer_ids) == b"fine"
+    assert [t.follows for t in world.learner.trajectories] == ["", replies[0]["id"]]
+    assert [(turn.role, turn.content) for turn in session.turns] == [
+        ("system", "s"), ("user", "question"), ("assistant", "fine"),
+    ]  # fmt: skip
+    report = world.router.reports[0]
+    assert (report.succeeded, report.session_id) == (True, "s1")
+    assert list(report.prefix_hashes) == list(world.router.routed[-1].prefix_hashes)
+    assert len(report.prefix_hashes) == scheduler.requests[0].prompt_tokens // 16
+
+
+async def test_memory_away_delays_nobody_and_gets_it_later(world):
+    await world.replica()
+    await world.start()
+    world.memory.away = True
+    client = world.client()
+    assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
+    await world.until(lambda: world.learner.trajectories)
+    world.memory.away = False
+    await world.until(lambda: world.memory.entries)
+
+
+async def test_a_cancelled_request_is_recorded_as_such(world):
+    scheduler = await world.replica()
+    scheduler.hold_after = 3
+    await world.start()
+    asking = asyncio.create_task(world.client().post("/v1/chat/completions", json=BODY))
+    await asyncio.wait_for(scheduler.holding.wait(), 5)
+    asking.cancel()
+    await world.until(lambda: world.memory.entries)
+    assert (world.memory.entries[0].finish, world.memory.entries[0].response_text) == ("cancelled", "Hel")
+
+
+async def test_stop_sends_what_waits(world):
+    await world.replica()
+    gateway = await world.start(record_delay_s=30)
+    await world.client().post("/v1/chat/completions", json=BODY)
+    assert not world.memory.entries
+    await gateway.stop()
+    world.gateway = None
+    assert len(world.memory.entries) == len(world.learner.trajectories) == len(world.router.reports) == 1
+
+
+async def test_feedback_finds_an_answer_at_once(world):
+    await world.replica()
+    await world.start(record_delay_s=30)
+    client = world.client()
+    answer = (await client.post("/v1/chat/completions", json=BODY)).json()
+    rated = await client.post("/v1/feedback", json={"response_id": answer["id"], "rating": 1})
+    assert rated.json() == {"found": True}
+    assert (await client.post("/v1/feedback", json={"response_id": "no", "rating": 1})).json() == {"found": False}
+    bad = await client.post("/v1/feedback", json={"response_id": "no", "rating": 2})
+    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "rating")
+
+
+async def test_a_full_outbox_drops_its_oldest_and_counts():
+    sent, lost = [], []
+
+    async def send(batch):
+        sent.extend(batch)
+
+    box = Outbox("x", send, lost.append, limit=3, batch=2, delay_s=0)
+    for item in range(5):
+        box.put(item)
+    box.start()
+    await box.flush()
+    assert (sent, sum(lost)) == ([2, 3, 4], 2)
+    await box.stop()
+
+
+async def test_a_batch_that_can_never_go_is_counted_lost():
+    lost = []
+
+    async def send(batch):
+        raise ValueError("no")
+
+    box = Outbox("x", send, lost.append, limit=10, batch=2, delay_s=0)
+    box.put(1)
+    box.start()
+    await asyncio.wait_for(box.flush(), 5)
+    assert lost == [1]
+    await box.stop()
+
+
+@pytest.mark.parametrize("delay", [0.0, 30.0])
+async def test_a_full_batch_does_not_wait(delay):
+    sent = asyncio.Queue()
+    box = Outbox("x", sent.put, lambda count: None, limit=10, batch=2, delay_s=delay)
+    box.start()
+    box.put(1)
+    box.put(2)
+    assert await asyncio.wait_for(sent.get(), 5) == [1, 2]
+    await box.stop()
