@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
-from kernels import host, ops
+from kernels import cpu, host, ops
 from kernels.decoder import Float32
 
 BATCH_TOKENS = 2048
@@ -131,17 +131,18 @@ class Encoder:
         """tokens [B, t], of which the first lengths [B] count -> [B, hidden]."""
         spec, weights = self.spec, self._weights
         on_gpu = mx.default_device().type == mx.gpu
+        linear = ops.linear if on_gpu or cpu.available() else host.linear
         attention, gelu = (_attention, ops.gelu) if on_gpu else (host.attention, host.gelu)
         count, longest = tokens.shape
         real = mx.arange(longest) < lengths[:, None]  # [B, t]
         x = ops.embedding(tokens.reshape(-1), weights.words).reshape(count, longest, -1) + weights.positions[:longest]
         x = ops.layer_norm(x, weights.norm, weights.norm_bias, spec.norm_eps)
         for w in weights.layers:
-            qkv = ops.linear(x, w.qkv, w.qkv_bias).reshape(count, longest, 3, spec.heads, -1).transpose(2, 0, 3, 1, 4)
+            qkv = linear(x, w.qkv, w.qkv_bias).reshape(count, longest, 3, spec.heads, -1).transpose(2, 0, 3, 1, 4)
             attended = attention(qkv[0], qkv[1], qkv[2], lengths).transpose(0, 2, 1, 3).reshape(count, longest, -1)
-            x = x + ops.linear(attended, w.output, w.output_bias)
+            x = x + linear(attended, w.output, w.output_bias)
             x = ops.layer_norm(x, w.attention_norm, w.attention_norm_bias, spec.norm_eps)
-            x = x + ops.linear(gelu(ops.linear(x, w.up, w.up_bias)), w.down, w.down_bias)
+            x = x + ops.linear(gelu(linear(x, w.up, w.up_bias)), w.down, w.down_bias)
             x = ops.layer_norm(x, w.mlp_norm, w.mlp_norm_bias, spec.norm_eps)
         mean = mx.sum(mx.where(real[:, :, None], x, 0), axis=1) / lengths[:, None]
         return mean / mx.linalg.norm(mean, axis=-1, keepdims=True)

@@ -211,7 +211,8 @@ def _arrays(weight: Weight) -> list[mx.array]:
 def _memory_left() -> int:
     """Bytes that the default device could still take."""
     info = mx.device_info(mx.default_device())
-    limit = info.get("max_recommended_working_set_size") or info.get("free_memory")
-    if mx.default_device().type == mx.gpu and limit:
-        return int(limit) - (mx.get_active_memory() if "max_recommended_working_set_size" in info else 0)
+    if (working_set := info.get("max_recommended_working_set_size")) is not None:  # Metal
+        return int(working_set) - mx.get_active_memory()
+    if (free := info.get("free_memory")) is not None:  # CUDA
+        return int(free)
     return psutil.virtual_memory().available

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from kernels import cpu
 from kernels.encoder import BATCH_TOKENS, Encoder, _batches
 from tests.oracles import float64
 
@@ -66,7 +67,14 @@ def oracle(directory: Path, ids: list[int]) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
-def test_agrees_with_a_plain_bert(encoder: Encoder, directory: Path) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_agrees_with_a_plain_bert(
+    encoder: Encoder, directory: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(cpu, "available", lambda: False)
+    elif not cpu.available():
+        pytest.skip(cpu.reason())
     ids = [row[:24] for row in encoder.tokenize(TEXTS)]  # the oracle's erf is Python's, number by number
     got = encoder.embed_ids(ids)
     assert (got.shape, got.dtype) == ((len(TEXTS), 384), np.float32)

@@ -166,6 +166,12 @@ def test_activations(module, shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(np.array(got), float64.gelu_tanh(wide_gate) * wide_up, atol=3e-6)
 
 
+def test_host_linear() -> None:
+    x, weight, bias = normal(2, 3, 33), mx.array(normal(5, 33, seed=1)), mx.array(normal(5, seed=2))
+    want = float64.linear(x.astype(np.float64), weight, bias)
+    np.testing.assert_allclose(np.array(host.linear(mx.array(x), weight, bias)), want, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [0, 1, 7, 16384, 16385, 40000])
 def test_host_gelu(size: int) -> None:
     x = normal(size, scale=3)
