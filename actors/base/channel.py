@@ -170,6 +170,7 @@ class Stream:
         self._inproc: inproc.InprocCall | None = None
         self._call: Any = None
         self._next: Callable[[], Awaitable[Any]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._cancelled = False
 
     def __aiter__(self) -> "Stream":
@@ -200,7 +201,7 @@ class Stream:
             transport, timeout = await self._open()
         if self._cancelled:
             raise asyncio.CancelledError
-        self._transport = transport
+        self._transport, self._loop = transport, asyncio.get_running_loop()
         if isinstance(transport, inproc.InprocServer):
             self._inproc = transport.start(method.path, self._request, self._metadata, timeout)
             return self._inproc.read
@@ -222,7 +223,7 @@ class Stream:
             async with asyncio.timeout(self._timeout):
                 transport = await self._channel.transport()
         except TimeoutError:
-            raise DeadlineExceeded(f"{self._method.path} found no address within {self._timeout} s") from None
+            raise DeadlineExceeded(f"{self._method.path} found no address within {self._timeout:.3g} s") from None
         return transport, None if self._timeout is None else max(0.0, self._timeout - (clock() - began))
 
     def _translate(self, error: aio.AioRpcError) -> Exception:
@@ -246,8 +247,10 @@ class Stream:
         self.cancel()
 
     def __del__(self) -> None:
-        if self._inproc is not None and not self._inproc.task.done() and not self._inproc.task.get_loop().is_closed():
-            self._inproc.cancel()
+        # A call outlives its handle by itself: its own tasks hold it.
+        ended = self._inproc.task.done() if self._inproc is not None else self._call is None or self._call.done()
+        if not ended and self._loop is not None and not self._loop.is_closed():
+            self.cancel()
 
 
 def _open(address: str, security: Security | None) -> Transport | None:

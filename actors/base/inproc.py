@@ -74,7 +74,7 @@ class InprocServer:
         return call
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, let those that run end for `grace_s`, then cancel them."""
+        """Refuse new calls, let those that run end for `grace_s` seconds, then cancel them."""
         self.open = False
         if self.running:
             _, late = await asyncio.wait(self.running, timeout=grace_s)
@@ -94,7 +94,8 @@ def register(server: InprocServer) -> None:
 
 
 def unregister(server: InprocServer) -> None:
-    """Forget a server."""
+    """Forget a server; it refuses new calls from now on."""
+    server.open = False
     if _SERVERS.get(server.name) is server:
         del _SERVERS[server.name]
 
@@ -176,7 +177,7 @@ class InprocCall:
     def _end(self) -> Any:
         if self.task.cancelled():
             if self._late:
-                raise DeadlineExceeded(f"{self._path} took longer than its deadline of {self._timeout} s")
+                raise DeadlineExceeded(f"{self._path} took longer than its deadline of {self._timeout:.3g} s")
             if self._left:
                 raise asyncio.CancelledError
             raise Unreachable(f"{self._path} was ended by its server, which is stopping")
