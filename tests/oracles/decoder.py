@@ -110,6 +110,6 @@ def _attention(q: Float32, k: Float32, v: Float32) -> Float32:
 
 def _activate(x: Float32, activation: Activation) -> Float32:
     if activation is Activation.SILU:
-        return x / (1 + np.exp(-x))
+        return (x / (1 + np.exp(-x))).astype(np.float32)
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
     return (x * (1 + np.tanh(inner)) / 2).astype(np.float32)
