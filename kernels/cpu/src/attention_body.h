@@ -37,7 +37,8 @@ inline void score_all(const KeyBlock* blocks, int count, int dim, const float* q
 
 // out[q][d0 ...] = sum over keys, in their order, of weight[q][key] * value[key]
 template <int kQueries, int kVectors>
-inline void weigh_columns(const KeyBlock* blocks, int count, int dim, int d0, const float* weights, int stride, float* out) {
+inline void weigh_columns(const KeyBlock* blocks, int count, int dim, int d0, const float* weights, int stride,
+                          float* out) {
     V acc[kQueries][kVectors];
     for (int i = 0; i < kQueries; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = splat(0.0f);

@@ -18,7 +18,8 @@ void check_rows(const BatchRows& b, int64_t tokens, int context_length, const Sl
     const int64_t rows = b.lengths.size();
     if (rows < 1) reject("the batch has no rows");
     if (static_cast<int64_t>(b.row_starts.size()) != rows + 1) {
-        reject("row_starts has " + text(b.row_starts.size()) + " entries; " + text(rows) + " rows want " + text(rows + 1));
+        reject("row_starts has " + text(b.row_starts.size()) + " entries; " + text(rows) + " rows want " +
+               text(rows + 1));
     }
     if (static_cast<int64_t>(b.page_table.size()) != rows * b.page_columns) {
         reject("page_table has " + text(b.page_table.size()) + " entries; " + text(rows) + " rows of " +
@@ -64,7 +65,8 @@ void check_batch(const DecoderBatch& b, const BatchLimits& limits, const SlabSha
     check_rows(b.rows, tokens, limits.context_length, slab);
     for (int64_t t = 0; t < tokens; ++t) {
         if (b.tokens[t] < 0 || b.tokens[t] >= limits.vocab) {
-            reject("tokens[" + text(t) + "] is " + text(b.tokens[t]) + "; the vocabulary is 0.." + text(limits.vocab - 1));
+            reject("tokens[" + text(t) + "] is " + text(b.tokens[t]) + "; the vocabulary is 0.." +
+                   text(limits.vocab - 1));
         }
     }
     for (size_t i = 0; i < b.logits_at.size(); ++i) {
@@ -78,8 +80,8 @@ void check_batch(const DecoderBatch& b, const BatchLimits& limits, const SlabSha
 std::vector<BatchRow> split_rows(const BatchRows& rows) {
     std::vector<BatchRow> out;
     for (size_t r = 0; r < rows.lengths.size(); ++r) {
-        const int first = rows.row_starts[r];
-        out.push_back({rows.page_table.data() + r * rows.page_columns, rows.lengths[r], rows.row_starts[r + 1] - first, first});
+        const int first = rows.row_starts[r], count = rows.row_starts[r + 1] - first;
+        out.push_back({rows.page_table.data() + r * rows.page_columns, rows.lengths[r], count, first});
     }
     return out;
 }

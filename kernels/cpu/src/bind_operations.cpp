@@ -37,7 +37,8 @@ void want(bool holds, const std::string& otherwise) {
 
 Out<float, 2> rms_norm(const In<float, 2>& x, const In<float, 1>& weight, float eps) {
     const size_t rows = x.shape(0), n = x.shape(1);
-    want(weight.shape(0) == n, "the norm has " + std::to_string(weight.shape(0)) + " weights; x has rows of " + std::to_string(n));
+    want(weight.shape(0) == n,
+         "the norm has " + std::to_string(weight.shape(0)) + " weights; x has rows of " + std::to_string(n));
     auto out = make<float, 2>({rows, n});
     for (size_t r = 0; r < rows; ++r) {
         vector_kernels().rms_norm(x.data() + r * n, weight.data(), eps, static_cast<int>(n), out.data() + r * n);
@@ -87,7 +88,8 @@ Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<fl
     const size_t tokens = q.shape(0), heads = q.shape(1), dim = q.shape(2), kv_heads = s.kv_heads;
     want(layer >= 0 && layer < s.layers, "layer " + std::to_string(layer) + " is not in the slab");
     want(heads > 0 && heads % kv_heads == 0 && dim == static_cast<size_t>(s.head_dim),
-         "q must be [tokens, a multiple of " + std::to_string(kv_heads) + " heads, " + std::to_string(s.head_dim) + "]");
+         "q must be [tokens, a multiple of " + std::to_string(kv_heads) + " heads, " + std::to_string(s.head_dim) +
+             "]");
     for (const auto* x : {&k, &v}) {
         want(x->shape(0) == tokens && x->shape(1) == kv_heads && x->shape(2) == dim, "k and v must fit q and the slab");
     }
@@ -122,10 +124,12 @@ void bind_operations(nb::module_& m) {
           "silu(gate) * up, or gelu (tanh) instead of silu; both [R, N].");
     m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "frequencies"_a, "interleaved"_a,
           "Rotate x [T, H, D] by positions [T] (kernels/decoder.py: Rope).");
-    m.def("to_half", &to_half, "x"_a.noconvert(), "The bits of x [N] in half precision; past the largest half, that half.");
+    m.def("to_half", &to_half, "x"_a.noconvert(),
+          "The bits of x [N] in half precision; past the largest half, that half.");
     m.def("attend", &attend, "slab"_a, "layer"_a, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
           "row_starts"_a.noconvert(), "lengths"_a.noconvert(), "page_table"_a.noconvert(), "scale"_a,
-          "Write k and v [T, kv_heads, D] into a layer of the slab, then attend with q [T, heads, D] (Batch's geometry).");
+          "Write k and v [T, kv_heads, D] into a layer of the slab, then attend with q [T, heads, D] (the geometry is "
+          "Batch's).");
 }
 
 }  // namespace russet

@@ -13,6 +13,7 @@ namespace {
 
 // A phase over rows is cut into chunks of about this many floats: less would cost more to hand out than to compute.
 constexpr int kChunkFloats = 6144;
+constexpr int kMostOfAnything = 1 << 24;  // keeps every product of two dimensions far inside 64 bits
 
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -33,8 +34,8 @@ void for_rows(Pool& pool, int rows, int width, Work work) {
 void check_matrix(const std::string& name, const Matrix& matrix, int n, int k) {
     if (!matrix) reject(name + " is missing");
     if (matrix->n() != n || matrix->k() != k) {
-        reject(name + " has shape [" + text(matrix->n()) + ", " + text(matrix->k()) + "]; the spec wants [" + text(n) + ", " +
-               text(k) + "]");
+        reject(name + " has shape [" + text(matrix->n()) + ", " + text(matrix->k()) + "]; the spec wants [" + text(n) +
+               ", " + text(k) + "]");
     }
 }
 
@@ -63,17 +64,25 @@ Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> la
       final_norm_(std::move(final_norm)),
       max_step_tokens_(max_step_tokens) {
     const DecoderShape& s = shape_;
-    for (auto [name, value] : {std::pair{"layers", s.layers}, {"hidden", s.hidden}, {"heads", s.heads}, {"kv_heads", s.kv_heads},
-                               {"head_dim", s.head_dim}, {"intermediate", s.intermediate}, {"vocab", s.vocab},
-                               {"context_length", s.context_length}, {"max_step_tokens", max_step_tokens}}) {
-        if (value < 1 || value > 1 << 24) reject(std::string(name) + " is " + text(value) + "; it must lie in 1..16777216");
+    for (auto [name, value] : {std::pair{"layers", s.layers},
+                               {"hidden", s.hidden},
+                               {"heads", s.heads},
+                               {"kv_heads", s.kv_heads},
+                               {"head_dim", s.head_dim},
+                               {"intermediate", s.intermediate},
+                               {"vocab", s.vocab},
+                               {"context_length", s.context_length},
+                               {"max_step_tokens", max_step_tokens}}) {
+        if (value < 1 || value > kMostOfAnything) {
+            reject(std::string(name) + " is " + text(value) + "; it must lie in 1.." + text(kMostOfAnything));
+        }
     }
     if (s.heads % s.kv_heads != 0) {
         reject("heads (" + text(s.heads) + ") must be a multiple of kv_heads (" + text(s.kv_heads) + ")");
     }
     if (2 * s.frequencies.size() > static_cast<size_t>(s.head_dim)) {
-        reject("rope has " + text(s.frequencies.size()) + " frequencies; head_dim " + text(s.head_dim) + " has room for " +
-               text(s.head_dim / 2));
+        reject("rope has " + text(s.frequencies.size()) + " frequencies; head_dim " + text(s.head_dim) +
+               " has room for " + text(s.head_dim / 2));
     }
     if (static_cast<int>(layers_.size()) != s.layers) {
         reject("there are weights for " + text(layers_.size()) + " layers; the spec wants " + text(s.layers));
@@ -109,18 +118,12 @@ size_t Decoder::weight_bytes() const {
     return bytes;
 }
 
-size_t Decoder::scratch_bytes() const {
-    size_t floats = 0;
-    for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &gate_, &up_, &cosines_, &sines_}) floats += buffer->capacity();
-    return floats * sizeof(float);
-}
-
 void Decoder::validate(const DecoderBatch& b, const KvSlab& slab) const {
     const SlabShape& s = slab.shape();
     if (s.layers != shape_.layers || s.kv_heads != shape_.kv_heads || s.head_dim != shape_.head_dim) {
-        reject("the KV slab is of another model: layers, kv_heads, head_dim are " + text(s.layers) + ", " + text(s.kv_heads) +
-               ", " + text(s.head_dim) + " instead of " + text(shape_.layers) + ", " + text(shape_.kv_heads) + ", " +
-               text(shape_.head_dim));
+        reject("the KV slab is of another model: layers, kv_heads, head_dim are " + text(s.layers) + ", " +
+               text(s.kv_heads) + ", " + text(s.head_dim) + " instead of " + text(shape_.layers) + ", " +
+               text(shape_.kv_heads) + ", " + text(shape_.head_dim));
     }
     check_batch(b, {shape_.vocab, shape_.context_length, max_step_tokens_}, s);
 }
@@ -158,7 +161,9 @@ void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
 void Decoder::embed(const DecoderBatch& batch) {
     const int hidden = shape_.hidden, pairs = static_cast<int>(shape_.frequencies.size());
     for_rows(*pool_, tokens_, hidden, [&](int begin, int end) {
-        for (int t = begin; t < end; ++t) dequantize_row(*embedding_, batch.tokens[t], x_.data() + static_cast<size_t>(t) * hidden);
+        for (int t = begin; t < end; ++t) {
+            dequantize_row(*embedding_, batch.tokens[t], x_.data() + static_cast<size_t>(t) * hidden);
+        }
     });
     for (const BatchRow& row : rows_) {
         for (int t = 0; t < row.tokens; ++t) {
@@ -170,7 +175,8 @@ void Decoder::embed(const DecoderBatch& batch) {
 }
 
 template <typename Before>
-void Decoder::prepare_rows(std::initializer_list<const PackedMatrix*> matrices, const float* x, int width, Before before) {
+void Decoder::prepare_rows(std::initializer_list<const PackedMatrix*> matrices, const float* x, int width,
+                           Before before) {
     bool quantized = false, dense = false;
     for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? quantized : dense) = true;
     if (quantized) quantized_.resize(tokens_, width, true);
@@ -212,8 +218,11 @@ void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
                 kernels.add(k, weights.k_bias.data(), kv_heads * dim);
                 kernels.add(v, weights.v_bias.data(), kv_heads * dim);
             }
-            const float *cosines = cosines_.data() + static_cast<size_t>(t) * pairs, *sines = sines_.data() + static_cast<size_t>(t) * pairs;
-            for (int h = 0; h < heads + kv_heads; ++h) kernels.rope(q + h * dim, cosines, sines, pairs, shape_.interleaved);
+            const float* cosines = cosines_.data() + static_cast<size_t>(t) * pairs;
+            const float* sines = sines_.data() + static_cast<size_t>(t) * pairs;
+            for (int h = 0; h < heads + kv_heads; ++h) {
+                kernels.rope(q + h * dim, cosines, sines, pairs, shape_.interleaved);
+            }
             const Place place = places_[t];
             slab.write(place.page, index, place.slot, k, v);
         }
@@ -234,7 +243,8 @@ void Decoder::keep_wanted(const DecoderBatch& batch) {
 void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
     const VectorKernels& kernels = vector_kernels();
     const LayerPack& w = layers_[index];
-    const int hidden = shape_.hidden, q_width = shape_.heads * shape_.head_dim, kv_width = shape_.kv_heads * shape_.head_dim;
+    const int hidden = shape_.hidden, q_width = shape_.heads * shape_.head_dim;
+    const int kv_width = shape_.kv_heads * shape_.head_dim;
     const int width = q_width + 2 * kv_width;
     auto norm_into = [&](const std::vector<float>& weight) {
         return [&, this](int t) {
@@ -256,7 +266,8 @@ void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
     multiply({{w.o.get(), x_.data(), hidden}}, Write::Add);
 
     prepare_rows({w.gate.get(), w.up.get()}, normed_.data(), hidden, norm_into(w.mlp_norm));
-    multiply({{w.gate.get(), gate_.data(), shape_.intermediate}, {w.up.get(), up_.data(), shape_.intermediate}}, Write::Store);
+    multiply({{w.gate.get(), gate_.data(), shape_.intermediate}, {w.up.get(), up_.data(), shape_.intermediate}},
+             Write::Store);
     auto* gate = shape_.gelu ? kernels.gelu_gate : kernels.silu_gate;
     prepare_rows({w.down.get()}, gate_.data(), shape_.intermediate, [&](int t) {
         const size_t at = static_cast<size_t>(t) * shape_.intermediate;

@@ -40,15 +40,14 @@ void rotation(std::span<const double> frequencies, int position, float* cosines,
 class Decoder {
   public:
     // Throws std::invalid_argument naming the weight whose shape does not fit.
-    Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm, Matrix head,
-            int max_step_tokens);
+    Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm,
+            Matrix head, int max_step_tokens);
 
     const DecoderShape& shape() const { return shape_; }
     SlabShape slab_shape(int pages, int page_size) const {
         return {shape_.layers, shape_.kv_heads, shape_.head_dim, pages, page_size};
     }
     size_t weight_bytes() const;
-    size_t scratch_bytes() const;
 
     // Throws std::invalid_argument naming what does not fit; reads nothing that another call changes.
     void validate(const DecoderBatch& batch, const KvSlab& slab) const;

@@ -1,5 +1,5 @@
-// Bodies of elementwise.h, compiled per instruction set (vector_kernels.h). Tails shorter than a vector go through a padded
-// copy, so that an element is computed the same way wherever it stands.
+// The row operations, compiled per instruction set (vector_kernels.h). A gate's tail shorter than a vector goes through
+// a padded copy, so that an element is computed the same way wherever it stands.
 
 inline void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
     V partial[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};

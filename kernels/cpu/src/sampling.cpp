@@ -292,8 +292,8 @@ void sample(Pool& pool, const float* logits, int rows, int vocab, const SamplePa
     });
     for (int row = 0; row < rows; ++row) {
         if (out[row] < 0) {
-            throw std::invalid_argument("row " + std::to_string(row) + " has no token to draw: the largest of its logits is " +
-                                        std::to_string(peak[row]));
+            throw std::invalid_argument("row " + std::to_string(row) + " has no token to draw: the largest of its " +
+                                        "logits is " + std::to_string(peak[row]));
         }
     }
 }

@@ -25,7 +25,8 @@ struct SampleParameters {
 void sample(Pool& pool, const float* logits, int rows, int vocab, const SampleParameters& parameters, int32_t* out);
 
 // The row's one uniform in [0, 1): the top 24 bits of the first word of Philox4x32-10 under the key (seed low, seed
-// high) at the counter (position, 0, 0, 0), times 2^-24. (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+// high) at the counter (position, 0, 0, 0), times 2^-24 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+// 3").
 double uniform(uint64_t seed, int32_t position);
 
 }  // namespace russet

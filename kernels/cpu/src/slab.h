@@ -43,7 +43,8 @@ class KvSlab {
     // Rounds one token's keys and values, each [kv_heads][head_dim], into its slot.
     void write(int page, int layer, int slot, const float* keys, const float* values);
 
-    // Copies page source[i] to target[i], all layers, in order. Throws std::invalid_argument naming a page out of range.
+    // Copies page source[i] to target[i], all layers, in order. Throws std::invalid_argument naming a page out of
+    // range, before anything is copied.
     void copy_pages(std::span<const int32_t> source, std::span<const int32_t> target);
     // Gives the memory of these pages back to the system; they read as zeros until written again.
     void release_pages(std::span<const int32_t> pages);

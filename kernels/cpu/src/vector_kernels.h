@@ -1,5 +1,5 @@
-// The vectorised row operations of the decoder: norms, the gate, rotary embedding, half precision, attention tiles; and the
-// passes of the sampler over a row.
+// The vectorised row operations of the decoder: norms, the gate, rotary embedding, half precision, attention tiles; and
+// the passes of the sampler over a row.
 //
 // Each works on single rows (or single queries), so that a row's result never depends on what else is in the batch.
 // The bodies (*_body.h over lanes.h) are compiled once per instruction set, by
