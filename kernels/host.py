@@ -13,6 +13,11 @@ import numpy as np
 _BLOCK = 16384
 """Elements at a time, so that a block's intermediates stay in the cache."""
 
+_ONE_THREAD = 1 << 18
+"""Multiplications up to which OpenBLAS keeps a product on the calling thread. Its threads wait for one another: on busy
+cores attention over 256 tokens took 340 ms in larger products and 13 ms in these; on idle ones they gain 2 to 3 times.
+"""
+
 _P = 0.3275911 * math.sqrt(0.5)
 _TAIL = tuple(0.5 * a for a in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 
@@ -49,12 +54,15 @@ def gelu(x: mx.array) -> mx.array:
 def attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array) -> mx.array:
     """softmax(q k^T / sqrt(D)) v, float32 [B, heads, t, D]; of row b only the first lengths[b] keys count."""
     queries, keys, values = (np.ascontiguousarray(np.asarray(array)) for array in (q, k, v))
-    scale = np.float32(queries.shape[-1] ** -0.5)
+    queries = queries * np.float32(queries.shape[-1] ** -0.5)
     out = np.empty_like(queries)
-    for row, length in enumerate(np.asarray(lengths).tolist()):  # row by row: the scores stay in the cache
-        scores = (queries[row] * scale) @ keys[row, :, :length].swapaxes(1, 2)
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
-        np.matmul(scores, values[row, :, :length], out=out[row])
+    for row, length in enumerate(np.asarray(lengths).tolist()):
+        transposed, own_values = keys[row, :, :length].swapaxes(1, 2), values[row, :, :length]
+        block = max(_ONE_THREAD // (length * queries.shape[-1]), 1)
+        for first in range(0, queries.shape[2], block):
+            scores = queries[row, :, first : first + block] @ transposed
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            out[row, :, first : first + block] = scores @ own_values
     return mx.array(out)
