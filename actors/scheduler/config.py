@@ -13,27 +13,44 @@ class SchedulerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue_limit: int = Field(256, ge=1, le=65536, description="Most requests that may wait; the next is refused.")
-    max_running: int = Field(64, ge=1, le=4096, description="Most rows in the batch.")
-    step_tokens: int = Field(512, ge=1, le=65536, description="Token budget of one forward: decode rows, then chunks.")
+    queue_limit: int = Field(
+        default=256, ge=1, le=65536, description="Most requests that may wait; the next is refused."
+    )
+    max_running: int = Field(default=64, ge=1, le=4096, description="Most rows in the batch.")
+    step_tokens: int = Field(
+        default=512, ge=1, le=65536, description="Token budget of one forward: decode rows, then chunks."
+    )
     lease_tokens: int = Field(
-        32, ge=2, le=4096, description="Tokens a row may decode by itself; below half of it the lease is extended."
+        default=32,
+        ge=2,
+        le=4096,
+        description="Tokens a row may decode by itself; below half of it the lease is extended.",
     )
     policy: Policy = Field(
-        "priority",
+        default="priority",
         description="Order of waiting requests. fcfs: arrival alone, priorities are ignored. priority: level, then "
         "arrival. shortest: level, then fewest tokens still to generate. fair: level, then least served tenant.",
     )
-    aging_s: float = Field(10.0, gt=0, le=3600, description="Seconds of waiting that raise a request by one level.")
-    page_strategy: Strategy = Field("first_fit", description="Which free pages are taken first.")
-    reserve_fraction: float = Field(
-        0.02, ge=0, lt=1, description="Share of the pages that admission leaves free for rows that already run."
+    aging_s: float = Field(
+        default=10.0, gt=0, le=3600, description="Seconds of waiting that raise a request by one level."
     )
-    heartbeat_s: float = Field(0.5, gt=0, le=60, description="Seconds between heartbeats to the router.")
+    page_strategy: Strategy = Field(default="first_fit", description="Which free pages are taken first.")
+    reserve_fraction: float = Field(
+        default=0.02, ge=0, lt=1, description="Share of the pages that admission leaves free for rows that already run."
+    )
+    heartbeat_s: float = Field(default=0.5, gt=0, le=60, description="Seconds between heartbeats to the router.")
     worker_silence_s: float = Field(
-        120.0, gt=0, le=3600, description="Seconds without a result while rows may run, after which a worker is lost."
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="Seconds without a result while rows may run, after which a worker is lost.",
     )
     max_recoveries: int = Field(
-        3, ge=1, le=100, description="Worker losses in a row, without a token between, that a running request survives."
+        default=3,
+        ge=1,
+        le=100,
+        description="Worker losses in a row, without a token between, that a running request survives.",
     )
-    max_id_chars: int = Field(256, ge=8, le=4096, description="Longest request id, tenant or session id, characters.")
+    max_id_chars: int = Field(
+        default=256, ge=8, le=4096, description="Longest request id, tenant or session id, characters."
+    )

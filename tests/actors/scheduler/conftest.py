@@ -192,6 +192,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
         # Steps after which the stream breaks; the news of that step are lost.
         self.break_after: list[int] = []
         self.greetings = 0
+        self.refusals = 0
+        self.refused = asyncio.Event()
         self.reachable = True
         # Whether the next Hello ends as a call does whose server stops.
         self.stops = False
@@ -204,6 +206,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
 
     async def Hello(self, request, context):
         if not self.reachable:
+            self.refusals += 1
+            self.refused.set()
             raise Unavailable("not there yet")
         if self.stops:
             self.stops = False

@@ -348,17 +348,26 @@ def test_fcfs_policy_ignores_levels(instruments):
 
 
 def test_a_shared_page_is_copied_before_it_is_written(instruments):
-    """The seam of a prefix cache: a sequence that starts with cached tokens in a forked table."""
+    """The seam of a prefix cache: a sequence that starts with cached tokens in a forked table.
+
+    The two agree on six tokens, a page and a half, and then differ: without the copy the second would write its own
+    tokens over the first's in the page they share.
+    """
     drive = Drive(instruments, SchedulerConfig(), pages=64, page_size=4, max_rows=2)
     first = drive.submit("first", 10, 20)
     drive.turn()
     drive.turn()
     second = drive.submit("second", 10, 20)
+    second.token_ids[6:] = [500, 501, 502, 503]
     second.table = first.table.fork(drive.batch.allocator, 2)
     second.num_cached_tokens = 6
+    prompts = [list(range(10, 20)), list(second.token_ids)]
+    drive.turn()
+    assert second.table.pages[0] == first.table.pages[0], "the whole page stays shared"
+    assert second.table.pages[1] != first.table.pages[1], "the page that is written is not"
     drive.run()
-    expected = instruments.answer(list(range(10, 20)), 30, ignore_eos=True)
-    assert first.token_ids[10:] == second.token_ids[10:] == expected
+    for sequence, prompt in zip((first, second), prompts, strict=True):
+        assert sequence.token_ids[10:] == instruments.answer(prompt, 30, ignore_eos=True)
     assert drive.batch.allocator.num_used == 0
 
 

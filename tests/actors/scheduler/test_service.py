@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from actors.base.channel import connect
 from actors.base.errors import Internal, InvalidArgument, QueueFull, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
+from actors.scheduler import loop
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.service import SchedulerService
 from protos.gen import (
@@ -200,6 +202,37 @@ async def test_streams_survive_the_worker_with_the_same_tokens(rig, instruments)
     assert it.metric("russet_scheduler_worker_losses_total") == 3
     await it.at_rest()
     assert (await it.until(lambda reply: True)).load.epoch == 4
+
+
+async def test_streams_survive_a_defect_of_ours_with_the_same_tokens(rig, instruments, monkeypatch, caplog):
+    """An error nobody foresaw ends the epoch, not the loop: a dead loop behind a healthy port hangs every client."""
+    it = await rig()
+    real, failures = loop.plan, [ZeroDivisionError("a defect")]
+
+    def fails_once(state):
+        if state.running and failures:
+            raise failures.pop()
+        return real(state)
+
+    monkeypatch.setattr(loop, "plan", fails_once)
+    tokens, _ = await it.generate(max_tokens=60)
+    assert tokens == instruments.answer(PROMPT, 65, ignore_eos=True)
+    assert failures == []
+    assert it.worker.greetings == 2
+    assert "a defect" in caplog.text, "it is not swallowed"
+    await it.at_rest()
+
+
+async def test_an_outage_is_said_once(rig, caplog):
+    it = await rig(ready=False)
+    async with asyncio.timeout(20):
+        while it.worker.refusals < 3:
+            await it.worker.refused.wait()
+            it.worker.refused.clear()
+    it.worker.reachable = True
+    await it.ready()
+    about = [record for record in caplog.records if record.name == "actors.scheduler.loop"]
+    assert [record.levelname for record in about if record.levelno >= logging.WARNING] == ["WARNING"]
 
 
 async def test_a_request_that_kills_every_worker_is_given_up(rig):
