@@ -60,7 +60,13 @@ def up(
     err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s\n")
     if ask:
         out.print(f"[bold]> {ask}[/bold]")
-        _stream(Client(state.http, _first_key(chosen)), [{"role": "user", "content": ask}], model=None, max_tokens=64)
+        _stream(
+            Client(state.http, _first_key(chosen)),
+            [{"role": "user", "content": ask}],
+            model=None,
+            max_tokens=64,
+            temperature=0,
+        )
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("HTTP", f"{state.http}/v1"),

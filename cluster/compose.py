@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from actors.base.channel import Channel, connect
-from actors.base.server import Server
+from actors.base.server import Register, Server
 from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
 from cluster.identity import TelemetryService, scrape
@@ -123,7 +123,7 @@ async def serve_worker(model: ModelConfig, replica_id: str, directory: Directory
     from protos.gen.worker_pb2_grpc import add_WorkerServicer_to_server
 
     telemetry = Telemetry(service="worker", replica=replica_id)
-    service = WorkerService(model.worker(), telemetry)
+    service = WorkerService(model, telemetry)
     return await _serve("worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry)
 
 
@@ -186,7 +186,9 @@ async def _serve(
         started_s=time.time(),
         version=version("russet"),
     )
-    servicers = [(telemetry_pb2_grpc.add_TelemetryServicer_to_server, TelemetryService(telemetry, identity))]
+    servicers: list[tuple[Register, Any]] = [
+        (telemetry_pb2_grpc.add_TelemetryServicer_to_server, TelemetryService(telemetry, identity))
+    ]
     if add is not None:
         servicers.insert(0, (add, service))
     listen = directory.listen(name)

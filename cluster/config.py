@@ -28,7 +28,7 @@ ENV_NOT_CONFIG = frozenset({"RUSSET_DATA", "RUSSET_CONFIG"})
 class ModelConfig(WorkerConfig):
     """A model to serve: how its workers run it, and how many replicas of it there are."""
 
-    replicas: int = Field(1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
+    replicas: int = Field(default=1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
 
 
 class RayConfig(BaseModel):
@@ -36,11 +36,13 @@ class RayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    port: int = Field(6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
-    dashboard_port: int = Field(8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")
-    metrics_port: int = Field(8080, ge=0, le=65535, description="Ray's own metrics agent; 0 picks a free one")
-    object_store_bytes: int = Field(100 << 20, ge=78643200, description="Object store; Russet moves nothing through it")
-    start_timeout_s: float = Field(180, gt=0, description="Longest wait for every actor to be ready")
+    port: int = Field(default=6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
+    dashboard_port: int = Field(default=8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")
+    metrics_port: int = Field(default=8080, ge=0, le=65535, description="Ray's own metrics agent; 0 picks a free one")
+    object_store_bytes: int = Field(
+        default=100 << 20, ge=78643200, description="Object store; Russet moves nothing through it"
+    )
+    start_timeout_s: float = Field(default=180, gt=0, description="Longest wait for every actor to be ready")
 
 
 class Config(BaseModel):
@@ -48,9 +50,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    home: Path = Field(Path("~/.russet"), description="State: keys, memory, logs; created with mode 0700")
-    deterministic: bool = Field(False, description="The same tokens however a request is batched, chunked or resumed")
-    models: tuple[ModelConfig, ...] = Field((ModelConfig(),), min_length=1, description="Models served; first: default")
+    home: Path = Field(default=Path("~/.russet"), description="State: keys, memory, logs; created with mode 0700")
+    deterministic: bool = Field(
+        default=False, description="The same tokens however a request is batched, chunked or resumed"
+    )
+    models: tuple[ModelConfig, ...] = Field(
+        default=(ModelConfig(),), min_length=1, description="Models served; first: default"
+    )
     gateway: GatewayConfig = GatewayConfig()
     router: RouterConfig = RouterConfig()
     scheduler: SchedulerConfig = SchedulerConfig()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -150,7 +151,10 @@ def connected(address: str, environment: dict[str, str]) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
-    ray.init(address=address, namespace="russet", log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        address=address, namespace="russet", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+    )
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ owns) share a placement group. Ray restarts a dead worker in place, Serve a dead
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,9 @@ class RayDirectory:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self.node = ray.util.get_node_ip_address()
+        # The address this node was started with (127.0.0.1 where there is one node), not the one routes suggest.
+        mine = ray.get_runtime_context().get_node_id()
+        self.node: str = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == mine)
 
     def name(self, service: str) -> str:
         """A process runs one cluster, so plain names are unique."""
@@ -127,6 +130,13 @@ class Worker:
     async def __init__(self, home: str, model: str, replica_id: str) -> None:
         directory = RayDirectory(Home.at(home))
         self.serving = await compose.serve_worker(ModelConfig.model_validate_json(model), replica_id, directory)
+        self._watch = asyncio.create_task(self._end_with_the_engine())
+
+    async def _end_with_the_engine(self) -> None:
+        """A process whose engine died would look alive and answer nothing: end it, and Ray starts another."""
+        failure = await self.serving.service.failed()
+        logging.getLogger(__name__).critical("the engine failed; this worker ends, to be restarted", exc_info=failure)
+        os._exit(1)
 
     async def ready(self) -> int:
         """Its process id, once it serves."""
@@ -141,7 +151,9 @@ class Replica(_Actor):
         model = settings.models[model_index]
         replica_id = f"{model.served_name}-{serve.get_replica_context().rank.rank}"
         # A placement group keeps the two on one node: they die together, and talk over a unix socket.
-        strategy = PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group(), 1)
+        group = ray.util.get_current_placement_group()
+        assert group is not None, "deploy() gives every replica a placement group"
+        strategy = PlacementGroupSchedulingStrategy(group, 1)
         self.worker: Any = (
             ray.remote(Worker)
             .options(

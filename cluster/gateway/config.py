@@ -10,36 +10,59 @@ class GatewayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address that HTTP and gRPC listen on; 0.0.0.0 is every interface")
-    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 lets the system choose")
-    grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 lets the system choose")
-    api_keys_file: Path | None = Field(None, description="File of hashed API keys; unset asks for none")
-    cors_origins: tuple[str, ...] = Field((), description="Origins that browsers may call from; none turns CORS off")
-    max_body_bytes: int = Field(8 << 20, ge=1024, le=64 << 20, description="Largest request body, bytes")
-    body_timeout_s: float = Field(30, gt=0, le=600, description="Longest a request body may take to arrive, seconds")
-    max_tokens_default: int | None = Field(
-        None, ge=1, description="Most new tokens where a request names none; unset is what the context window holds"
+    host: str = Field(
+        default="127.0.0.1", description="Address that HTTP and gRPC listen on; 0.0.0.0 is every interface"
     )
-    route_timeout_s: float = Field(2, gt=0, le=60, description="Longest wait for the router's decision, seconds")
+    port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 lets the system choose")
+    grpc_port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 lets the system choose")
+    api_keys_file: Path | None = Field(default=None, description="File of hashed API keys; unset asks for none")
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Origins that browsers may call from; none turns CORS off"
+    )
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, le=64 << 20, description="Largest request body, bytes")
+    body_timeout_s: float = Field(
+        default=30, gt=0, le=600, description="Longest a request body may take to arrive, seconds"
+    )
+    max_tokens_default: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most new tokens where a request names none; unset is what the context window holds",
+    )
+    route_timeout_s: float = Field(
+        default=2, gt=0, le=60, description="Longest wait for the router's decision, seconds"
+    )
     table_refresh_s: float = Field(
-        2,
+        default=2,
         gt=0,
         le=60,
         description="Seconds between readings of the replica table, the fallback when the router is away",
     )
     failover_wait_s: float = Field(
-        60, ge=0, le=3600, description="Longest a request or broken stream waits for a replica, seconds"
+        default=60, ge=0, le=3600, description="Longest a request or broken stream waits for a replica, seconds"
     )
     failover_attempts: int = Field(
-        5, ge=1, le=100, description="Internal errors in a row, without a new token, after which a request fails"
+        default=5,
+        ge=1,
+        le=100,
+        description="Internal errors in a row, without a new token, after which a request fails",
     )
-    health_ttl_s: float = Field(3, ge=0, le=300, description="How long a health answer is reused, seconds")
-    health_timeout_s: float = Field(10, gt=0, le=300, description="Longest the health check's token may take, seconds")
-    template_timeout_s: float = Field(2, gt=0, le=60, description="Longest a chat template may run, seconds")
+    health_ttl_s: float = Field(default=3, ge=0, le=300, description="How long a health answer is reused, seconds")
+    health_timeout_s: float = Field(
+        default=10, gt=0, le=300, description="Longest the health check's token may take, seconds"
+    )
+    template_timeout_s: float = Field(default=2, gt=0, le=60, description="Longest a chat template may run, seconds")
     template_max_chars: int = Field(
-        16 << 20, ge=1024, description="Longest prompt a chat template may render, characters"
+        default=16 << 20, ge=1024, description="Longest prompt a chat template may render, characters"
     )
-    record_queue: int = Field(4096, ge=1, le=1 << 20, description="Finished requests that wait for memory and learner")
-    record_batch: int = Field(100, ge=1, le=1000, description="Finished requests sent to memory and learner at once")
-    record_delay_s: float = Field(0.2, ge=0, le=60, description="Longest a finished request waits for a batch, seconds")
-    shutdown_grace_s: float = Field(5, ge=0, le=600, description="Time that open streams get to end at stop, seconds")
+    record_queue: int = Field(
+        default=4096, ge=1, le=1 << 20, description="Finished requests that wait for memory and learner"
+    )
+    record_batch: int = Field(
+        default=100, ge=1, le=1000, description="Finished requests sent to memory and learner at once"
+    )
+    record_delay_s: float = Field(
+        default=0.2, ge=0, le=60, description="Longest a finished request waits for a batch, seconds"
+    )
+    shutdown_grace_s: float = Field(
+        default=5, ge=0, le=600, description="Time that open streams get to end at stop, seconds"
+    )
