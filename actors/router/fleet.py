@@ -1,89 +1,125 @@
-"""The replica table: what each replica last said of itself, and when."""
+"""The replica table: what each replica last said of itself, when, and what has been sent to it since."""
 
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.base.telemetry import Telemetry
 from actors.router.config import RouterConfig
+from actors.router.history import History
 from protos.gen import router_pb2
 
-
-@dataclass
-class History:
-    """Exponential means over a replica's requests: share that succeeded; ms to the first and per token (0: none)."""
-
-    success: float = 1.0
-    ttft_ms: float = 0.0
-    tpot_ms: float = 0.0
-
-    def add(self, succeeded: bool, ttft_ms: float, tpot_ms: float, rate: float) -> None:
-        """One more request. Times of 0 (it failed before its first token) leave the means alone."""
-        self.success += rate * (float(succeeded) - self.success)
-        if ttft_ms > 0:
-            self.ttft_ms = ttft_ms if self.ttft_ms == 0 else self.ttft_ms + rate * (ttft_ms - self.ttft_ms)
-        if tpot_ms > 0:
-            self.tpot_ms = tpot_ms if self.tpot_ms == 0 else self.tpot_ms + rate * (tpot_ms - self.tpot_ms)
+REPLICAS_REMEMBERED = 1024
+INCARNATIONS_REMEMBERED = 8
 
 
 @dataclass
 class Replica:
-    """A row of the table. `heard` and `since` are the clock's."""
+    """A row of the table. `heard` is the clock's; `sent` has the prompt tokens, by request, of what it got since."""
 
     state: router_pb2.HeartbeatRequest
     heard: float
     since_s: int
     history: History
+    sent: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def replica_id(self) -> str:
+        """Its id."""
+        return self.state.replica_id
 
 
 class Fleet:
-    """Replicas by id. A newer incarnation replaces an older one; within one, the sequence only grows."""
+    """Replicas by id.
+
+    A new incarnation replaces the one before, whose heartbeats, should some still be under way, are ignored from then
+    on; so are those of one that said goodbye. Within an incarnation the sequence only grows.
+    """
 
     def __init__(self, config: RouterConfig, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
+        self._over: OrderedDict[str, deque[str]] = OrderedDict()
+        self._first_token = telemetry.gauge("russet_router_ttft_ms", "Mean wait for the first token", ("replica",))
+        self._per_token = telemetry.gauge("russet_router_tpot_ms", "Mean time per token after the first", ("replica",))
+        self._success = telemetry.gauge("russet_router_success", "Mean share of requests that succeed", ("replica",))
         self._size = telemetry.gauge("russet_router_replicas", "Replicas by availability", ("available",))
 
     def heard(self, state: router_pb2.HeartbeatRequest) -> bool:
         """Take a heartbeat; False where the replica was not known (the router is new, or the replica is)."""
-        known = self._replicas.get(state.replica_id)
-        if state.leaving:
-            if known is not None and known.state.incarnation == state.incarnation:
-                del self._replicas[state.replica_id]
+        if state.incarnation in self._over.get(state.replica_id, ()):
             return True
+        known = self._replicas.get(state.replica_id)
         same = known is not None and known.state.incarnation == state.incarnation
+        if state.leaving:
+            if known is not None and same:
+                self._drop(known)
+            self._end(state.replica_id, state.incarnation)
+            return True
+        now = self._clock()
         if known is None or not same:
-            self._replicas[state.replica_id] = Replica(state, self._clock(), int(time.time()), History())
+            if known is not None:
+                self._end(state.replica_id, known.state.incarnation)
+            self._replicas[state.replica_id] = Replica(state, now, int(time.time()), History())
             return False
         if state.sequence > known.state.sequence:
-            known.state, known.heard = state, self._clock()
+            known.state, known.heard, known.sent = state, now, {}
         return True
 
-    def get(self, replica_id: str) -> Replica | None:
-        """A replica by id."""
-        return self._replicas.get(replica_id)
+    def sent(self, replica_id: str, request_id: str, prompt_tokens: int) -> None:
+        """A request goes to this replica, which must compute `prompt_tokens` of its prompt.
+
+        It counts as load there until it is answered, or the replica's own figures tell of it.
+        """
+        if (replica := self._replicas.get(replica_id)) is not None:
+            replica.sent[request_id or f"unnamed {len(replica.sent)}"] = prompt_tokens
+
+    def answered(self, replica_id: str, request_id: str, succeeded: bool, ttft_ms: float, tpot_ms: float) -> None:
+        """How a request went there; a replica not known is passed over."""
+        if (replica := self._replicas.get(replica_id)) is not None:
+            replica.sent.pop(request_id, None)
+            replica.history.add(self._clock(), succeeded, ttft_ms, tpot_ms, self._config.history_rate)
+            self._first_token.labels(replica=replica_id).set(replica.history.ttft_ms)
+            self._per_token.labels(replica=replica_id).set(replica.history.tpot_ms)
+            self._success.labels(replica=replica_id).set(replica.history.success)
+
+    def success(self, replica: Replica) -> float:
+        """0..1: the share of its requests that succeed, as far as that is not long ago."""
+        return replica.history.success_at(self._clock(), self._config.failure_half_life_s)
 
     def age_s(self, replica: Replica) -> float:
         """Seconds since it was heard."""
         return self._clock() - replica.heard
 
+    def stale(self, replica: Replica) -> bool:
+        """Not heard from for too long."""
+        return self.age_s(replica) >= self._config.stale_after_s
+
     def available(self, replica: Replica) -> bool:
         """Heard from recently, ready, not draining."""
         load = replica.state.load
-        return self.age_s(replica) < self._config.stale_after_s and load.ready and not load.draining
+        return load.ready and not load.draining and not self.stale(replica)
 
     def replicas(self) -> list[Replica]:
         """All that are not forgotten, by id."""
-        for replica_id, replica in list(self._replicas.items()):
+        for replica in list(self._replicas.values()):
             if self.age_s(replica) >= self._config.forget_after_s:
-                del self._replicas[replica_id]
-        rows = sorted(self._replicas.values(), key=lambda replica: replica.state.replica_id)
+                self._drop(replica)
+        rows = sorted(self._replicas.values(), key=lambda replica: replica.replica_id)
         up = sum(self.available(replica) for replica in rows)
         self._size.labels(available="yes").set(up)
         self._size.labels(available="no").set(len(rows) - up)
         return rows
 
-    def models(self) -> list[str]:
-        """Models that any known replica serves, sorted."""
-        return sorted({replica.state.model for replica in self.replicas()})
+    def _drop(self, replica: Replica) -> None:
+        del self._replicas[replica.replica_id]
+        for gauge in (self._first_token, self._per_token, self._success):
+            gauge.remove(replica.replica_id)
+
+    def _end(self, replica_id: str, incarnation: str) -> None:
+        self._over.setdefault(replica_id, deque(maxlen=INCARNATIONS_REMEMBERED)).append(incarnation)
+        self._over.move_to_end(replica_id)
+        if len(self._over) > REPLICAS_REMEMBERED:
+            self._over.popitem(last=False)

@@ -9,9 +9,14 @@ from typing import NamedTuple
 
 from actors.router.config import RouterConfig
 
+QUEUE_FULL_MS = -1e9
+"""Puts a replica behind all that have room."""
+SLOWEST_PREFILL_TOKENS_PER_S = 1.0
+"""Less counts as not measured: a wait computed from it would drown every other term."""
+
 
 class View(NamedTuple):
-    """What scoring looks at, of one available replica."""
+    """What scoring looks at, of one available replica: its own figures, what was sent since, what it holds."""
 
     replica_id: str
     running: int
@@ -23,7 +28,10 @@ class View(NamedTuple):
     prefill_backlog_tokens: int
     prefill_tokens_per_s: float
     step_ms: float
+    sent: int
+    sent_tokens: int
     success: float
+    tpot_ms: float
     isa_class: str
     holds_session: bool
     prefix_pages: int
@@ -50,22 +58,28 @@ def rank(views: Sequence[View], ask: Ask, config: RouterConfig) -> list[Scored]:
     return sorted(scored, key=lambda each: (-each.score, each.view.replica_id))
 
 
+def uncached(view: View, ask: Ask) -> int:
+    """Prompt tokens that the replica would have to compute."""
+    return max(0, ask.prompt_tokens - view.prefix_pages * view.page_size)
+
+
 def _score(view: View, ask: Ask, config: RouterConfig) -> Scored:
-    rate = view.prefill_tokens_per_s or config.prefill_tokens_per_s
+    measured = view.prefill_tokens_per_s >= SLOWEST_PREFILL_TOKENS_PER_S
+    rate = view.prefill_tokens_per_s if measured else config.prefill_tokens_per_s
     step_ms = view.step_ms or config.step_ms
-    cached = min(view.prefix_pages * view.page_size, ask.prompt_tokens)
     terms = {
-        "backlog": -view.prefill_backlog_tokens / rate * 1e3,
-        "prompt": -(ask.prompt_tokens - cached) / rate * 1e3,
-        "batch": -(view.running + view.waiting) * step_ms,
+        "backlog": -(view.prefill_backlog_tokens + view.sent_tokens) / rate * 1e3,
+        "prompt": -uncached(view, ask) / rate * 1e3,
+        "batch": -(view.running + view.waiting + view.sent) * step_ms,
         "kv_room": -config.kv_room_penalty_ms * (view.pages_used / view.pages_total if view.pages_total else 1.0),
+        "speed": -config.speed_tokens * view.tpot_ms,
         "failures": -config.failure_penalty_ms * (1.0 - view.success),
         "session": config.session_bonus_ms if view.holds_session else 0.0,
         "isa": config.isa_bonus_ms if ask.isa_class and view.isa_class == ask.isa_class else 0.0,
     }
     if view.waiting >= view.queue_limit > 0:
         # Still a candidate, so that the caller hears its own queue-full error; but the last one.
-        terms["queue_full"] = -1e6
+        terms["queue_full"] = QUEUE_FULL_MS
     return Scored(view, sum(terms.values()), terms)
 
 
@@ -81,10 +95,10 @@ def confidence(ranked: Sequence[Scored]) -> float:
 
 
 def explain(ranked: Sequence[Scored]) -> list[str]:
-    """A sentence a candidate, winner first."""
+    """A sentence a candidate, the chosen one first."""
     sentences = []
     for place, each in enumerate(ranked):
         terms = ", ".join(f"{name} {value:+.0f}" for name, value in each.terms.items() if round(value))
-        verdict = "chosen" if place == 0 else f"{ranked[0].score - each.score:.0f} ms behind"
-        sentences.append(f"{each.view.replica_id}: {each.score:.0f} ms ({terms or 'idle'}), {verdict}")
+        verdict = "is chosen" if place == 0 else f"is {ranked[0].score - each.score:.0f} ms behind"
+        sentences.append(f"{each.view.replica_id} {verdict}: {each.score:.0f} ms ({terms or 'nothing to wait for'})")
     return sentences

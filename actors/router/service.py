@@ -1,6 +1,7 @@
 """The router's servicer."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
@@ -8,7 +9,7 @@ from actors.base.telemetry import Telemetry
 from actors.router.affinity import Affinity
 from actors.router.config import RouterConfig
 from actors.router.fleet import Fleet, Replica
-from actors.router.policy import Ask, View, confidence, explain, rank
+from actors.router.policy import Ask, View, confidence, explain, rank, uncached
 from protos.gen import router_pb2, router_pb2_grpc
 
 AUTO = ("", "auto")
@@ -19,9 +20,9 @@ DECISION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 class RouterService(router_pb2_grpc.RouterServicer):
     """Answers Route from memory alone: no call of another actor, no lock. See router.proto."""
 
-    def __init__(self, config: RouterConfig, telemetry: Telemetry) -> None:
+    def __init__(self, config: RouterConfig, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
-        self.fleet = Fleet(config, telemetry)
+        self.fleet = Fleet(config, telemetry, clock)
         self._affinity = Affinity(config.affinity_entries)
         self._seconds = telemetry.histogram("russet_router_decision_seconds", "Time of a decision", DECISION_SECONDS)
         self._decisions = telemetry.counter("russet_router_decisions_total", "Decisions by outcome", ("outcome",))
@@ -35,21 +36,30 @@ class RouterService(router_pb2_grpc.RouterServicer):
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""
         began = time.perf_counter()
-        model = self._model(request.model)
-        of_model = [replica for replica in self.fleet.replicas() if replica.state.model == model]
+        known = self.fleet.replicas()
+        model = self._model(request.model, known)
+        of_model = [replica for replica in known if replica.state.model == model]
         ready = [
             replica
             for replica in of_model
-            if self.fleet.available(replica) and replica.state.replica_id not in request.exclude
+            if self.fleet.available(replica) and replica.replica_id not in request.exclude
         ]
         if not ready:
             self._decisions.labels(outcome="unavailable").inc()
-            raise Unavailable(f"no replica of {model} is ready; {self._reasons(of_model)}", retry_after_s=RETRY_AFTER_S)
+            reasons = ", ".join(f"{replica.replica_id} {self._reason(replica)}" for replica in of_model)
+            raise Unavailable(
+                f"no replica of {model or 'any model'} is ready; {reasons or 'none has announced itself yet'}",
+                retry_after_s=RETRY_AFTER_S,
+            )
         session = self._affinity.session(request.tenant, request.session_id)
         pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
-        views = [_view(replica, session, pages) for replica in ready]
-        ranked = rank(views, Ask(request.prompt_tokens, request.isa_class), self._config)
-        states = {replica.state.replica_id: replica.state for replica in ready}
+        views = [_view(replica, self.fleet.success(replica), session, pages) for replica in ready]
+        ask = Ask(request.prompt_tokens, request.isa_class)
+        ranked = rank(views, ask, self._config)
+        states = {replica.replica_id: replica.state for replica in ready}
+        # Requests that come between two heartbeats must not all go where it was empty at the first.
+        winner = ranked[0].view
+        self.fleet.sent(winner.replica_id, request.request_id, uncached(winner, ask))
         explanation = explain(ranked)
         if request.model in AUTO:
             explanation.insert(0, f"no model was asked for; {model} is the default")
@@ -80,6 +90,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     async def ListReplicas(self, request: router_pb2.ListReplicasRequest, context: Any) -> router_pb2.ListReplicasReply:
         """The table."""
+        replicas = self.fleet.replicas()
         rows = [
             router_pb2.Replica(
                 state=replica.state,
@@ -87,47 +98,41 @@ class RouterService(router_pb2_grpc.RouterServicer):
                 available=self.fleet.available(replica),
                 since_s=replica.since_s,
             )
-            for replica in self.fleet.replicas()
+            for replica in replicas
         ]
-        return router_pb2.ListReplicasReply(replicas=rows, default_model=self._config.default_model)
+        return router_pb2.ListReplicasReply(replicas=rows, default_model=self._default(replicas))
 
     async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
         """Learn how a request went."""
-        replica = self.fleet.get(request.replica_id)
-        if replica is not None:
-            rate = self._config.history_rate
-            replica.history.add(request.succeeded, request.ttft_ms, request.tpot_ms, rate)
+        self.fleet.answered(request.replica_id, request.request_id, request.succeeded, request.ttft_ms, request.tpot_ms)
         if request.succeeded:
-            hashes = request.prefix_hashes
-            self._affinity.served(request.tenant, request.session_id, hashes, request.replica_id)
+            self._affinity.served(request.tenant, request.session_id, request.prefix_hashes, request.replica_id)
         return router_pb2.ReportReply()
 
-    def _model(self, asked: str) -> str:
-        served = self.fleet.models()
-        model = (self._config.default_model or next(iter(served), "")) if asked in AUTO else asked
-        # The default may be loading still: that is Unavailable, not NotFound.
-        if model not in served and asked not in AUTO and model != self._config.default_model:
+    def _default(self, known: list[Replica]) -> str:
+        """The model of requests that ask for none; empty while there is none."""
+        return self._config.default_model or min((replica.state.model for replica in known), default="")
+
+    def _model(self, asked: str, known: list[Replica]) -> str:
+        if asked in AUTO:
+            return self._default(known)
+        served = sorted({replica.state.model for replica in known})
+        # A router that has heard of nobody cannot tell what there is; and the default model may be loading still.
+        if served and asked not in served and asked != self._config.default_model:
             self._decisions.labels(outcome="unknown_model").inc()
-            raise NotFound(
-                f"model {model!r} is not served here; these are: {', '.join(served) or 'none yet'}", param="model"
-            )
-        return model
+            raise NotFound(f"model {asked!r} is not served here; these are: {', '.join(served)}", param="model")
+        return asked
 
-    def _reasons(self, replicas: list[Replica]) -> str:
-        if not replicas:
-            return "none has announced itself yet"
-        states = []
-        for replica in replicas:
-            load = replica.state.load
-            stale = self.fleet.age_s(replica) >= self._config.stale_after_s
-            why = (
-                "not heard from" if stale else "draining" if load.draining else "excluded" if load.ready else "loading"
-            )
-            states.append(f"{replica.state.replica_id} is {why}")
-        return ", ".join(states)
+    def _reason(self, replica: Replica) -> str:
+        """Why it cannot be chosen."""
+        if self.fleet.stale(replica):
+            return f"was not heard from for {self.fleet.age_s(replica):.0f} s"
+        if replica.state.load.draining:
+            return "is draining"
+        return "has just failed this request" if replica.state.load.ready else "is loading"
 
 
-def _view(replica: Replica, session: str | None, pages: dict[str, int]) -> View:
+def _view(replica: Replica, success: float, session: str | None, pages: dict[str, int]) -> View:
     state, load = replica.state, replica.state.load
     return View(
         replica_id=state.replica_id,
@@ -140,7 +145,10 @@ def _view(replica: Replica, session: str | None, pages: dict[str, int]) -> View:
         prefill_backlog_tokens=load.prefill_backlog_tokens,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         step_ms=load.step_us / 1e3,
-        success=replica.history.success,
+        sent=len(replica.sent),
+        sent_tokens=sum(replica.sent.values()),
+        success=success,
+        tpot_ms=replica.history.tpot_ms,
         isa_class=state.isa_class,
         holds_session=state.replica_id == session,
         prefix_pages=pages.get(state.replica_id, 0),
