@@ -100,8 +100,7 @@ def status(
     ] = False,
 ) -> None:
     """Show every actor: where it runs and whether it answers."""
-    home = Home(_config(config, settings).home)
-    report = _gather(home)
+    report = _gather(_config(config, settings))
     if as_json:
         out.print_json(json.dumps(report.as_dict()))
     else:
@@ -231,16 +230,17 @@ def _running_url(config: Path | None) -> str:
     return state.http if state else f"http://{chosen.gateway.host}:{chosen.gateway.port}"
 
 
-def _gather(home: Home) -> Status:
+def _gather(config: Config) -> Status:
     from cluster.lifecycle import connected, ray_environment, read_state
 
+    home = Home(config.home)
     state = read_state(home)
     if state is None:
         return Status([], None)
     with connected(state.ray_address, ray_environment(home)):
         from cluster.ray_app import RayDirectory
 
-        return asyncio.run(gather(RayDirectory(home), state))
+        return asyncio.run(gather(RayDirectory(config), state))
 
 
 def _first_key(config: Config) -> str | None:

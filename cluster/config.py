@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,10 @@ class RayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    bind: Literal["loopback", "node"] = Field(
+        default="loopback",
+        description="Where actors listen over TCP: this machine only, or the node's address (a fleet)",
+    )
     port: int = Field(default=6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
     dashboard_port: int = Field(default=8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")
     metrics_port: int = Field(default=8080, ge=0, le=65535, description="Ray's own metrics agent; 0 picks a free one")

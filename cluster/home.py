@@ -6,6 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.base.errors import InvalidArgument
+
 
 @dataclass(frozen=True)
 class Home:
@@ -15,11 +17,6 @@ class Home:
     """
 
     home: Path
-
-    @classmethod
-    def at(cls, home: str) -> "Home":
-        """The home at an absolute path."""
-        return cls(Path(home))
 
     @property
     def run(self) -> Path:
@@ -47,7 +44,7 @@ class Home:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = directory.stat().st_uid
             if owner != os.getuid():
-                raise PermissionError(
+                raise InvalidArgument(
                     f"{directory} belongs to user {owner}, not to {os.getuid()}; remove it or set home"
                 )
         return self

@@ -151,10 +151,12 @@ def connected(address: str, environment: dict[str, str]) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         address=address, namespace="russet", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
     )
+    import ray.serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         yield
     finally:

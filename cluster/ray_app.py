@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import compose
 from cluster.compose import Listen, Serving, Target
-from cluster.config import Config, ModelConfig
+from cluster.config import Config
 from cluster.home import Home
 from cluster.identity import identify
 
@@ -32,11 +32,9 @@ _KEY = b"russet:"
 class RayDirectory:
     """Services bind a unix socket and a TCP port of their node; addresses live in Ray's own store (the GCS)."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        # The address this node was started with (127.0.0.1 where there is one node), not the one routes suggest.
-        mine = ray.get_runtime_context().get_node_id()
-        self.node: str = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == mine)
+    def __init__(self, config: Config) -> None:
+        self._home = Home(config.home)
+        self.node = "127.0.0.1" if config.ray.bind == "loopback" else ray.util.get_node_ip_address()
 
     def name(self, service: str) -> str:
         """A process runs one cluster, so plain names are unique."""
@@ -96,7 +94,7 @@ class Memory(_Actor):
 
     async def __init__(self, config: str) -> None:
         settings = Config.model_validate_json(config)
-        self.serving = await compose.serve_memory(settings, RayDirectory(Home(settings.home)))
+        self.serving = await compose.serve_memory(settings, RayDirectory(settings))
 
 
 class Router(_Actor):
@@ -104,7 +102,7 @@ class Router(_Actor):
 
     async def __init__(self, config: str) -> None:
         settings = Config.model_validate_json(config)
-        self.serving = await compose.serve_router(settings, RayDirectory(Home(settings.home)))
+        self.serving = await compose.serve_router(settings, RayDirectory(settings))
 
 
 class Learner(_Actor):
@@ -112,7 +110,7 @@ class Learner(_Actor):
 
     async def __init__(self, config: str) -> None:
         settings = Config.model_validate_json(config)
-        self.serving = await compose.serve_learner(settings, RayDirectory(Home(settings.home)))
+        self.serving = await compose.serve_learner(settings, RayDirectory(settings))
 
 
 class Gateway(_Actor):
@@ -121,15 +119,15 @@ class Gateway(_Actor):
     async def __init__(self, config: str) -> None:
         settings = Config.model_validate_json(config)
         rank = serve.get_replica_context().rank.rank
-        self.serving = await compose.serve_gateway(settings, str(rank), RayDirectory(Home(settings.home)))
+        self.serving = await compose.serve_gateway(settings, str(rank), RayDirectory(settings))
 
 
 class Worker:
     """One worker process. A plain actor: Ray restarts it at once, and a new epoch begins."""
 
-    async def __init__(self, home: str, model: str, replica_id: str) -> None:
-        directory = RayDirectory(Home.at(home))
-        self.serving = await compose.serve_worker(ModelConfig.model_validate_json(model), replica_id, directory)
+    async def __init__(self, config: str, model_index: int, replica_id: str) -> None:
+        settings = Config.model_validate_json(config)
+        self.serving = await compose.serve_worker(settings.models[model_index], replica_id, RayDirectory(settings))
         self._watch = asyncio.create_task(self._end_with_the_engine())
 
     async def _end_with_the_engine(self) -> None:
@@ -164,9 +162,9 @@ class Replica(_Actor):
                 max_restarts=-1,
                 scheduling_strategy=strategy,
             )
-            .remote(str(settings.home), model.model_dump_json(), replica_id)
+            .remote(config, model_index, replica_id)
         )
-        self.serving = await compose.serve_scheduler(settings, replica_id, RayDirectory(Home(settings.home)))
+        self.serving = await compose.serve_scheduler(settings, replica_id, RayDirectory(settings))
 
     async def __del__(self) -> None:
         """Stop serving first, so that rows in flight end before their worker does."""

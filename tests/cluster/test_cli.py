@@ -1,0 +1,72 @@
+"""The command line: help worth reading, JSON that parses, mistakes in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from actors.base.errors import Conflict, InvalidArgument
+from cluster import cli
+from cluster.home import Home
+from cluster.lifecycle import check_port, free_port, read_state, up
+from tests.conftest import settings
+
+COMMANDS = ("up", "down", "status", "serve", "chat", "models", "bench", "config")
+runner = CliRunner()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = runner.invoke(cli.app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) > 8
+
+
+def test_config_shows_every_setting_resolved(home: Path) -> None:
+    shown = runner.invoke(cli.app, ["config", "--json", "--set", f"home={home}", "--set", "gateway.port=8123"])
+    config = json.loads(shown.output)
+    assert config["gateway"]["port"] == 8123
+    assert config["memory"]["directory"] == str(home.resolve() / "memory")
+
+
+def test_status_and_down_where_nothing_runs(home: Path) -> None:
+    status = runner.invoke(cli.app, ["status", "--json", "--set", f"home={home}"])
+    assert status.exit_code == 1
+    assert json.loads(status.output) == {"actors": [], "cluster": None}
+    assert "Nothing runs" in runner.invoke(cli.app, ["down", "--set", f"home={home}"]).output
+
+
+def test_a_setting_without_value_is_refused() -> None:
+    refused = runner.invoke(cli.app, ["config", "--set", "gateway.port"])
+    assert refused.exit_code == 2
+    assert "NAME=VALUE" in refused.output
+
+
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["russet", "chat", "hi", "--url", f"http://127.0.0.1:{free_port()}"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "no answer from http://127.0.0.1" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_taken_port_is_named_before_anything_starts(home: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Conflict, match=f"{port}.*--port"):
+            up(settings(home, gateway__port=port), lambda what: None)
+        with pytest.raises(Conflict, match="--x"):
+            check_port("127.0.0.1", port, "--x")
+    check_port("127.0.0.1", 0, "--x")
+    assert read_state(Home(home)) is None
+
+
+def test_a_home_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(InvalidArgument, match="belongs to user"):
+        Home(home).create()

@@ -1,0 +1,127 @@
+"""The system as `russet up` starts it, with its processes killed under it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from cluster.config import Config
+from cluster.home import Home
+from cluster.lifecycle import ClusterState, read_state
+from cluster.local import LocalCluster
+from tests.conftest import settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+Cluster = tuple[Config, ClusterState]
+ROLES = ["gateway", "router", "scheduler", "worker", "memory", "learner"]
+TALE = "Once upon a time there was a fox who lived at the edge of a great forest, and"
+
+
+def russet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user runs it."""
+    command = [sys.executable, "-c", "from cluster.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def actors(config: Config) -> list[dict[str, Any]]:
+    return json.loads(russet("status", "--json", "--set", f"home={config.home}").stdout)["actors"]
+
+
+def pid_of(config: Config, role: str) -> int:
+    return next(actor["pid"] for actor in actors(config) if actor["role"] == role)
+
+
+def body(prompt: str, tokens: int) -> dict[str, Any]:
+    greedy = {"temperature": 0, "ignore_eos": True, "stream": True}
+    return {"model": "auto", "prompt": prompt, "max_tokens": tokens, **greedy}
+
+
+def whole(found: list[dict[str, Any]]) -> bool:
+    return [actor["role"] for actor in found] == ROLES and {actor["state"] for actor in found} == {"serving"}
+
+
+async def stream(url: str, request: dict[str, Any], at: int = -1, then: Any = None) -> str:
+    """The text of a streamed completion; calls `then` when `at` chunks have come."""
+    text, chunks = "", 0
+    async with (
+        httpx.AsyncClient(timeout=120) as http,
+        http.stream("POST", f"{url}/v1/completions", json=request) as response,
+    ):
+        assert response.status_code == 200
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            assert "error" not in event, event
+            text += "".join(choice["text"] for choice in event["choices"])
+            chunks += 1
+            if chunks == at:
+                then()
+    return text
+
+
+def test_every_actor_is_there(on_ray: Cluster) -> None:
+    config, state = on_ray
+    found = actors(config)
+    assert [actor["role"] for actor in found] == ROLES
+    assert {actor["state"] for actor in found} == {"serving"}
+    assert len({actor["pid"] for actor in found}) == len(ROLES)
+    # Nothing but the gateway's own ports may be reachable from other machines.
+    assert all("127.0.0.1" in actor["address"] for actor in found)
+    assert httpx.get(state.dashboard).status_code == 200
+    assert httpx.get(f"{state.dashboard}/api/version").status_code == 401
+
+
+def test_names_show_in_ray(on_ray: Cluster) -> None:
+    config, state = on_ray
+    token = (config.home / "ray.token").read_text()
+    listed = httpx.get(f"{state.dashboard}/api/v0/actors", headers={"Authorization": f"Bearer {token}"}).text
+    for name in ("worker-smollm2-135m-instruct-0", "SERVE_REPLICA::router#router", "SERVE_REPLICA::gateway#gateway"):
+        assert name in listed
+
+
+async def test_the_same_text_as_in_one_process(on_ray: Cluster, home: Path) -> None:
+    _, state = on_ray
+    async with LocalCluster(settings(home)) as local:
+        expected = await stream(local.http, body(TALE, 48))
+    assert await stream(state.http, body(TALE, 48)) == expected
+
+
+@pytest.mark.parametrize("role", ["worker", "scheduler", "router", "memory", "learner"])
+async def test_a_killed_process_costs_no_stream(on_ray: Cluster, role: str) -> None:
+    config, state = on_ray
+    expected = await stream(state.http, body(TALE, 160))
+    victim = await asyncio.to_thread(pid_of, config, role)
+    texts = await asyncio.gather(
+        stream(state.http, body(TALE, 160), at=20, then=lambda: os.kill(victim, signal.SIGKILL)),
+        *(stream(state.http, body(TALE, 160)) for _ in range(3)),
+    )
+    assert texts == [expected] * 4
+    async with asyncio.timeout(60):
+        while not whole(again := await asyncio.to_thread(actors, config)) or victim in {a["pid"] for a in again}:
+            pass
+    assert await stream(state.http, body(TALE, 160)) == expected
+
+
+def test_a_second_up_says_that_it_runs(on_ray: Cluster) -> None:
+    config, _ = on_ray
+    refused = russet("up", "--set", f"home={config.home}")
+    assert refused.returncode == 1
+    assert "already runs" in refused.stderr
+
+
+def test_no_process_outlives_down(tmp_path_factory: pytest.TempPathFactory, on_ray: Cluster) -> None:
+    """Checked on the session's own cluster by its fixture's end; here: what a state file of a dead Ray does."""
+    config, state = on_ray
+    stale = Home(tmp_path_factory.mktemp("home")).create()
+    stale.state_file.write_text(json.dumps({**state.__dict__, "ray_pid": 1}))
+    assert read_state(stale) is None
+    assert psutil.pid_exists(read_state(Home(config.home)).ray_pid)  # type: ignore[union-attr]
