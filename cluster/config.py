@@ -38,7 +38,7 @@ class RayConfig(BaseModel):
 
     bind: Literal["loopback", "node"] = Field(
         default="loopback",
-        description="Where actors listen over TCP: this machine only, or the node's address (a fleet)",
+        description="Where actors listen over TCP: this machine only, or the node's address, for a fleet",
     )
     port: int = Field(default=6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
     dashboard_port: int = Field(default=8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")

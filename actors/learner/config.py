@@ -8,9 +8,17 @@ class LearnerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    trajectories: int = Field(10_000, ge=1, description="Trajectories held; past it the oldest is dropped and counted")
-    success_rate: float = Field(0.01, gt=0, le=1, description="s <- (1 - rate) s + rate * outcome, per outcome")
-    edge_used: float = Field(0.05, ge=0, le=1, description="Added to the edge to a pattern that decided a route")
-    edge_unused: float = Field(0.02, ge=0, le=1, description="Taken from the edge to a pattern retrieved in vain")
-    edge_follows: float = Field(0.5, ge=0, le=1, description="Weight of the edge from a turn to the one before")
-    queue: int = Field(10_000, ge=1, description="Updates that may wait for memory; past it the oldest is dropped")
+    trajectories: int = Field(
+        default=10_000, ge=1, description="Trajectories held; past it the oldest is dropped and counted"
+    )
+    success_rate: float = Field(default=0.01, gt=0, le=1, description="s <- (1 - rate) s + rate * outcome, per outcome")
+    edge_used: float = Field(
+        default=0.05, ge=0, le=1, description="Added to the edge to a pattern that decided a route"
+    )
+    edge_unused: float = Field(
+        default=0.02, ge=0, le=1, description="Taken from the edge to a pattern retrieved in vain"
+    )
+    edge_follows: float = Field(default=0.5, ge=0, le=1, description="Weight of the edge from a turn to the one before")
+    queue: int = Field(
+        default=10_000, ge=1, description="Updates that may wait for memory; past it the oldest is dropped"
+    )
