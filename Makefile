@@ -14,7 +14,7 @@ down:
 	@test ! -x $(BIN)/russet || $(BIN)/russet down
 
 test: $(VENV)/developing
-	@deploy/run-tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(VENV)/developing
 	$(BIN)/ruff check .
