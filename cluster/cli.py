@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 import signal
 import time
 from pathlib import Path
@@ -52,12 +53,17 @@ def up(
     chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
     began = time.monotonic()
     with err.status("Starting Ray") as spinner:
+        said: list[str] = []
 
         def progress(what: str) -> None:
             spinner.update(f"Waiting for {what}  [dim]{time.monotonic() - began:.0f} s[/dim]")
+            if not err.is_terminal and said[-1:] != [what]:
+                err.print(f"{time.monotonic() - began:4.0f} s  waiting for {what}", highlight=False)
+            said.append(what)
 
         state = start(chosen, progress)
     err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s\n")
+    _warn_where_slow()
     if ask:
         out.print(f"[bold]> {ask}[/bold]")
         _stream(
@@ -241,6 +247,14 @@ def _gather(config: Config) -> Status:
         from cluster.ray_app import RayDirectory
 
         return asyncio.run(gather(RayDirectory(config), state))
+
+
+def _warn_where_slow() -> None:
+    """Say it where the compiled kernels are missing: the model answers, but at a tenth of its speed or less."""
+    from kernels import cpu
+
+    if platform.system() != "Darwin" and not cpu.available():
+        err.print(f"[bold red]Slow:[/bold red] {cpu.reason()}\n", highlight=False)
 
 
 def _first_key(config: Config) -> str | None:
