@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from actors.base.errors import RussetError
@@ -197,11 +198,24 @@ def bench(
     from cluster.bench import Load, run
 
     load_ = Load(clients, requests, prompt_tokens, output_tokens, model)
-    result = asyncio.run(run(url or _running_url(config), load_, key))
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
+    ) as bar:
+        task = bar.add_task("Warming up", total=requests)
+        result = asyncio.run(
+            run(
+                url or _running_url(config),
+                load_,
+                key,
+                on_stream=lambda stream: bar.update(task, advance=1, description="Requests"),
+            )
+        )
     if as_json:
         out.print_json(json.dumps(result.as_dict()))
     else:
         out.print(result.table())
+    if result.as_dict()["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command("config")
