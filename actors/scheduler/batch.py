@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.pages import PageAllocator, pages_for
-from actors.scheduler.planner import PlanState, StepPlan
+from actors.scheduler.planner import PlanState, StepPlan, admissible
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence, Status
 from protos.gen import worker_pb2
@@ -39,9 +39,10 @@ class Batch:
 
     def state(self, now_s: float) -> PlanState:
         """What the planner sees."""
+        waiting = self.queue.ordered(now_s) if len(self.queue) else []
         return PlanState(
             running=list(self.running.values()),
-            waiting=self.queue.ordered(now_s) if len(self.queue) else [],
+            waiting=admissible(self.running.values(), waiting, self.config.max_recoveries) if waiting else [],
             free_pages=self.allocator.num_free,
             pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values()),
             page_size=self.allocator.page_size,

@@ -27,7 +27,7 @@ class PlanState(NamedTuple):
 
     # In order of admission.
     running: Many[Sequence]
-    # In queue order.
+    # Those that may be admitted now, in queue order.
     waiting: Many[Sequence]
     free_pages: int
     # Pages of rows that were dropped but not acknowledged yet.
@@ -90,6 +90,20 @@ def plan(state: PlanState) -> StepPlan:
     draft.admit_waiting()
     urgent = draft.urgent or bool(drop or draft.preempt or draft.admit)
     return StepPlan(drop, list(draft.preempt.values()), list(draft.extend.values()), draft.admit, urgent)
+
+
+def admissible(running: Iterable[Sequence], waiting: list[Sequence], max_recoveries: int) -> list[Sequence]:
+    """Who of `waiting` (in queue order) may enter the batch, given who took part in worker losses.
+
+    A sequence that was running at max_recoveries losses in a row, without a token of its own between, is a suspect:
+    perhaps it kills its workers, perhaps it stood beside one that does. Suspects enter first, one at a time, each only
+    once the one before got a token, and nothing else until they are through. So whatever runs beside a suspect has
+    just shown that it does no harm, and a suspect that is lost once more is plausibly the cause.
+    """
+    if any(sequence.num_losses >= max_recoveries for sequence in running):
+        return []
+    suspect = next((sequence for sequence in waiting if sequence.num_losses >= max_recoveries), None)
+    return waiting if suspect is None else [suspect]
 
 
 class _Draft:

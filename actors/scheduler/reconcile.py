@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     """What a result brought."""
 
     news: list[News]
-    # Pages or rows became free, or a row's lease runs low: the next plan may differ.
+    # Pages or rows became free, a row's lease runs low, or a suspect was cleared: the next plan may differ.
     replan: bool
 
 
@@ -40,7 +40,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         )
     news: list[News] = []
     ended: list[Sequence] = []
-    low = False
+    low = cleared = False
     errors = iter(result.error)
     all_tokens = list(result.token_ids)
     start = 0
@@ -58,8 +58,10 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
             raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
         sequence.num_computed_tokens = computed
         sequence.token_ids += token_ids
-        if token_ids:
+        if token_ids and sequence.num_losses:
+            # It does no harm: those that were kept waiting for that may enter.
             sequence.num_losses = 0
+            cleared = True
         if end:
             ended.append(sequence)
             if end == worker_pb2.ROW_STOP and token_ids:
@@ -70,7 +72,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         if (token_ids or end) and not sequence.cancelled:
             news.append(News(sequence, token_ids, end, error))
     freed = free_rows(batch, ended, result.plan_id)
-    return Outcome(news, replan=low or freed)
+    return Outcome(news, replan=low or freed or cleared)
 
 
 def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:

@@ -67,7 +67,7 @@ class Sequence:
     limit: int = 0
     cancelled: bool = False
     num_preemptions: int = 0
-    # Worker losses since the last new token.
+    # Worker losses, while it ran, since its last new token.
     num_losses: int = 0
     # Virtual start time under the fair policy.
     fair_tag: float = 0.0

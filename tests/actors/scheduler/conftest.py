@@ -191,6 +191,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
         self.permits: int | None = None
         # Steps after which the stream breaks; the news of that step are lost.
         self.break_after: list[int] = []
+        # The first prompt token of rows that kill the worker before they get anywhere.
+        self.poison: int | None = None
         self.greetings = 0
         self.refusals = 0
         self.refused = asyncio.Event()
@@ -219,6 +221,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
         reader = asyncio.create_task(self._read(plans))
         try:
             while not reader.done():
+                if any(state.token_ids[0] == self.poison for state in self.simulated.runnable()):
+                    raise Unavailable("the worker died of a row")
                 stepped = self.permits != 0 and self.simulated.step()
                 if stepped:
                     self.permits = None if self.permits is None else self.permits - 1

@@ -243,6 +243,32 @@ async def test_a_request_that_kills_every_worker_is_given_up(rig):
     await it.at_rest()
 
 
+async def test_a_long_stream_outlives_any_number_of_workers(rig, instruments):
+    it = await rig(SchedulerConfig(max_recoveries=1))
+    it.worker.break_after = [4, 8, 12, 16, 20]
+    tokens, _ = await it.generate(max_tokens=60)
+    assert it.worker.break_after == []
+    assert tokens == instruments.answer(PROMPT, 65, ignore_eos=True)
+    await it.at_rest()
+
+
+async def test_a_request_that_kills_every_worker_takes_no_other_with_it(rig, instruments):
+    """All are lost together every time; the culprit alone is given up, those beside and behind it are answered."""
+    it = await rig(SchedulerConfig(max_recoveries=2))
+    it.worker.poison = 13
+    prompts = [[1, 2], [13, 7], [3, 4], [5, 6]]
+    requests = [it.generate(prompt=prompt, max_tokens=30, request_id=f"r{prompt[0]}") for prompt in prompts]
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    (culprit,) = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert isinstance(culprit, Internal)
+    assert "lost 3 times while it ran r13" in str(culprit)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if prompt[0] != 13:
+            assert answer[0] == instruments.answer(prompt, 32, ignore_eos=True)
+    assert it.worker.greetings == 4
+    await it.at_rest()
+
+
 async def test_requests_wait_while_the_worker_is_away(rig, instruments):
     it = await rig()
     it.worker.reachable = False
