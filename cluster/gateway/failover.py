@@ -34,7 +34,7 @@ class Job:
     """One request on its way: what it asks, and how far it came."""
 
     route: router_pb2.RouteRequest
-    """How it is routed; `exclude` holds the replicas that just failed it."""
+    """How it is routed; `exclude` holds the replicas that just failed it, `isa_class` is that of the last that ran it."""
     generate: scheduler_pb2.GenerateRequest
     """The request with the prompt alone."""
     view: ModelView
@@ -205,6 +205,8 @@ class Dispatcher:
             job.failovers += 1
             self._failovers.inc()
         job.candidate = candidate
+        # Where the stream breaks, it goes on with equal tokens only within one ISA class.
+        job.route.isa_class = candidate.isa_class
 
 
 _BROKEN = (Unavailable, Internal, Conflict, DeadlineExceeded)

@@ -95,7 +95,7 @@ class Routes:
 def route_by_table(
     table: router_pb2.ListReplicasReply, request: router_pb2.RouteRequest, reason: RussetError
 ) -> router_pb2.RouteReply:
-    """Choose by load alone. Raises `reason` where the table has no available replica of the model."""
+    """Choose by ISA class, where one is preferred, then by load. Raises `reason` where the table has no available replica of the model."""
     model = request.model if request.model not in ("", "auto") else table.default_model
     states = [
         replica.state
@@ -104,7 +104,14 @@ def route_by_table(
     ]
     if not states:
         raise reason
-    states.sort(key=lambda state: (state.load.running + state.load.waiting, state.replica_id))
+    wanted = request.isa_class
+    states.sort(
+        key=lambda state: (
+            bool(wanted) and state.isa_class != wanted,
+            state.load.running + state.load.waiting,
+            state.replica_id,
+        )
+    )
     return router_pb2.RouteReply(
         model=model,
         candidates=[

@@ -145,6 +145,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.reports: list[router_pb2.ReportRequest] = []
         self.refuse: Callable[[router_pb2.RouteRequest], Exception | None] = lambda request: None
         self.default = "tiny"
+        self.isa_classes: dict[str, str] = {}
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         copy = router_pb2.RouteRequest()
@@ -155,7 +156,9 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
             raise error
         model = request.model or self.default
         candidates = [
-            router_pb2.Candidate(replica_id=replica, addresses=addresses, epoch=1)
+            router_pb2.Candidate(
+                replica_id=replica, addresses=addresses, epoch=1, isa_class=self.isa_classes.get(replica, "")
+            )
             for replica, (served, addresses) in self.replicas.items()
             if served == model and replica not in request.exclude
         ]
@@ -173,7 +176,11 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
                     available=True,
                     since_s=1_700_000_000,
                     state=router_pb2.HeartbeatRequest(
-                        replica_id=replica, addresses=addresses, model=model, context_length=CONTEXT
+                        replica_id=replica,
+                        addresses=addresses,
+                        model=model,
+                        context_length=CONTEXT,
+                        isa_class=self.isa_classes.get(replica, ""),
                     ),
                 )
                 for replica, (model, addresses) in self.replicas.items()

@@ -122,6 +122,25 @@ async def test_a_spent_answer_that_lost_its_end_is_whole(world):
     assert answer["choices"][0]["message"]["content"] == ANSWER[:5]
 
 
+@pytest.mark.parametrize("router", [True, False], ids=["by the router", "by the table"])
+async def test_a_broken_stream_asks_for_the_isa_class_it_ran_on(world, router):
+    """Tokens are promised to be equal within one class only."""
+    replicas = {name: await world.replica(name, answer=ANSWER) for name in ("tiny-0", "tiny-1", "tiny-2")}
+    world.router.isa_classes = {"tiny-0": "arm64-neon", "tiny-1": "x86-avx2", "tiny-2": "arm64-neon"}
+    replicas["tiny-0"].break_after = 5
+    await world.start()
+    assert (await world.client().get("/ready")).status_code == 200  # the table is read
+    if not router:
+        # Away from the moment at which the first replica breaks.
+        world.router.refuse = lambda request: Unavailable("router is away") if request.isa_class else None
+    answer = await text_of(world)
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    *before, again = [request.isa_class for request in world.router.routed]
+    assert (set(before), again) == ({""}, "arm64-neon")
+    if not router:
+        assert answer["russet"]["route"]["replica"] == "tiny-2"
+
+
 async def test_the_router_may_be_away(world):
     await world.replica(answer=ANSWER)
     await world.start()
