@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
+from cluster.capacity import planned
 from cluster.config import Config
 from cluster.home import Home
 
@@ -63,6 +64,7 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     check_port(gateway.host, gateway.port, "--port or gateway.port")
     check_port(gateway.host, gateway.grpc_port, "--grpc-port or gateway.grpc_port")
     check_port("127.0.0.1", config.ray.dashboard_port, "ray.dashboard_port")
+    config, _ = planned(config, "127.0.0.1")
     for socket_file in home.run.glob("*.sock"):
         socket_file.unlink()
 

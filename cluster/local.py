@@ -4,8 +4,10 @@ import uuid
 from types import TracebackType
 
 from cluster import compose
+from cluster.capacity import planned
 from cluster.compose import Listen, Serving, Target
 from cluster.config import Config
+from cluster.topology import replica_id
 
 
 class LocalDirectory:
@@ -51,14 +53,15 @@ class LocalCluster:
 
     async def start(self) -> "LocalCluster":
         """Start every service, the gateway last. What started is stopped again where a later one fails."""
-        config, directory = self.config, self.directory
+        config, _ = planned(self.config, self.directory.node)
+        directory = self.directory
         try:
             self.running.append(await compose.serve_memory(config, directory))
             self.running.append(await compose.serve_router(config, directory))
             self.running.append(await compose.serve_learner(config, directory))
             for model in config.models:
                 for index in range(model.replicas):
-                    replica = f"{model.served_name}-{index}"
+                    replica = replica_id(model.served_name, index)
                     self.running.append(await compose.serve_worker(model, replica, directory))
                     self.running.append(await compose.serve_scheduler(config, replica, directory))
             self.running.append(await compose.serve_gateway(config, "0", directory))

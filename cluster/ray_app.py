@@ -8,25 +8,29 @@ import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray import serve
 from ray.experimental import internal_kv
-from ray.serve.schema import ServeStatus
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.base.errors import Unavailable
 from cluster import compose
 from cluster.compose import Listen, Serving, Target
 from cluster.config import Config
 from cluster.home import Home
 from cluster.identity import identify
+from cluster.topology import replica_id
 
 NAMESPACE = "russet"
 ACCELERATOR = "accelerator"
 """Custom resource: each node has 1, which the replicas on it share."""
 _KEY = b"russet:"
+_OUR_ERROR = re.compile(r"actors\.base\.errors\.\w+: (.+)")
+"""The last line of a traceback that ends in a RussetError, as Ray and Serve pass it on in their messages."""
 
 
 class RayDirectory:
@@ -125,9 +129,9 @@ class Gateway(_Actor):
 class Worker:
     """One worker process. A plain actor: Ray restarts it at once, and a new epoch begins."""
 
-    async def __init__(self, config: str, model_index: int, replica_id: str) -> None:
+    async def __init__(self, config: str, model_index: int, name: str) -> None:
         settings = Config.model_validate_json(config)
-        self.serving = await compose.serve_worker(settings.models[model_index], replica_id, RayDirectory(settings))
+        self.serving = await compose.serve_worker(settings.models[model_index], name, RayDirectory(settings))
         self._watch = asyncio.create_task(self._end_with_the_engine())
 
     async def _end_with_the_engine(self) -> None:
@@ -147,7 +151,7 @@ class Replica(_Actor):
     async def __init__(self, config: str, model_index: int) -> None:
         settings = Config.model_validate_json(config)
         model = settings.models[model_index]
-        replica_id = f"{model.served_name}-{serve.get_replica_context().rank.rank}"
+        name = replica_id(model.served_name, serve.get_replica_context().rank.rank)
         # A placement group keeps the two on one node: they die together, and talk over a unix socket.
         group = ray.util.get_current_placement_group()
         assert group is not None, "deploy() gives every replica a placement group"
@@ -155,16 +159,18 @@ class Replica(_Actor):
         self.worker: Any = (
             ray.remote(Worker)
             .options(
-                name=f"worker-{replica_id}",
+                name=f"worker-{name}",
                 namespace=NAMESPACE,
                 num_cpus=0,
                 resources={ACCELERATOR: _share(settings, 1)},
                 max_restarts=-1,
                 scheduling_strategy=strategy,
             )
-            .remote(config, model_index, replica_id)
+            .remote(config, model_index, name)
         )
-        self.serving = await compose.serve_scheduler(settings, replica_id, RayDirectory(settings))
+        # A model that cannot be loaded ends this constructor, and `russet up` with its reason.
+        await self.worker.ready.remote()
+        self.serving = await compose.serve_scheduler(settings, name, RayDirectory(settings))
 
     async def __del__(self) -> None:
         """Stop serving first, so that rows in flight end before their worker does."""
@@ -202,6 +208,7 @@ def _deployment(actor: type, name: str, config: Config) -> serve.Deployment:
     return serve.deployment(
         name=name,
         ray_actor_options={"num_cpus": 0},
+        max_constructor_retry_count=2,
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=10,
@@ -210,10 +217,16 @@ def _deployment(actor: type, name: str, config: Config) -> serve.Deployment:
 
 
 def waiting_for() -> dict[str, str]:
-    """Deployments that are not running yet, with what Serve says of each."""
-    status: ServeStatus = serve.status()
-    return {
-        name: application.message.strip().splitlines()[-1] if application.message else application.status.value
-        for name, application in status.applications.items()
-        if application.status != "RUNNING"
-    }
+    """Deployments that are not running yet, with what Serve says of each.
+
+    Raises Unavailable with the reason where one failed to start for a cause of ours: trying again would not help.
+    """
+    waiting: dict[str, str] = {}
+    for name, application in serve.status().applications.items():
+        if application.status == "RUNNING":
+            continue
+        said = "\n".join([application.message, *(each.message for each in application.deployments.values())])
+        if reason := _OUR_ERROR.search(said):
+            raise Unavailable(f"{name} did not start: {reason[1]}")
+        waiting[name] = said.strip() or application.status
+    return waiting

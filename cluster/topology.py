@@ -52,6 +52,11 @@ class Topology:
         return tuple(placement for placement in self.placements if placement.model == model)
 
 
+def replica_id(model: str, index: int) -> str:
+    """The name of a model's replica number `index`, from 0."""
+    return f"{model}-{index}"
+
+
 def place(nodes: Sequence[Node], demands: Sequence[Demand]) -> Topology:
     """Put the largest replicas first, each on the node with the most memory left; equal nodes by id.
 
@@ -66,7 +71,7 @@ def place(nodes: Sequence[Node], demands: Sequence[Demand]) -> Topology:
                 raise InvalidArgument(_refusal(demand, index, free), param="models")
             because = f"{_gb(free[best])} free, the most; takes {_gb(demand.bytes_each)}"
             free[best] -= demand.bytes_each
-            chosen.append((f"{demand.model}-{index}", demand.model, best, because))
+            chosen.append((replica_id(demand.model, index), demand.model, best, because))
     residents = {node.id: sum(place[2] == node.id for place in chosen) for node in nodes}
     cores = {node.id: node.cores for node in nodes}
     return Topology(

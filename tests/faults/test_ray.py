@@ -13,9 +13,10 @@ import httpx
 import psutil
 import pytest
 
+from actors.worker.models.catalogue import locate
 from cluster.config import Config
 from cluster.home import Home
-from cluster.lifecycle import ClusterState, read_state
+from cluster.lifecycle import ClusterState, free_port, read_state
 from cluster.local import LocalCluster
 from tests.conftest import settings
 
@@ -125,3 +126,15 @@ def test_no_process_outlives_down(tmp_path_factory: pytest.TempPathFactory, on_r
     stale.state_file.write_text(json.dumps({**state.__dict__, "ray_pid": 1}))
     assert read_state(stale) is None
     assert psutil.pid_exists(read_state(Home(config.home)).ray_pid)  # type: ignore[union-attr]
+
+
+def test_a_model_that_cannot_be_loaded_ends_up_with_its_reason(home: Path, tmp_path: Path) -> None:
+    _, packaged = locate("smollm2-135m-instruct")
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(packaged.read_bytes()[:50_000_000])
+    ports = {"gateway.port": free_port(), "gateway.grpc_port": free_port(), "ray.port": 0, "ray.dashboard_port": 0}
+    chosen = {"home": home, **ports, "ray.metrics_port": 0, "models.0.model": damaged}
+    ended = russet("up", *(part for name, value in chosen.items() for part in ("--set", f"{name}={value}")))
+    assert ended.returncode == 1
+    assert "truncated" in ended.stderr.replace("\n", " ")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]

@@ -1,0 +1,45 @@
+"""What this machine has and what the configured models need: the numbers that `topology.place` decides on."""
+
+import logging
+import os
+from pathlib import Path
+
+from actors.worker.models.catalogue import locate
+from actors.worker.slab import available_memory
+from cluster.config import Config, ModelConfig
+from cluster.topology import Demand, Node, Topology, place
+
+WEIGHTS_IN_MEMORY = 1.3
+"""Bytes in memory per byte of a model's files: packed weights beside what loading them takes."""
+LEAST_KV_BYTES = 32 << 20
+"""What a replica whose KV slab sizes itself needs at least."""
+log = logging.getLogger(__name__)
+
+
+def planned(config: Config, node: str) -> tuple[Config, Topology]:
+    """Place every replica on this one machine: the topology, and the configuration with each model's share of cores.
+
+    Raises NotFound for a model that is not there and InvalidArgument where its replicas do not fit, with the numbers:
+    both before anything is started.
+    """
+    here = Node(node, os.cpu_count() or 1, available_memory())
+    topology = place([here], [_demand(model) for model in config.models])
+    for placement in topology.placements:
+        log.info("%s on %s with %d threads: %s", placement.replica_id, node, placement.threads, placement.because)
+    models = tuple(
+        model.model_copy(update={"threads": model.threads or topology.of(model.served_name)[0].threads})
+        for model in config.models
+    )
+    log.info("configuration: %s", config.model_dump_json())
+    return config.model_copy(update={"models": models}), topology
+
+
+def _demand(model: ModelConfig) -> Demand:
+    _, path = locate(model.model)
+    weights = int(_bytes(path) * WEIGHTS_IN_MEMORY)
+    return Demand(model.served_name, model.replicas, weights, model.kv_memory_bytes or LEAST_KV_BYTES)
+
+
+def _bytes(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
