@@ -5,6 +5,7 @@ here is the exact bytes of every token, so that a stream of tokens can be turned
 UTF-8 character.
 """
 
+import hashlib
 import json
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,11 @@ from protos.gen import worker_pb2
 
 _SPACE = "▁"
 """SentencePiece's mark for a space (U+2581)."""
+
+
+def digest_of(message: worker_pb2.Vocabulary) -> bytes:
+    """The name of a vocabulary by its content: who holds it need not be sent it again."""
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
 class Vocabulary:

@@ -49,8 +49,8 @@ class SchedulerConfig(BaseModel):
         default=3,
         ge=1,
         le=100,
-        description="Worker losses in a row, without a token between, after which a request is tried once more by itself; "
-        "it fails where the worker is lost then too.",
+        description="Worker losses in a row, without a token between, after which a request is tried once more by "
+        "itself; it fails where the worker is lost then too.",
     )
     max_id_chars: int = Field(
         default=256, ge=8, le=4096, description="Longest request id, tenant or session id, characters."

@@ -75,7 +75,11 @@ class LeaseLoop:
             self._step = 0
             try:
                 hello = await self._worker.Hello(
-                    worker_pb2.HelloRequest(scheduler_id=self._scheduler_id), timeout=HELLO_TIMEOUT_S
+                    worker_pb2.HelloRequest(
+                        scheduler_id=self._scheduler_id,
+                        known_vocabulary=self.hello.vocabulary_digest if self.hello else b"",
+                    ),
+                    timeout=HELLO_TIMEOUT_S,
                 )
                 self._begin(hello)
                 await self._run_epoch()
@@ -186,7 +190,7 @@ class LeaseLoop:
                 f"The worker offers {hello.pages} pages of {hello.page_size} tokens, {hello.max_rows} rows and "
                 f"{hello.max_step_tokens} tokens a step; none of them may be 0."
             )
-        former, self.hello = self.hello, hello
+        former, self.hello = self.hello, _completed(hello, self.hello)
         self._plans = asyncio.Queue()
         self.batch = Batch(self._config, hello, self.queue)
         for sequence in list(self.queue):
@@ -225,6 +229,16 @@ class LeaseLoop:
         sequence.status = Status.FINISHED
         if error is not None:
             sequence.stream.fail(error)
+
+
+def _completed(hello: worker_pb2.HelloReply, former: worker_pb2.HelloReply | None) -> worker_pb2.HelloReply:
+    """`hello` with the vocabulary that it leaves out because we have it from `former`."""
+    if hello.HasField("vocabulary") or former is None:
+        return hello
+    whole = worker_pb2.HelloReply()
+    whole.CopyFrom(hello)
+    whole.vocabulary.CopyFrom(former.vocabulary)
+    return whole
 
 
 async def _each(plans: asyncio.Queue[worker_pb2.Plan]) -> AsyncIterator[worker_pb2.Plan]:

@@ -127,10 +127,15 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                 self._none_live.set()
 
     async def Describe(self, request: scheduler_pb2.DescribeRequest, context: Any) -> scheduler_pb2.DescribeReply:
-        """Model, vocabulary and state; Unavailable before the worker's first Hello."""
+        """Model, vocabulary (unless the caller has it) and state; Unavailable before the worker's first Hello."""
         hello = self._require_hello()
+        known = bool(hello.vocabulary_digest) and hello.vocabulary_digest in request.known_vocabularies
         return scheduler_pb2.DescribeReply(
-            replica_id=self._replica_id, model=hello.model, vocabulary=hello.vocabulary, load=self._load()
+            replica_id=self._replica_id,
+            model=hello.model,
+            vocabulary=None if known else hello.vocabulary,
+            vocabulary_digest=hello.vocabulary_digest,
+            load=self._load(),
         )
 
     async def Drain(self, request: scheduler_pb2.DrainRequest, context: Any) -> scheduler_pb2.DrainReply:

@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.base.errors import Conflict, Internal, InvalidArgument, StaleEpoch, Unavailable
 from actors.base.telemetry import Telemetry
+from actors.base.vocabulary import digest_of
 from actors.worker.config import WorkerConfig
 from actors.worker.engine import Engine, Reset
 from actors.worker.ledger import Capacity, Ledger
@@ -29,11 +30,12 @@ PASS_INVARIANT = ("x86-", "arm64-")
 
 @dataclass(frozen=True)
 class Machine:
-    """A loaded model on its engine, and how it introduces itself (everything but the epoch)."""
+    """A loaded model on its engine, and how it introduces itself (everything but the epoch and the vocabulary)."""
 
     engine: Engine
     capacity: Capacity
     hello: worker_pb2.HelloReply
+    vocabulary: worker_pb2.Vocabulary
 
 
 @dataclass
@@ -109,6 +111,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         reply = worker_pb2.HelloReply()
         reply.CopyFrom(machine.hello)
         reply.epoch = epoch.number
+        if request.known_vocabulary != reply.vocabulary_digest:
+            reply.vocabulary.CopyFrom(machine.vocabulary)
         return reply
 
     async def Run(
@@ -218,7 +222,7 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
     info.kv_bytes_per_token = kv.nbytes // (kv.pages * kv.page_size)
     hello = worker_pb2.HelloReply(
         model=info,
-        vocabulary=model.vocabulary,
+        vocabulary_digest=digest_of(model.vocabulary),
         pages=kv.pages,
         page_size=kv.page_size,
         max_step_tokens=config.max_step_tokens,
@@ -227,7 +231,7 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
         pid=os.getpid(),
     )
     engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, on_news=on_news)
-    return Machine(engine, capacity, hello)
+    return Machine(engine, capacity, hello, model.vocabulary)
 
 
 def _settle(ready: asyncio.Future[Machine], outcome: Machine | BaseException) -> None:

@@ -1,11 +1,10 @@
 """What the gateway knows of each replica: a stub to its scheduler, its model, its vocabulary.
 
-A vocabulary comes from a replica and is kept under the digest of its bytes, so replicas of one model share it and a
-restarted replica costs one small call.
+A vocabulary comes from a replica and is kept under the digest of its bytes, so replicas of one model share it. It is
+megabytes long and sent only to those who do not have it: a restarted replica costs one small call.
 """
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cached_property
 
 from actors.base.channel import Channel, connect
 from actors.base.errors import Unavailable
-from actors.base.vocabulary import Vocabulary
+from actors.base.vocabulary import Vocabulary, digest_of
 from cluster.gateway.chat import ChatTemplate
 from cluster.gateway.config import GatewayConfig
 from protos.gen import router_pb2, scheduler_pb2, worker_pb2
@@ -101,13 +100,15 @@ class Catalog:
 
     async def _describe(self, candidate: router_pb2.Candidate) -> ModelView:
         reply = await self.scheduler(candidate).Describe(
-            scheduler_pb2.DescribeRequest(), timeout=self._config.route_timeout_s
+            scheduler_pb2.DescribeRequest(known_vocabularies=self._vocabularies), timeout=self._config.route_timeout_s
         )
-        if not reply.vocabulary.tokenizer_json:
-            raise Unavailable(f"replica {candidate.replica_id} has no worker yet, so no vocabulary")
-        digest = hashlib.sha256(reply.vocabulary.SerializeToString(deterministic=True)).digest()
+        digest = reply.vocabulary_digest
         vocabulary = self._vocabularies.get(digest)
         if vocabulary is None:
+            if not reply.vocabulary.tokenizer_json:
+                raise Unavailable(f"replica {candidate.replica_id} sent no vocabulary")
+            # A digest that is not of these bytes would let one replica speak for the vocabularies of others.
+            digest = digest_of(reply.vocabulary)
             built = await asyncio.to_thread(Vocabulary.from_message, reply.vocabulary)
             vocabulary = self._vocabularies.setdefault(digest, built)
         self._vocabularies.move_to_end(digest)

@@ -34,7 +34,7 @@ class Job:
     """One request on its way: what it asks, and how far it came."""
 
     route: router_pb2.RouteRequest
-    """How it is routed; `exclude` holds the replicas that just failed it, `isa_class` is that of the last that ran it."""
+    """How it is routed; `exclude` holds the replicas that just failed it, `isa_class` is the last one's."""
     generate: scheduler_pb2.GenerateRequest
     """The request with the prompt alone."""
     view: ModelView

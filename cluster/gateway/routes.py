@@ -95,7 +95,9 @@ class Routes:
 def route_by_table(
     table: router_pb2.ListReplicasReply, request: router_pb2.RouteRequest, reason: RussetError
 ) -> router_pb2.RouteReply:
-    """Choose by ISA class, where one is preferred, then by load. Raises `reason` where the table has no available replica of the model."""
+    """Choose by ISA class, where one is preferred, then by load.
+
+    Raises `reason` where the table has no available replica of the model."""
     model = request.model if request.model not in ("", "auto") else table.default_model
     states = [
         replica.state

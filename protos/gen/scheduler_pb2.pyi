@@ -71,20 +71,24 @@ class Timings(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., prefill_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("known_vocabularies",)
+    KNOWN_VOCABULARIES_FIELD_NUMBER: _ClassVar[int]
+    known_vocabularies: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, known_vocabularies: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("replica_id", "model", "vocabulary", "load")
+    __slots__ = ("replica_id", "model", "vocabulary", "load", "vocabulary_digest")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: _worker_pb2.ModelInfo
     vocabulary: _worker_pb2.Vocabulary
     load: ReplicaLoad
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[_Union[_worker_pb2.ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[_worker_pb2.Vocabulary, _Mapping]] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ...) -> None: ...
+    vocabulary_digest: bytes
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[_Union[_worker_pb2.ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[_worker_pb2.Vocabulary, _Mapping]] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
 
 class ReplicaLoad(_message.Message):
     __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us")

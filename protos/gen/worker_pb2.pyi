@@ -20,13 +20,15 @@ ROW_LENGTH: RowEnd
 ROW_ERROR: RowEnd
 
 class HelloRequest(_message.Message):
-    __slots__ = ("scheduler_id",)
+    __slots__ = ("scheduler_id", "known_vocabulary")
     SCHEDULER_ID_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     scheduler_id: str
-    def __init__(self, scheduler_id: _Optional[str] = ...) -> None: ...
+    known_vocabulary: bytes
+    def __init__(self, scheduler_id: _Optional[str] = ..., known_vocabulary: _Optional[bytes] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("epoch", "model", "vocabulary", "pages", "page_size", "max_step_tokens", "max_rows", "isa_class", "pid")
+    __slots__ = ("epoch", "model", "vocabulary", "pages", "page_size", "max_step_tokens", "max_rows", "isa_class", "pid", "vocabulary_digest")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +38,7 @@ class HelloReply(_message.Message):
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     ISA_CLASS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     model: ModelInfo
     vocabulary: Vocabulary
@@ -45,7 +48,8 @@ class HelloReply(_message.Message):
     max_rows: int
     isa_class: str
     pid: int
-    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., pages: _Optional[int] = ..., page_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_rows: _Optional[int] = ..., isa_class: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    vocabulary_digest: bytes
+    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., pages: _Optional[int] = ..., page_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_rows: _Optional[int] = ..., isa_class: _Optional[str] = ..., pid: _Optional[int] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("id", "family", "revision", "context_length", "kv_bytes_per_token", "weight_bytes", "parameters")

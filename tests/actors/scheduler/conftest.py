@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from actors.base.errors import Unavailable
+from actors.base.vocabulary import digest_of
 from protos.gen import inference_pb2, worker_pb2, worker_pb2_grpc
 
 VOCAB_SIZE = 1000
@@ -194,6 +195,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
         # The first prompt token of rows that kill the worker before they get anywhere.
         self.poison: int | None = None
         self.greetings = 0
+        self.vocabularies_sent = 0
         self.refusals = 0
         self.refused = asyncio.Event()
         self.reachable = True
@@ -215,7 +217,13 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
             self.stops = False
             raise asyncio.CancelledError
         self.greetings += 1
-        return self.simulated.hello()
+        reply = self.simulated.hello()
+        reply.vocabulary_digest = digest_of(reply.vocabulary)
+        if reply.vocabulary_digest == request.known_vocabulary:
+            reply.ClearField("vocabulary")
+        else:
+            self.vocabularies_sent += 1
+        return reply
 
     async def Run(self, plans, context):
         reader = asyncio.create_task(self._read(plans))

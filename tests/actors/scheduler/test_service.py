@@ -243,6 +243,17 @@ async def test_a_request_that_kills_every_worker_is_given_up(rig):
     await it.at_rest()
 
 
+async def test_a_vocabulary_is_asked_for_once_and_told_to_those_who_lack_it(rig):
+    it = await rig()
+    it.worker.break_after = [3]
+    await it.generate(max_tokens=30)
+    assert (it.worker.greetings, it.worker.vocabularies_sent) == (2, 1)
+    whole = await it.stub.Describe(scheduler_pb2.DescribeRequest(known_vocabularies=[b"of another model"]))
+    assert whole.vocabulary.vocab_size == it.instruments.vocab_size
+    known = [b"of another model", whole.vocabulary_digest]
+    assert not (await it.stub.Describe(scheduler_pb2.DescribeRequest(known_vocabularies=known))).HasField("vocabulary")
+
+
 async def test_a_long_stream_outlives_any_number_of_workers(rig, instruments):
     it = await rig(SchedulerConfig(max_recoveries=1))
     it.worker.break_after = [4, 8, 12, 16, 20]

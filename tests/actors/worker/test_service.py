@@ -284,6 +284,16 @@ class TestFaults:
                 await until_end(call)
 
 
+async def test_a_vocabulary_that_the_scheduler_has_is_not_sent_again(toy_model) -> None:
+    async with serving() as (_, stub, _):
+        first = await stub.Hello(worker_pb2.HelloRequest())
+        assert first.vocabulary.vocab_size == 96
+        again = await stub.Hello(worker_pb2.HelloRequest(known_vocabulary=first.vocabulary_digest))
+        assert not again.HasField("vocabulary")
+        other = await stub.Hello(worker_pb2.HelloRequest(known_vocabulary=b"of another model"))
+        assert other.vocabulary == first.vocabulary
+
+
 async def test_a_model_that_cannot_be_loaded_fails_the_start() -> None:
     service = WorkerService(WorkerConfig(model="/nowhere/x.gguf"), Telemetry(service="worker", replica="x"))
     with pytest.raises(NotFound, match=r"/nowhere/x\.gguf"):

@@ -13,7 +13,7 @@ from actors.base.channel import connect
 from actors.base.errors import Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
-from actors.base.vocabulary import Vocabulary, byte_of_character
+from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.service import Gateway
 from protos.gen import (
@@ -93,10 +93,16 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.cancelled = asyncio.Event()
         self.cached_tokens = 0
         self.describes = 0
+        self.vocabularies_sent = 0
 
     async def Describe(self, request: Any, context: Any) -> scheduler_pb2.DescribeReply:
         self.describes += 1
-        return scheduler_pb2.DescribeReply(replica_id=self.replica_id, model=self.model, vocabulary=self.vocabulary)
+        reply = scheduler_pb2.DescribeReply(replica_id=self.replica_id, model=self.model)
+        reply.vocabulary_digest = digest_of(self.vocabulary)
+        if reply.vocabulary_digest not in request.known_vocabularies:
+            self.vocabularies_sent += 1
+            reply.vocabulary.CopyFrom(self.vocabulary)
+        return reply
 
     async def Generate(
         self, request: scheduler_pb2.GenerateRequest, context: Any
@@ -146,6 +152,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.refuse: Callable[[router_pb2.RouteRequest], Exception | None] = lambda request: None
         self.default = "tiny"
         self.isa_classes: dict[str, str] = {}
+        self.epoch = 1
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         copy = router_pb2.RouteRequest()
@@ -157,7 +164,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         model = request.model or self.default
         candidates = [
             router_pb2.Candidate(
-                replica_id=replica, addresses=addresses, epoch=1, isa_class=self.isa_classes.get(replica, "")
+                replica_id=replica, addresses=addresses, epoch=self.epoch, isa_class=self.isa_classes.get(replica, "")
             )
             for replica, (served, addresses) in self.replicas.items()
             if served == model and replica not in request.exclude

@@ -178,6 +178,19 @@ async def test_a_replica_with_other_weights_gets_the_prompt_made_anew(world, mak
     assert len(scheduler.requests) == 1
 
 
+async def test_a_vocabulary_is_sent_once_whoever_has_it_and_however_often_they_restart(world):
+    """It is megabytes long; a replica that comes back or a second one of the model is a small call."""
+    first, second = await world.replica("tiny-0", answer=ANSWER), await world.replica("tiny-1", answer=ANSWER)
+    await world.start()
+    await text_of(world)
+    world.router.epoch = 2
+    await text_of(world)
+    del world.router.replicas["tiny-0"]
+    assert (await text_of(world))["choices"][0]["message"]["content"] == ANSWER
+    assert (first.describes, second.describes) == (2, 1)
+    assert (first.vocabularies_sent, second.vocabularies_sent) == (1, 0)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("after", [0, 3])
 async def test_a_client_that_leaves_cancels_its_generation(world, stream, after):
