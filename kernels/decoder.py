@@ -127,6 +127,10 @@ class Batch(NamedTuple):
     logits_at: Int32  # [L], indices into tokens whose logits are wanted, ascending; may be empty
 
 
+Logits = mx.array | Float32
+"""Float32 [L, vocab], evaluated: an MLX array where it was computed by MLX, NumPy where the kernels own the buffer."""
+
+
 class Kv(Protocol):
     """The physical KV slab of one model: `pages` pages of `page_size` tokens, for every layer."""
 
@@ -157,6 +161,6 @@ class Decoder(Protocol):
         """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had."""
         ...
 
-    def forward(self, batch: Batch, kv: Kv) -> mx.array:
+    def forward(self, batch: Batch, kv: Kv) -> Logits:
         """Compute the batch, write its K and V into `kv`, return float32 logits [L, vocab], evaluated."""
         ...

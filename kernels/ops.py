@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from kernels import cpu, reference, sampling
-from kernels.decoder import Batch, Int32, Quantized, Rope, Weight
+from kernels.decoder import Batch, Int32, Logits, Quantized, Rope, Weight
 from kernels.sampling import SampleBatch
 
 log = logging.getLogger(__name__)
@@ -78,13 +78,13 @@ def paged_attention(q: mx.array, k_pages: mx.array, v_pages: mx.array, batch: Ba
     return reference.paged_attention(q, k_pages, v_pages, batch, scale)
 
 
-def sample(logits: mx.array, batch: SampleBatch) -> Int32:
+def sample(logits: Logits, batch: SampleBatch) -> Int32:
     """Draw a token for each row of float32 logits [R, vocab] -> ids [R] (kernels.sampling says how).
 
     Raises ValueError for a malformed batch, or where a row has nothing to draw: all its tokens banned, or NaN logits.
     """
     if mx.default_device().type == mx.gpu:
-        return reference.sample(logits, batch)
+        return reference.sample(mx.array(logits), batch)
     values = np.asarray(logits)
     if not cpu.available():
         return sampling.sample(values, batch)

@@ -95,7 +95,7 @@ class CpuDecoder:
             raise MemoryError(f"{pages} KV pages of {page_size} tokens want {slab.nbytes} bytes; {left} bytes are left")
         return slab
 
-    def forward_numpy(self, batch: Batch, kv: Kv) -> Float32:
+    def forward(self, batch: Batch, kv: Kv) -> Float32:
         """Compute the batch, write its K and V, return logits [L, vocab]; the GIL is released meanwhile.
 
         The array is the kernels' own buffer, not a copy, and stays valid as long as it is referenced. ValueError names
@@ -104,10 +104,6 @@ class CpuDecoder:
         return self._native.forward(
             kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at
         )
-
-    def forward(self, batch: Batch, kv: Kv) -> mx.array:
-        """`forward_numpy` as an evaluated mx.array (one copy)."""
-        return mx.array(self.forward_numpy(batch, kv))
 
 
 def _matrices(weights: DecoderWeights) -> list[Weight]:

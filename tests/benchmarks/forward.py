@@ -45,10 +45,10 @@ def decode_seconds(decoder: CpuDecoder, rows: int, context: int) -> float:
     tokens = np.arange(100, 100 + rows, dtype=np.int32)
     # Lengths grow as in decoding; the context's own K and V are zeros, which take as long as any.
     steps = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(DECODE_STEPS)]
-    decoder.forward_numpy(steps[0], kv)
+    decoder.forward(steps[0], kv)
     start = time.perf_counter()
     for step in steps:
-        decoder.forward_numpy(step, kv)
+        decoder.forward(step, kv)
     return (time.perf_counter() - start) / DECODE_STEPS
 
 
@@ -59,7 +59,7 @@ def prefill_seconds(decoder: CpuDecoder, tokens: int) -> float:
     ids = (np.arange(tokens) % 1000 + 100).astype(np.int32)
     batch = Batch(ids, np.array([0, tokens], np.int32), np.zeros(1, np.int32), table, np.array([tokens - 1], np.int32))
     start = time.perf_counter()
-    decoder.forward_numpy(batch, kv)
+    decoder.forward(batch, kv)
     return time.perf_counter() - start
 
 

@@ -37,9 +37,9 @@ def test_the_capital_of_france(model, decoder: CpuDecoder) -> None:
     vocabulary = Vocabulary.from_message(model.vocabulary)
     prompt = vocabulary.encode(QUESTION)
     kv = decoder.allocate_kv(4, 16)
-    logits, text = decoder.forward_numpy(step([prompt], [0], 4), kv), []
+    logits, text = decoder.forward(step([prompt], [0], 4), kv), []
     while (token := int(logits[0].argmax())) not in vocabulary.eos_ids and len(text) < 12:
-        logits = decoder.forward_numpy(step([[token]], [len(prompt) + len(text)], 4), kv)
+        logits = decoder.forward(step([[token]], [len(prompt) + len(text)], 4), kv)
         text.append(token)
     assert vocabulary.decode(text) == "The capital of France is Paris."
 
@@ -47,11 +47,11 @@ def test_the_capital_of_france(model, decoder: CpuDecoder) -> None:
 def test_same_bits_in_a_batch_of_16(model, decoder: CpuDecoder) -> None:
     vocabulary = Vocabulary.from_message(model.vocabulary)
     prompt = vocabulary.encode(QUESTION)
-    alone = decoder.forward_numpy(step([prompt], [0], 4), decoder.allocate_kv(4, 16))
+    alone = decoder.forward(step([prompt], [0], 4), decoder.allocate_kv(4, 16))
     kv = decoder.allocate_kv(64, 16)
     others = [vocabulary.encode(QUESTION.replace("France", country)) for country in ("Peru", "Japan", "Kenya") * 5]
-    decoder.forward_numpy(step([*others[:9], prompt[:-1], *others[9:]], [0] * 16, 4), kv)
+    decoder.forward(step([*others[:9], prompt[:-1], *others[9:]], [0] * 16, 4), kv)
     last = [*([other[-1]] for other in others[:9]), prompt[-1:], *([other[-1]] for other in others[9:])]
     lengths = [*(len(other) - 1 for other in others[:9]), len(prompt) - 1, *(len(other) - 1 for other in others[9:])]
-    together = decoder.forward_numpy(step(last, lengths, 4), kv)
+    together = decoder.forward(step(last, lengths, 4), kv)
     np.testing.assert_array_equal(together[9], alone[0])
