@@ -260,5 +260,8 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror or error}; see gateway.host and --port",
             param="gateway.host",
         ) from error
+    # asyncio sets this only where a socket names its protocol, which create_server's do not; a stream's second write
+    # would wait 40 ms for the client's delayed acknowledgement of its first. Accepted connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
     return listener
