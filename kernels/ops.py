@@ -3,7 +3,7 @@
 On a CPU, `linear`, `embedding` and `sample` run on the compiled kernels (kernels.cpu) where those are installed and
 know the weight; everything else, and every operation on a GPU, is MLX: its fused norms, and otherwise the reference
 (kernels.reference), which says what each one means. One difference shows: where the weight is quantized, the CPU
-kernels round the activations to int8 per 32 inputs, as their decoder does.
+kernels round the activations to 15 bits per 32 inputs, as their decoder does.
 
 Shapes: T tokens, R rows, H hidden, K inputs, N outputs, D head dimension; `..` is any leading shape, of any size
 including 0. Results have the dtype of the first argument unless said otherwise. All but `sample` are lazy, and `linear`

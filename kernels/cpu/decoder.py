@@ -1,8 +1,8 @@
 """The CPU decoder: a `Decoder` (kernels/decoder.py) whose whole forward is one C++ call over packed weights.
 
 Weights are repacked once, and not kept in any other form. K and V are half precision. Numbers: quantized weights meet
-activations quantized to int8 per 32 inputs, everything else is float32. A row's logits are the same bits whatever the
-batch, the chunking of its prompt and the number of threads; replicas of one `isa_class` agree bit for bit.
+activations quantized to 15 bits per 32 inputs, everything else is float32. A row's logits are the same bits whatever
+the batch, the chunking of its prompt and the number of threads; replicas of one `isa_class` agree bit for bit.
 """
 
 from typing import Any

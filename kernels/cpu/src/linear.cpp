@@ -119,10 +119,11 @@ void dequantize_row(const PackedMatrix& matrix, int n, float* out) {
 }
 
 void Activations::resize(int rows, int k, bool quantized) {
+    kernels_ = &kernels();
     rows_ = rows;
     k_ = k;
     quantized_ = quantized;
-    size_t values = static_cast<size_t>(rows) * k * (quantized ? 1 : sizeof(float));
+    size_t values = static_cast<size_t>(rows) * k * (quantized ? sizeof(int16_t) : sizeof(float));
     // An odd number of cache lines from group to group: a power of two would put all groups into one set of the cache.
     stride_ = static_cast<int>((round_up(rows * sizeof(float), kCacheLine) / kCacheLine | 1) * kCacheLine / sizeof(float));
     size_t scales = quantized ? static_cast<size_t>(stride_) * (k / kGroup) * 3 * sizeof(float) : 0;
@@ -134,7 +135,7 @@ ActivationsView Activations::view() const {
     ActivationsView view{rows_, k_, stride_, nullptr, nullptr, nullptr, nullptr, nullptr};
     if (quantized_) {
         size_t groups = static_cast<size_t>(stride_) * (k_ / kGroup);
-        view.values = reinterpret_cast<const int8_t*>(values_.data());
+        view.values = reinterpret_cast<const int16_t*>(values_.data());
         view.scales = reinterpret_cast<const float*>(scales_.data());
         view.sums = reinterpret_cast<const int32_t*>(view.scales + groups);
         view.scaled_sums = view.scales + 2 * groups;
@@ -153,20 +154,19 @@ void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, 
         }
         return;
     }
-    const LinearKernels& table = kernels();
     ActivationsView view = activations.view();
     for (int row = row0; row < row1; ++row) {
-        table.quantize(x + row * ldx, k, view.stride,
-                       const_cast<int8_t*>(view.values) + static_cast<size_t>(row) * k,
-                       const_cast<float*>(view.scales) + row, const_cast<int32_t*>(view.sums) + row,
-                       const_cast<float*>(view.scaled_sums) + row);
+        activations.kernels_->quantize(x + row * ldx, k, view.stride,
+                                       const_cast<int16_t*>(view.values) + static_cast<size_t>(row) * k,
+                                       const_cast<float*>(view.scales) + row, const_cast<int32_t*>(view.sums) + row,
+                                       const_cast<float*>(view.scaled_sums) + row);
     }
 }
 
 void linear_chunk(const PackedMatrix& w, const Activations& x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,
                   Write write) {
     if (m0 >= m1 || n0 >= n1) return;
-    kernels().multiply(w.view(), x.view(), m0, m1, n0 / kBlock, (n1 + kBlock - 1) / kBlock, y, ldy, write);
+    x.kernels_->multiply(w.view(), x.view(), m0, m1, n0 / kBlock, (n1 + kBlock - 1) / kBlock, y, ldy, write);
 }
 
 Tiling::Tile Tiling::at(int chunk) const {

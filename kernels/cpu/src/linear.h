@@ -1,9 +1,10 @@
 // Matrix products with packed weights: y[m][n] = sum over k of x[m][k] * w[n][k].
 //
-// Quantized weights meet activations quantized to int8 per 32 inputs. Each group's product is an exact integer; the
-// groups are summed in float in one fixed order, with fused multiply-adds, on every instruction set. Dense weights
-// meet float32 activations, summed over k in ascending order. So y[m][n] is the same bits whatever other rows and
-// outputs are computed with it, however the work is cut into chunks, and on whichever instruction set.
+// Quantized weights meet activations quantized to 15 bits per 32 inputs: integers of at most 16256 and a scale, an
+// error of about 1e-5. Each group's product is an exact integer; the groups are
+// summed in float in one fixed order, with fused multiply-adds, on every instruction set. Dense weights meet float32
+// activations, summed over k in ascending order. So y[m][n] is the same bits whatever other rows and outputs are
+// computed with it, however the work is cut into chunks, and on whichever instruction set.
 //
 //     PackedMatrix w = pack_affine({...});               // once
 //     activations.resize(rows, w.k(), w.quantized());    // once per phase
@@ -75,7 +76,8 @@ PackedMatrix pack_dense(const void* weight, Float type, int n, int k);
 // The float value of output row n: k floats (embedding lookup).
 void dequantize_row(const PackedMatrix& w, int n, float* out);
 
-// Rows of activations as linear_chunk wants them. Reused from phase to phase; memory only grows.
+// Rows of activations as linear_chunk wants them, in the layout of the instruction set active at resize(), which then
+// also multiplies them. Reused from phase to phase; memory only grows.
 class Activations {
   public:
     // Room for `rows` rows of k inputs, in the form that quantized (or dense) weights want. Contents are then undefined.
@@ -87,6 +89,8 @@ class Activations {
 
   private:
     friend void prepare(Activations&, const float*, ptrdiff_t, int, int);
+    friend void linear_chunk(const PackedMatrix&, const Activations&, int, int, int, int, float*, ptrdiff_t, Write);
+    const LinearKernels* kernels_ = nullptr;
     int rows_ = 0, k_ = 0, stride_ = 0;
     bool quantized_ = false;
     AlignedBytes values_, scales_;

@@ -1,4 +1,4 @@
-// The kernels for AVX2: 16 outputs are two registers; products of bytes go through 16 bits.
+// The kernels for AVX2: 16 outputs are two registers; weights and activations meet as 16-bit integers.
 #include <immintrin.h>
 
 #include "linear_kernels.h"
@@ -23,7 +23,7 @@ inline int32_t sum_of(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 
-void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         __m256 v[4];
         for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
@@ -35,19 +35,25 @@ void quantize(const float* x, int k, int stride, int8_t* values, float* scales, 
         float scale;
         if (largest >= 0x7f800000 || most < 1e-30f) {
             scale = most < 1e-30f ? 0.0f : __builtin_nanf("");
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm256_setzero_si256());
+            for (int i = 0; i < kGroup; i += 16) {
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + i), _mm256_setzero_si256());
+            }
         } else {
-            const __m256 inverse = _mm256_set1_ps(127.0f / most);
+            const __m256 inverse = _mm256_set1_ps(kLargest / most);
             __m256i q[4];
             for (int i = 0; i < 4; ++i) {
                 q[i] = _mm256_cvtps_epi32(_mm256_round_ps(_mm256_mul_ps(v[i], inverse), kNearest));
             }
             sum = sum_of(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
-            // Packing works within 128-bit lanes: the permutation puts the fours back in order.
-            const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(values),
-                                _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-            scale = most / 127.0f;
+            // Each four as 0, 2, 1, 3, the order in which group_products unpacks the weights. Packing works within
+            // 128-bit lanes: the permutation puts the fours back in order.
+            const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,  //
+                                                   0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+            for (int i = 0; i < 4; i += 2) {
+                const __m256i fours = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[i], q[i + 1]), 0xd8);
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + 8 * i), _mm256_shuffle_epi8(fours, pairs));
+            }
+            scale = most / kLargest;
         }
         const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
         scales[at] = scale;
@@ -72,7 +78,7 @@ inline __m256 load_weights(const uint8_t* at) {
 
 inline __m256i load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
 
-inline __m256i four_inputs(const int8_t* x) {
+inline __m256i two_inputs(const int16_t* x) {
     int32_t bits;
     __builtin_memcpy(&bits, x, 4);
     return _mm256_set1_epi32(bits);
@@ -96,77 +102,74 @@ struct Avx2 {
     static constexpr int kDenseRows = 3;
     static constexpr int kDenseBlocks = 2;
 
-    // Eight outputs (half a block) of `rows` rows, one group: exact products.
+    // 16 outputs of `rows` rows, one group: exact products. Weights are unpacked to 16 bits, where sums of pairs
+    // of products fit 32 bits; through maddubs they would need the inputs in two halves, and 8-bit weights the sign trick.
     template <Format format, int rows>
-    static inline void group_products(const uint8_t* values, const int8_t* inputs, int stride, const int32_t* sums,
-                                      __m256i (&product)[rows]) {
-        const __m256i ones = _mm256_set1_epi16(1);
-        if constexpr (format == Format::Affine4) {
-            // Pairs of products are at most 15 * 127 * 2; eight of them still fit 16 bits.
-            const __m256i low_half = _mm256_set1_epi8(15);
-            __m256i pairs[rows];
-            for (int j = 0; j < 4; ++j) {
-                const __m256i packed = load_bytes(values + j * 64);
-                const __m256i low = _mm256_and_si256(packed, low_half);
-                const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low_half);
-                for (int r = 0; r < rows; ++r) {
-                    const int8_t* x = inputs + static_cast<ptrdiff_t>(r) * stride + j * 8;
-                    const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(low, four_inputs(x)),
-                                                         _mm256_maddubs_epi16(high, four_inputs(x + 4)));
-                    pairs[r] = j == 0 ? sum : _mm256_add_epi16(pairs[r], sum);
-                }
+    static inline void group_products(const uint8_t* values, const int16_t* inputs, int stride,
+                                      __m256i (&product)[rows][2]) {
+        for (int r = 0; r < rows; ++r) product[r][0] = product[r][1] = _mm256_setzero_si256();
+        // Two inputs of all rows: those at `at` in the order of quantize().
+        auto multiply = [&](__m256i left, __m256i right, int at) __attribute__((always_inline)) {
+            for (int r = 0; r < rows; ++r) {
+                const __m256i x = two_inputs(inputs + static_cast<ptrdiff_t>(r) * stride + at);
+                product[r][0] = _mm256_add_epi32(product[r][0], _mm256_madd_epi16(left, x));
+                product[r][1] = _mm256_add_epi32(product[r][1], _mm256_madd_epi16(right, x));
             }
-            for (int r = 0; r < rows; ++r) product[r] = _mm256_madd_epi16(pairs[r], ones);
-        } else {
-            // 255 * 127 * 2 does not fit 16 bits, 128 * 127 * 2 does: multiply |q - 128| by the input with the sign
-            // of q - 128, and add the 128 * sum that is missing.
-            const __m256i middle = _mm256_set1_epi8(-128);
-            for (int r = 0; r < rows; ++r) product[r] = _mm256_set1_epi32(128 * sums[r]);
-            for (int j = 0; j < 8; ++j) {
-                const __m256i centred = _mm256_xor_si256(load_bytes(values + j * 64), middle);
-                const __m256i magnitude = _mm256_abs_epi8(centred);
-                for (int r = 0; r < rows; ++r) {
-                    const __m256i x = four_inputs(inputs + static_cast<ptrdiff_t>(r) * stride + j * 4);
-                    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, centred));
-                    product[r] = _mm256_add_epi32(product[r], _mm256_madd_epi16(pairs, ones));
-                }
+        };
+        constexpr int kRegisters = format == Format::Affine4 ? 4 : 8;
+        const __m256i low = _mm256_set1_epi16(format == Format::Affine4 ? 15 : 255);
+        for (int j = 0; j < kRegisters; ++j) {
+            const __m256i left = load_bytes(values + j * 64), right = load_bytes(values + j * 64 + 32);
+            if constexpr (format == Format::Affine4) {
+                auto nibbles = [&](__m256i packed, int shift) __attribute__((always_inline)) {
+                    return _mm256_and_si256(_mm256_srli_epi16(packed, shift), low);
+                };
+                multiply(_mm256_and_si256(left, low), _mm256_and_si256(right, low), j * 8);
+                multiply(nibbles(left, 8), nibbles(right, 8), j * 8 + 2);
+                multiply(nibbles(left, 4), nibbles(right, 4), j * 8 + 4);
+                multiply(_mm256_srli_epi16(left, 12), _mm256_srli_epi16(right, 12), j * 8 + 6);
+            } else {
+                multiply(_mm256_and_si256(left, low), _mm256_and_si256(right, low), j * 4);
+                multiply(_mm256_srli_epi16(left, 8), _mm256_srli_epi16(right, 8), j * 4 + 2);
             }
         }
     }
 
-    template <Format format, bool symmetric, int rows>
-    static inline void half_block(const PackedView& w, const ActivationsView& x, int m, int block, int half, float* y,
-                                  ptrdiff_t ldy, Write write) {
+    template <Format format, bool symmetric, int rows, int blocks>
+    static inline void quantized(const PackedView& w, const ActivationsView& x, int m, int block, float* y,
+                                 ptrdiff_t ldy, Write write) {
+        static_assert(blocks == 1);
         constexpr int kGroupBytes = format == Format::Affine4 ? 256 : 512;
         constexpr int kZeroPoint = format == Format::Affine4 ? 8 : 128;
         const int groups = w.k / kGroup;
         const int scale_bytes = w.scale_type == ScaleType::Float32 ? 4 * kBlock : 2 * kBlock;
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
-        const uint8_t* values = w.values + block * w.block_bytes() + half * 32;
-        const uint8_t* scales =
-            static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes() + half * scale_bytes / 2;
-        const int8_t* inputs = x.values + static_cast<size_t>(m) * x.k;
+        const uint8_t* values = w.values + block * w.block_bytes();
+        const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
+        const int16_t* inputs = x.values + static_cast<size_t>(m) * x.k;
         const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
         const int32_t* sums = x.sums + m;
 
-        __m256 total[rows];
-        for (int r = 0; r < rows; ++r) total[r] = _mm256_setzero_ps();
+        __m256 total[rows][2];
+        for (int r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
         for (int group = 0; group < groups; ++group, values += kGroupBytes, inputs += kGroup) {
-            __m256i product[rows];
-            group_products<format, rows>(values, inputs, x.k, sums, product);
-            const __m256 scale = load_scales(scales, w.scale_type);
-            for (int r = 0; r < rows; ++r) {
-                if constexpr (symmetric) {
-                    product[r] =
-                        _mm256_sub_epi32(product[r], _mm256_set1_epi32(kZeroPoint * sums[r]));
-                }
-                const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(input_scales[r]));
-                total[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product[r]), both, total[r]);
-            }
-            if constexpr (!symmetric) {
-                const __m256 bias = load_scales(scales + scale_bytes, w.scale_type);
+            __m256i product[rows][2];
+            group_products<format, rows>(values, inputs, x.k, product);
+            for (int half = 0; half < 2; ++half) {
+                const uint8_t* at = scales + half * scale_bytes / 2;
+                const __m256 scale = load_scales(at, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
-                    total[r] = _mm256_fmadd_ps(bias, _mm256_set1_ps(input_sums[r]), total[r]);
+                    if constexpr (symmetric) {
+                        product[r][half] = _mm256_sub_epi32(product[r][half], _mm256_set1_epi32(kZeroPoint * sums[r]));
+                    }
+                    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(input_scales[r]));
+                    total[r][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product[r][half]), both, total[r][half]);
+                }
+                if constexpr (!symmetric) {
+                    const __m256 bias = load_scales(at + scale_bytes, w.scale_type);
+                    for (int r = 0; r < rows; ++r) {
+                        total[r][half] = _mm256_fmadd_ps(bias, _mm256_set1_ps(input_sums[r]), total[r][half]);
+                    }
                 }
             }
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
@@ -174,15 +177,11 @@ struct Avx2 {
             input_sums += x.stride;
             sums += x.stride;
         }
-        const int column = block * kBlock + half * 8;
-        for (int r = 0; r < rows; ++r) put(y + (m + r) * ldy + column, total[r], w.n - column, write);
-    }
-
-    template <Format format, bool symmetric, int rows, int blocks>
-    static inline void quantized(const PackedView& w, const ActivationsView& x, int m, int block, float* y,
-                                 ptrdiff_t ldy, Write write) {
-        for (int half = 0; half < 2; ++half) {
-            if (w.n > block * kBlock + half * 8) half_block<format, symmetric, rows>(w, x, m, block, half, y, ldy, write);
+        for (int r = 0; r < rows; ++r) {
+            for (int half = 0; half < 2; ++half) {
+                const int column = block * kBlock + half * 8;
+                if (column < w.n) put(y + (m + r) * ldy + column, total[r][half], w.n - column, write);
+            }
         }
     }
 

@@ -22,6 +22,7 @@ namespace russet {
 
 constexpr int kBlock = 16;  // outputs side by side
 constexpr int kGroup = 32;  // inputs that share one activation scale
+constexpr float kLargest = 16256.0f;  // magnitude of a quantized activation, 127 * 128
 
 enum class Format : uint8_t { Affine4, Affine8, Float32, Bfloat16, Float16 };
 enum class ScaleType : uint8_t { Float32, Bfloat16, Float16 };
@@ -60,21 +61,33 @@ struct PackedView {
     }
 };
 
-// Rows of activations. Quantized: x[m][k] is about scales[k / 32][m] * values[m][k]. (The rows of one tile use the
+// Rows of activations. Quantized: x[m][k] is about scales[k / 32][m] * q[m][k] with an integer q of -16256..16256.
+// (Eight bits are too few: with them SmolLM2-135M's greedy answers differ from float32's. The rows of one tile use the
 // scales of one group together, hence their order.)
+//
+// How a group's 32 integers lie in its 64 bytes is up to the instruction set, which both writes and reads them:
+//
+//     scalar           as they are
+//     AVX2             as they are, but each four in the order 0, 2, 1, 3: with pairs of weights unpacked to 16 bits
+//     VNNI, NEON       q = 128 * high + low: 32 bytes high, -127..127, then 32 bytes low, -64..63, since products of
+//                      bytes are what is fast there, and weights unpacked once serve both
+//
+// A group's product is the same exact integer by each way: at most 255 * 16256 * 32, well inside 32 bits. The sums
+// that meet the biases are of the integers, not of the floats, deliberately: so the error of rounding is multiplied by
+// the weights, whose mean is about zero, and not by their unsigned part alone.
 struct ActivationsView {
     int rows, k;
     int stride;                // of the scales, sums and scaled sums from one group to the next: at least rows
-    const int8_t* values;      // [rows][k], -127..127
+    const int16_t* values;     // [rows][k], 64 bytes a group, laid out as above
     const float* scales;       // [k / 32][stride]
-    const int32_t* sums;       // [k / 32][stride], of the values
+    const int32_t* sums;       // [k / 32][stride], of the integers
     const float* scaled_sums;  // [k / 32][stride], scales * sums
     const float* floats;       // [rows][k], for dense weights
 };
 
 struct LinearKernels {
     // One row of k floats to k values and k / 32 scales, sums and scaled sums, which lie `stride` apart.
-    void (*quantize)(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums,
+    void (*quantize)(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums,
                      float* scaled_sums);
     // y[m * ldy + n] for rows m0..m1 and the outputs of blocks b0..b1 (those below w.n).
     void (*multiply)(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,

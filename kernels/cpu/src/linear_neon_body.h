@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kQuarters = 4;  // registers of a block
 
-void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         float32x4_t v[8];
         // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
@@ -28,18 +28,23 @@ void quantize(const float* x, int k, int stride, int8_t* values, float* scales, 
         float scale;
         if (largest >= 0x7f800000u || most < 1e-30f) {
             scale = most < 1e-30f ? 0.0f : __builtin_nanf("");
-            __builtin_memset(values, 0, kGroup);
+            __builtin_memset(values, 0, kGroup * sizeof(*values));
         } else {
-            const float inverse = 127.0f / most;
+            const float inverse = kLargest / most;
             int32x4_t total = vdupq_n_s32(0);
+            // The halves of linear_kernels.h: first the 32 high ones, then the 32 low ones.
+            int8_t* halves = reinterpret_cast<int8_t*>(values);
             for (int i = 0; i < 8; i += 2) {
                 const int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[i], inverse));
                 const int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(v[i + 1], inverse));
                 total = vaddq_s32(total, vaddq_s32(a, b));
-                vst1_s8(values + 4 * i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
+                const int16x8_t q = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
+                const int16x8_t high = vshrq_n_s16(vaddq_s16(q, vdupq_n_s16(64)), 7);
+                vst1_s8(halves + 4 * i, vmovn_s16(high));
+                vst1_s8(halves + kGroup + 4 * i, vmovn_s16(vsubq_s16(q, vshlq_n_s16(high, 7))));
             }
             sum = vaddvq_s32(total);
-            scale = most / 127.0f;
+            scale = most / kLargest;
         }
         const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
         scales[at] = scale;
@@ -62,21 +67,47 @@ inline float32x4_t load_weights(const uint8_t* at) {
                                                         : ScaleType::Float16);
 }
 
-inline int8x16_t four_inputs(const int8_t* x) {
-    int32_t bits;
-    __builtin_memcpy(&bits, x, 4);
-    return vreinterpretq_s8_s32(vdupq_n_s32(bits));
-}
-
-// sum[i] += the products of bytes 4i..4i + 3.
+// sum[i] += the products of bytes 4i..4i + 3 of a with the four bytes of b's lane.
+template <int lane>
 inline int32x4_t dot(int32x4_t sum, int8x16_t a, int8x16_t b) {
 #if RUSSET_DOTPROD
-    return vdotq_s32(sum, a, b);
+    return vdotq_laneq_s32(sum, a, b, lane);
 #else
-    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-    const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, b));
+    const int8x16_t four = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(b), lane));
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(four)));
+    const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, four));
     return vaddq_s32(sum, vpaddq_s32(low, high));
 #endif
+}
+
+// sum[i] += the products of output i's 32 weights with 32 inputs.
+inline int32x4_t dot32(int32x4_t sum, const int8x16_t (&weights)[8], const int8_t* inputs) {
+    const int8x16_t left = vld1q_s8(inputs), right = vld1q_s8(inputs + 16);
+    sum = dot<0>(sum, weights[0], left);
+    sum = dot<1>(sum, weights[1], left);
+    sum = dot<2>(sum, weights[2], left);
+    sum = dot<3>(sum, weights[3], left);
+    sum = dot<0>(sum, weights[4], right);
+    sum = dot<1>(sum, weights[5], right);
+    sum = dot<2>(sum, weights[6], right);
+    return dot<3>(sum, weights[7], right);
+}
+
+// The weights of a group and four outputs, four inputs to a register. 8-bit weights come as q - 128, for want of an
+// unsigned by signed product.
+template <Format format>
+inline void unpack(const uint8_t* values, int8x16_t (&weights)[8]) {
+    if constexpr (format == Format::Affine4) {
+        for (int j = 0; j < 4; ++j) {
+            const uint8x16_t packed = vld1q_u8(values + j * 64);
+            weights[2 * j] = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
+            weights[2 * j + 1] = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
+        }
+    } else {
+        for (int j = 0; j < 8; ++j) {
+            weights[j] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(values + j * 64), vdupq_n_u8(128)));
+        }
+    }
 }
 
 // Four outputs of which the first `outputs` exist.
@@ -91,8 +122,8 @@ inline void put(float* y, float32x4_t value, int outputs, Write write) {
 }
 
 struct Neon {
-    // Three rows of a block: 24 of the 32 registers accumulate.
-    static constexpr int kRows = 3;
+    // 16 registers are the totals of four rows of a block, 8 the weights of a quarter of it.
+    static constexpr int kRows = 4;
     static constexpr int kBlocks = 1;
     static constexpr int kDenseRows = 6;
     static constexpr int kDenseBlocks = 1;
@@ -102,7 +133,9 @@ struct Neon {
                                  ptrdiff_t ldy, Write write) {
         static_assert(blocks == 1);
         constexpr int kGroupBytes = format == Format::Affine4 ? 256 : 512;
-        constexpr int kZeroPoint = format == Format::Affine4 ? 8 : 128;
+        // What the sum of the inputs is still to be multiplied by: less the zero point, and what unpack() took away.
+        constexpr int kTaken = format == Format::Affine8 ? 128 : 0;
+        constexpr int kMissing = kTaken - (!symmetric ? 0 : format == Format::Affine4 ? 8 : 128);
         const int scale_bytes = w.scale_type == ScaleType::Float32 ? 4 * kBlock : 2 * kBlock;
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
         const uint8_t* values = w.values + block * w.block_bytes();
@@ -110,7 +143,9 @@ struct Neon {
         const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
         const int32_t* sums = x.sums + m;
         const int8_t* inputs[rows];
-        for (int r = 0; r < rows; ++r) inputs[r] = x.values + static_cast<size_t>(m + r) * x.k;
+        for (int r = 0; r < rows; ++r) {
+            inputs[r] = reinterpret_cast<const int8_t*>(x.values + static_cast<size_t>(m + r) * x.k);
+        }
 
         float32x4_t total[rows][kQuarters];
         for (int r = 0; r < rows; ++r) {
@@ -118,42 +153,19 @@ struct Neon {
         }
         const int groups = w.k / kGroup;
         for (int group = 0; group < groups; ++group) {
-            const ptrdiff_t at = static_cast<ptrdiff_t>(group) * kGroup;
-            int32x4_t product[rows][kQuarters];
-            for (int r = 0; r < rows; ++r) {
-                // 8-bit weights are multiplied as q - 128, for want of an unsigned by signed product.
-                const int start = (format == Format::Affine8 ? 128 * sums[r] : 0) - (symmetric ? kZeroPoint * sums[r] : 0);
-                for (int c = 0; c < kQuarters; ++c) product[r][c] = vdupq_n_s32(start);
-            }
-            if constexpr (format == Format::Affine4) {
-                for (int j = 0; j < 4; ++j) {
-                    for (int c = 0; c < kQuarters; ++c) {
-                        const uint8x16_t packed = vld1q_u8(values + j * 64 + c * 16);
-                        const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
-                        const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
-                        for (int r = 0; r < rows; ++r) {
-                            product[r][c] = dot(product[r][c], low, four_inputs(inputs[r] + at + j * 8));
-                            product[r][c] = dot(product[r][c], high, four_inputs(inputs[r] + at + j * 8 + 4));
-                        }
-                    }
-                }
-            } else {
-                for (int j = 0; j < 8; ++j) {
-                    for (int c = 0; c < kQuarters; ++c) {
-                        const int8x16_t centred =
-                            vreinterpretq_s8_u8(veorq_u8(vld1q_u8(values + j * 64 + c * 16), vdupq_n_u8(128)));
-                        for (int r = 0; r < rows; ++r) {
-                            product[r][c] = dot(product[r][c], centred, four_inputs(inputs[r] + at + j * 4));
-                        }
-                    }
-                }
-            }
+            const ptrdiff_t at = static_cast<ptrdiff_t>(group) * (2 * kGroup);
             const int quarter_bytes = scale_bytes / kQuarters;
             for (int c = 0; c < kQuarters; ++c) {
+                int8x16_t weights[8];
+                unpack<format>(values + c * 16, weights);
                 const float32x4_t scale = load_scales(scales + c * quarter_bytes, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
+                    // 128 times the high halves' product, then the low halves' on top of it.
+                    int32x4_t product = vshlq_n_s32(dot32(vdupq_n_s32(0), weights, inputs[r] + at), 7);
+                    if constexpr (kMissing != 0) product = vaddq_s32(product, vdupq_n_s32(kMissing * sums[r]));
+                    product = dot32(product, weights, inputs[r] + at + kGroup);
                     const float32x4_t both = vmulq_n_f32(scale, input_scales[r]);
-                    total[r][c] = vfmaq_f32(total[r][c], vcvtq_f32_s32(product[r][c]), both);
+                    total[r][c] = vfmaq_f32(total[r][c], vcvtq_f32_s32(product), both);
                 }
                 if constexpr (!symmetric) {
                     const float32x4_t bias = load_scales(scales + scale_bytes + c * quarter_bytes, w.scale_type);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr float kTiny = 1e-30f;
 
-void quantize(const float* x, int k, int stride, int8_t* values, float* scales, int32_t* sums, float* scaled_sums) {
+void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
     for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
         // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
         uint32_t largest = 0;
@@ -23,14 +23,14 @@ void quantize(const float* x, int k, int stride, int8_t* values, float* scales, 
         float scale;
         if (largest >= 0x7f800000u || most < kTiny) {
             scale = most < kTiny ? 0.0f : std::bit_cast<float>(0x7fc00000u);
-            std::memset(values, 0, kGroup);
+            std::memset(values, 0, kGroup * sizeof(*values));
         } else {
-            float inverse = 127.0f / most;
+            float inverse = kLargest / most;
             for (int i = 0; i < kGroup; ++i) {
-                values[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
+                values[i] = static_cast<int16_t>(std::nearbyintf(x[i] * inverse));
                 sum += values[i];
             }
-            scale = most / 127.0f;
+            scale = most / kLargest;
         }
         const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
         scales[at] = scale;
@@ -52,7 +52,7 @@ float scale_at(const PackedView& w, const void* scales, int index) {
 }
 
 // The exact product of a group of one output, less the zero point's share where symmetric.
-int32_t dot(const PackedView& w, const uint8_t* values, const int8_t* x, int32_t sum) {
+int32_t dot(const PackedView& w, const uint8_t* values, const int16_t* x, int32_t sum) {
     int32_t total = 0;
     for (int i = 0; i < kGroup; ++i) {
         int q;

@@ -77,7 +77,7 @@ def weights_of(spec: DecoderSpec, kind: str, tied: bool = True, seed: int = 0) -
 
 
 class Oracle:
-    """The whole of a sequence's logits in float64 NumPy; K and V round to half, activations to int8."""
+    """The whole of a sequence's logits in float64 NumPy; K and V round to half, activations to 15 bits."""
 
     def __init__(self, spec: DecoderSpec, weights: DecoderWeights) -> None:
         self.spec, self.weights = spec, weights
@@ -105,7 +105,7 @@ class Oracle:
     def _linear(self, x: np.ndarray, weight: Weight) -> np.ndarray:
         if isinstance(weight, Quantized):
             groups = x.reshape(len(x), -1, 32)
-            scale = np.abs(groups).max(axis=2, keepdims=True) / 127
+            scale = np.abs(groups).max(axis=2, keepdims=True) / 16256
             x = (np.round(groups / scale) * scale).reshape(x.shape)
         return x @ self._values(weight).T
 
