@@ -1,4 +1,4 @@
-"""Perplexity of the CPU decoder is that of float32: what its int8 activations cost is less than 1 %."""
+"""Perplexity of the CPU decoder is that of float32: its 15-bit activations and half-precision K and V cost nothing."""
 
 import json
 
@@ -17,7 +17,7 @@ TEXT = running.DATA / "text" / "gsm8k_train.jsonl"
 @pytest.mark.data
 @pytest.mark.skipif(not TEXT.is_file(), reason=f"no text at {TEXT}: set RUSSET_DATA to where it is")
 @pytest.mark.skipif(not cpu.available(), reason=cpu.reason())
-def test_perplexity_of_2000_tokens_is_within_one_percent_of_float32():
+def test_perplexity_of_2000_tokens_is_within_a_thousandth_of_float32():
     model = load_model("smollm2-135m-instruct")
     with TEXT.open() as lines:
         records = [json.loads(next(lines)) for _ in range(30)]
@@ -27,4 +27,4 @@ def test_perplexity_of_2000_tokens_is_within_one_percent_of_float32():
     served = running.perplexity([running.logits_of(decoder, ids) for ids in sequences], sequences)
     exact = running.perplexity(oracle.logits(model.spec, model.weights, sequences), sequences)
     print(f"perplexity: CPU decoder {served:.4f}, float32 {exact:.4f}")
-    assert served == pytest.approx(exact, rel=0.01)
+    assert served == pytest.approx(exact, rel=0.001)
