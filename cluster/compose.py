@@ -4,9 +4,10 @@ Each process imports only the actor it runs, hence the imports inside the functi
 A mode differs only in its `Directory`: where a service listens and how another finds it.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -73,9 +74,14 @@ class Serving:
     addresses: list[str]
     directory: Directory
     channels: list[Channel]
+    health: asyncio.Task[None] | None = None
+    """Tells gRPC health what the service says of itself."""
 
     async def stop(self) -> None:
         """Withdraw, let calls in flight end, stop the service, close its channels."""
+        if self.health is not None:
+            self.health.cancel()
+            await asyncio.gather(self.health, return_exceptions=True)
         await self.directory.publish(self.name, [])
         await self.server.stop(grace_s=1)
         await self.service.stop()
@@ -124,7 +130,11 @@ async def serve_worker(model: ModelConfig, replica_id: str, directory: Directory
 
     telemetry = Telemetry(service="worker", replica=replica_id)
     service = WorkerService(model, telemetry)
-    return await _serve("worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry)
+    serving = await _serve(
+        "worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry
+    )
+    serving.health = asyncio.create_task(_tell(serving.server, service.serving()))
+    return serving
 
 
 async def serve_scheduler(config: Config, replica_id: str, directory: Directory) -> Serving:
@@ -143,6 +153,7 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
     serving = await _serve(
         "scheduler", name, service, add_SchedulerServicer_to_server, directory, telemetry, [worker, router]
     )
+    serving.health = asyncio.create_task(_tell(serving.server, service.serving()))
     service.announce(serving.addresses)
     return serving
 
@@ -165,6 +176,11 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
         config.gateway, RouterStub(router), MemoryStub(memory), LearnerStub(learner), telemetry, metrics=metrics
     )
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
+
+
+async def _tell(server: Server, states: AsyncIterator[bool]) -> None:
+    async for serving in states:
+        await server.set_serving(serving)
 
 
 async def _serve(

@@ -1,13 +1,18 @@
 """Every service in one process, without Ray: `russet serve`, tests and benchmarks."""
 
+import asyncio
+import logging
 import uuid
 from types import TracebackType
 
 from cluster import compose
 from cluster.capacity import planned
 from cluster.compose import Listen, Serving, Target
-from cluster.config import Config
+from cluster.config import Config, ModelConfig
 from cluster.topology import replica_id
+
+log = logging.getLogger(__name__)
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
 
 
 class LocalDirectory:
@@ -50,6 +55,7 @@ class LocalCluster:
         self.config = config
         self.directory = LocalDirectory()
         self.running: list[Serving] = []
+        self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> "LocalCluster":
         """Start every service, the gateway last. What started is stopped again where a later one fails."""
@@ -63,6 +69,7 @@ class LocalCluster:
                 for index in range(model.replicas):
                     replica = replica_id(model.served_name, index)
                     self.running.append(await compose.serve_worker(model, replica, directory))
+                    self._keepers.append(asyncio.create_task(self._keep_worker(model, replica)))
                     self.running.append(await compose.serve_scheduler(config, replica, directory))
             self.running.append(await compose.serve_gateway(config, "0", directory))
         except BaseException:
@@ -84,8 +91,34 @@ class LocalCluster:
         """host:port of the public gRPC service."""
         return self.service("gateway-0").service.addresses.grpc
 
+    async def _keep_worker(self, model: ModelConfig, replica: str) -> None:
+        """What Ray does for a worker's process: replace a worker whose engine failed by a new one of the same name.
+
+        Its scheduler says hello to the new one, and the streams go on.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            worker = self.service(f"worker-{replica}")
+            # Logged, but not kept: while there was a failure there were frames that hold the weights.
+            log.critical("the engine of %s failed (%r); starting another", worker.name, await worker.service.failed())
+            await worker.stop()
+            while True:
+                try:
+                    again = await compose.serve_worker(model, replica, self.directory)
+                    break
+                except Exception:
+                    log.exception("%s did not start; trying again in %g s", worker.name, pause_s)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LAST_PAUSE_S)
+            self.running[self.running.index(worker)] = again
+            pause_s = FIRST_PAUSE_S
+
     async def stop(self) -> None:
         """Stop everything, the gateway first."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers.clear()
         while self.running:
             await self.running.pop().stop()
 

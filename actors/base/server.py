@@ -58,6 +58,7 @@ class Server:
         self._inproc = inproc.InprocServer(name, self._services.methods())
         self._grpc: aio.Server | None = None
         self._health = HealthServicer()
+        self._serving = True
 
     async def start(self) -> list[str]:
         """Listen; returns the addresses, cheapest first. Raises Conflict where name, port or socket is taken."""
@@ -87,9 +88,18 @@ class Server:
             host = self._tcp.rpartition(":")[0]
             addresses.append(f"tcp:{host}:{self._bind_tcp(server, self._tcp)}")
         await server.start()
-        for service in ("", *self._services.handlers):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self.set_serving(self._serving)
         return addresses
+
+    async def set_serving(self, serving: bool) -> None:
+        """What gRPC health says from now on (SERVING or NOT_SERVING) of every service here; SERVING at first.
+
+        Calls are answered either way: this is for those who choose whom to call, and whom to restart.
+        """
+        self._serving = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *self._services.handlers):
+            await self._health.set(service, status)
 
     def _bind_tcp(self, server: aio.Server, address: str) -> int:
         try:

@@ -60,6 +60,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._none_live = asyncio.Event()
         self._none_live.set()
         self._draining = False
+        self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,6 +77,20 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+
+    async def serving(self) -> AsyncIterator[bool]:
+        """Whether requests are taken (a worker is connected, nobody drains), now and whenever that changes.
+
+        For one reader.
+        """
+        last = None
+        while True:
+            self._turned.clear()
+            taken = self._loop.batch is not None and not self._draining
+            if taken is not last:
+                last = taken
+                yield taken
+            await self._turned.wait()
 
     def announce(self, addresses: list[str]) -> None:
         """Begin heartbeats, once the worker has said hello: gateways reach us at `addresses`, cheapest first."""
@@ -196,6 +211,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             sequence.stream.fail(error)
 
     def _changed(self) -> None:
+        self._turned.set()
         if self._announcer is not None:
             self._announcer.changed()
 

@@ -31,6 +31,9 @@ class WorkerConfig(BaseModel):
     max_step_tokens: int = Field(
         default=512, ge=1, le=16384, description="Most tokens of one forward, prompts and decode together"
     )
+    step_timeout_s: float = Field(
+        default=300, gt=0, le=86400, description="Longest one forward may take; an engine stuck longer is given up"
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
     deterministic: bool = Field(
         default=False, description="The same tokens however a request is batched, chunked or resumed"

@@ -70,6 +70,7 @@ class Engine:
         self._on_news = on_news
         self.failure: BaseException | None = None
         """What ended `run`, where it did not end by `stop`."""
+        self._step_began: float | None = None
 
     def submit(self, command: worker_pb2.Plan | Reset) -> None:
         """Queue a plan or a reset; they are applied in order, between steps."""
@@ -91,6 +92,20 @@ class Engine:
             self._stopping = True
             self._wake.notify()
 
+    @property
+    def step_age_s(self) -> float:
+        """For how long the step in progress has run; 0 where there is none."""
+        began = self._step_began
+        return 0.0 if began is None else time.perf_counter() - began
+
+    def give_up(self, failure: BaseException) -> None:
+        """Count the engine as failed although its thread is still busy; it ends once its step does."""
+        self.failure = failure
+        self.stop()
+        self._announce()
+        # Whoever listens may be gone by the time that the step ends.
+        self._on_news = lambda: None
+
     def run(self) -> None:
         """Compute until `stop`. Never raises: a fault that is no row's own ends it and is kept in `failure`."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -105,7 +120,8 @@ class Engine:
                 runnable = self.tick()
         except BaseException as failure:
             log.critical("the engine failed after step %d of epoch %d", self._steps, self._epoch, exc_info=True)
-            self.failure = failure
+            # Its frames hold decoder and KV, which must be gone before a successor loads its own.
+            self.failure = failure.with_traceback(None)
             self._announce()
 
     def tick(self) -> bool:
@@ -118,9 +134,10 @@ class Engine:
             return False
         step = assemble(rows, live[runs], counts[runs])
 
-        started = time.perf_counter()
+        self._step_began = started = time.perf_counter()
         drawn, errors = self._compute(step)
         finished = time.perf_counter()
+        self._step_began = None
 
         waited = started - self._waiting_since if self._waiting_since is not None else 0.0
         self._finish(step, drawn, errors, finished - started, waited)

@@ -61,6 +61,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._machine: Machine | None = None
         self._thread: threading.Thread | None = None
         self._failed: asyncio.Future[BaseException]
+        self._watchdog: asyncio.Task[None] | None = None
+        self._stuck = False
         self._epoch: Epoch | None = None
         self._epochs = 0
         self._step_seconds = telemetry.histogram(
@@ -84,19 +86,31 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._thread.start()
         self._machine = await ready
         self._pages.set(self._machine.capacity.pages)
+        self._watchdog = asyncio.create_task(self._watch(self._machine.engine))
 
     async def stop(self) -> None:
         """End the engine after the step in progress; open Runs end with Unavailable."""
         machine, self._machine = self._machine, None
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            watchdog.cancel()
+            await asyncio.gather(watchdog, return_exceptions=True)
         if machine is not None:
             machine.engine.stop()
-        if self._thread is not None:
+        # A forward that does not return cannot be ended, only left behind.
+        if self._thread is not None and not self._stuck:
             await asyncio.to_thread(self._thread.join)
         self._wake()
 
     async def failed(self) -> BaseException:
-        """Waits until the engine has ended by itself, and returns what ended it. The process is of no more use then."""
+        """Waits until the engine ended by itself or is stuck; returns why. The service is of no more use then."""
         return await asyncio.shield(self._failed)
+
+    async def serving(self) -> AsyncIterator[bool]:
+        """Whether tokens can come out, now and when that changes: true until the engine fails."""
+        yield True
+        await self.failed()
+        yield False
 
     async def Hello(self, request: worker_pb2.HelloRequest, context: Any) -> worker_pb2.HelloReply:
         """Open an epoch: every row is forgotten, an older epoch's Run ends with StaleEpoch."""
@@ -189,8 +203,27 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             return
         loop.call_soon_threadsafe(_settle, ready, machine)
         machine.engine.run()
-        if machine.engine.failure is not None:
-            loop.call_soon_threadsafe(self._failed.set_result, machine.engine.failure)
+        if machine.engine.failure is not None and not self._stuck:
+            loop.call_soon_threadsafe(self._fail, machine.engine.failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        if not self._failed.done():
+            self._failed.set_result(failure)
+
+    async def _watch(self, engine: Engine) -> None:
+        """Give an engine up whose step does not end: its thread lives, and nobody gets a token."""
+        timeout_s = self._config.step_timeout_s
+        # A step that began meanwhile gets its time too.
+        while True:
+            left_s = timeout_s - engine.step_age_s
+            if left_s <= 0:
+                break
+            await asyncio.sleep(left_s)
+        self._stuck = True
+        stuck = TimeoutError(f"a step runs for more than step_timeout_s = {timeout_s:g} s")
+        log.critical("the engine is stuck: %s", stuck)
+        engine.give_up(stuck)
+        self._fail(stuck)
 
 
 def load(config: WorkerConfig, on_news: Any) -> Machine:
@@ -236,6 +269,9 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
 
 def _settle(ready: asyncio.Future[Machine], outcome: Machine | BaseException) -> None:
     if ready.cancelled():
+        # Nobody waits for this engine any more.
+        if isinstance(outcome, Machine):
+            outcome.engine.stop()
         return
     if isinstance(outcome, BaseException):
         ready.set_exception(outcome)

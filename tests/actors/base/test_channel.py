@@ -202,6 +202,22 @@ async def test_health_and_reflection_answer(server):
         assert {"russet.scheduler.v1.Scheduler", "russet.worker.v1.Worker", "grpc.health.v1.Health"} <= names
 
 
+async def test_health_says_what_the_server_was_told(server):
+    async with grpc.aio.insecure_channel(server[1]["unix"]) as plain:
+        health = health_pb2_grpc.HealthStub(plain)
+        request = health_pb2.HealthCheckRequest(service="russet.scheduler.v1.Scheduler")
+        watch = health.Watch(request)
+        seen = [(await watch.read()).status]
+        for serving in (False, True):
+            await server[0].set_serving(serving)
+            seen.append((await watch.read()).status)
+        watch.cancel()
+        states = health_pb2.HealthCheckResponse
+        assert seen == [states.SERVING, states.NOT_SERVING, states.SERVING]
+        await server[0].set_serving(False)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == states.NOT_SERVING
+
+
 async def test_a_plain_grpc_client_sees_status_and_details(server, handlers):
     handlers.error = Conflict("the epoch is 3, not 2")
     async with grpc.aio.insecure_channel(server[1]["tcp"].removeprefix("tcp:")) as plain:

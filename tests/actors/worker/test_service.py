@@ -12,6 +12,7 @@ from actors.base.channel import connect
 from actors.base.errors import Conflict, Internal, InvalidArgument, NotFound, StaleEpoch, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
+from actors.worker import service as service_module
 from actors.worker.config import WorkerConfig
 from actors.worker.engine import Engine, Reset
 from actors.worker.models import LoadedModel
@@ -271,6 +272,45 @@ class TestFaults:
                 await stub.Hello(worker_pb2.HelloRequest())
             assert isinstance(await service.failed(), ZeroDivisionError)
             assert "the engine failed after step 0" in caplog.text
+
+    async def test_a_step_that_never_ends_is_a_failure(self, toy, caplog) -> None:
+        """The thread lives, so nothing but a clock can tell; the service neither waits for it nor takes calls."""
+        go_on = threading.Event()
+        toy.fail = lambda batch: not go_on.wait(20)
+        config = WorkerConfig(model_id="toy", page_size=8, max_rows=4, max_step_tokens=64, step_timeout_s=0.1)
+        try:
+            async with asyncio.timeout(10), serving(config) as (service, stub, _):
+                states = service.serving()
+                assert await anext(states)
+                hello = await stub.Hello(worker_pb2.HelloRequest())
+                plans = Plans()
+                plans.put(one_row(hello.epoch))
+                with pytest.raises(Internal, match=r"step_timeout_s = 0\.1 s"):
+                    await until_end(stub.Run(plans))
+                assert isinstance(await service.failed(), TimeoutError)
+                assert not await anext(states)
+                with pytest.raises(Internal, match="restart this worker"):
+                    await stub.Hello(worker_pb2.HelloRequest())
+        finally:
+            go_on.set()
+
+    async def test_a_start_that_is_given_up_leaves_no_engine_running(self, monkeypatch) -> None:
+        load, loading, go_on = service_module.load, threading.Event(), threading.Event()
+
+        def held(config: WorkerConfig, on_news: object) -> object:
+            loading.set()
+            assert go_on.wait(10)
+            return load(config, on_news)
+
+        monkeypatch.setattr(service_module, "load", held)
+        service = WorkerService(WorkerConfig(max_step_tokens=64), Telemetry(service="worker"))
+        starting = asyncio.create_task(service.start())
+        await asyncio.to_thread(loading.wait, 10)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        go_on.set()
+        async with asyncio.timeout(10):
+            await service.stop()
 
     async def test_stopping_ends_open_runs(self) -> None:
         async with serving() as (service, stub, _):
