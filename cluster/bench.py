@@ -26,7 +26,6 @@ from actors.base.errors import RussetError, Unavailable
 from cluster.load_client import Connection
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
-WARM_UP_TOKENS = 8
 PERCENTILES = ("p50", "p90", "p99", "max")
 CUT = "the stream ended before its finish_reason"
 
@@ -45,6 +44,10 @@ class Load:
     """Of the prompts: another seed shares no prefix, so no cache helps from run to run."""
     body: Mapping[str, Any] = field(default_factory=lambda: {"ignore_eos": True})
     """Further fields of each request; a server that refuses ignore_eos is asked without it."""
+    warm_up_tokens: int = 8
+    """Asked for in one request before the clock starts; 0 sends none."""
+    pause_s: float = 0.0
+    """A client's rest before each request: an idle server's first token is not one that follows on another answer."""
 
     def prompt(self, index: int) -> str:
         """Different for each request; common words are a token each."""
@@ -153,7 +156,7 @@ class Result:
 async def run(
     url: str, load: Load, key: str | None = None, on_stream: Callable[[Stream], None] = lambda stream: None
 ) -> Result:
-    """Drive `load` against `url` after one short request to warm up; `on_stream` hears of each stream that ended.
+    """Drive `load` against `url` after a short request to warm up; `on_stream` hears of each stream that ended.
 
     Raises Unavailable where nothing answers there, RussetError with the server's words where the warm-up fails.
     """
@@ -161,12 +164,15 @@ async def run(
     load = replace(load, model=load.model or await _first_model(url, key))
     connections = [Connection(url, key) for _ in range(load.clients)]
     try:
-        load = await _warm_up(connections[0], load)
+        if load.warm_up_tokens:
+            load = await _warm_up(connections[0], load)
         pending = iter(range(load.requests))
         streams: list[Stream] = []
 
         async def client(connection: Connection) -> None:
             for index in pending:
+                if load.pause_s:
+                    await asyncio.sleep(load.pause_s)
                 streams.append(await _stream(connection, load, index))
                 on_stream(streams[-1])
 
@@ -195,7 +201,7 @@ async def _first_model(url: str, key: str | None) -> str:
 
 async def _warm_up(connection: Connection, load: Load) -> Load:
     """The load as the server takes it: without ignore_eos where that is refused."""
-    short = replace(load, output_tokens=min(WARM_UP_TOKENS, load.output_tokens))
+    short = replace(load, output_tokens=min(load.warm_up_tokens, load.output_tokens))
     stream = await _stream(connection, short, -1)
     if "ignore_eos" in stream.error and "ignore_eos" in load.body:
         body = {name: value for name, value in load.body.items() if name != "ignore_eos"}

@@ -114,6 +114,8 @@ async def test_the_warm_up_is_short_and_counts_for_nothing(server: FakeServer) -
     result = await run(server.url, load(output_tokens=20), on_stream=heard.append)
     assert [body["max_tokens"] for body in server.bodies] == [8] + [20] * 6
     assert len(result.streams) == len(heard) == 6
+    await run(server.url, load(warm_up_tokens=0))
+    assert len(server.bodies) == 7 + 6
 
 
 async def test_every_prompt_is_another_and_a_seed_makes_them_again(server: FakeServer) -> None:

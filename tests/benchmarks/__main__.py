@@ -1,0 +1,55 @@
+"""What Russet's speed is, beside what was asked for and what else there is.
+
+    python -m tests.benchmarks [--rounds 3] [--quick] [--only NAME] [--url http://127.0.0.1:8000]
+
+Parts: serving (the whole system over HTTP, beside mlx-lm's server where tests/benchmarks/install-peers installed it),
+overhead (gateway, router and scheduler around a worker that answers at once), plan (the scheduler's), engine (without
+HTTP). Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON
+line in .bench/. Run it on a quiet machine: each table says how busy others kept it. Beside these, on their own:
+tests.benchmarks.forward, .linear, .plan and .perplexity.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+
+from rich.console import Console
+
+from actors.base.errors import RussetError
+from tests.benchmarks import engine, overhead, plan, serving
+from tests.benchmarks.harness import ROOT, Options, keep, missed, show, take
+
+PARTS = {part.name: part for part in (plan.PART, engine.PART, overhead.PART, serving.PART)}
+
+
+def main() -> int:
+    """Run the chosen parts; 1 where one could not be run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=None, help="rounds of each part (default 3; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="few requests and no peers: does it run?")
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="this part; may be repeated")
+    parser.add_argument("--url", help="serving: a Russet that runs already, instead of a `russet serve` of our own")
+    chosen = parser.parse_args()
+    options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, chosen.url)
+    out, progress = Console(), Console(stderr=True)
+    began, reports = time.monotonic(), []
+    for name in chosen.only or PARTS:
+        with progress.status(name) as status:
+            try:
+                report = asyncio.run(
+                    take(PARTS[name], options, lambda what, name=name: status.update(f"{name}: {what}"))
+                )
+            except RussetError as error:
+                progress.print(f"[red]{name}:[/red] {error}", highlight=False)
+                return 1
+        reports.append(report)
+        show(report, out)
+    for line in missed(reports):
+        out.print(f"[red]missed[/red]  {line}", highlight=False)
+    out.print(f"{keep(reports, options).relative_to(ROOT)}, {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The engine behind its scheduler, in one process and without HTTP: decoding at several batch sizes, and prefill."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+from actors.base.channel import connect
+from cluster.config import load
+from cluster.local import LocalCluster
+from protos.gen import inference_pb2, scheduler_pb2, scheduler_pb2_grpc
+from tests.benchmarks.exposed_gap import gap_totals, mean_gap_us
+from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
+from tests.benchmarks.processes import private_home
+
+BATCHES = (1, 8, 16, 32)
+PROMPT, OUTPUT = 128, 64
+PREFILL = 512
+PREFILLED = Figure(f"prefill of {PREFILL}", "tokens/s")
+
+
+@dataclass
+class Arrivals:
+    """When the tokens of one stream came: parallel columns."""
+
+    at_s: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """Requests to a scheduler's stub."""
+
+    def __init__(self, stub: scheduler_pb2_grpc.SchedulerStub) -> None:
+        self._stub = stub
+        self._draw = random.Random(0)
+
+    async def generate(self, prompt_tokens: int, output_tokens: int) -> Arrivals:
+        """One greedy stream over a random prompt, which ends at nothing but its length."""
+        ids = [self._draw.randrange(1000, 40000) for _ in range(prompt_tokens)]
+        sampling = inference_pb2.Sampling(
+            temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0, frequency_penalty=0,
+            seed=1,
+        )  # fmt: skip
+        request = scheduler_pb2.GenerateRequest(
+            request_id=uuid.uuid4().hex, token_ids=ids, prompt_tokens=prompt_tokens, sampling=sampling,
+            max_tokens=output_tokens, ignore_eos=True,
+        )  # fmt: skip
+        arrivals = Arrivals()
+        async with aclosing(self._stub.Generate(request)) as events:
+            async for event in events:
+                if event.token_ids:
+                    arrivals.at_s.append(time.perf_counter())
+                    arrivals.tokens.append(len(event.token_ids))
+        return arrivals
+
+    async def prefill_tokens_per_s(self) -> float:
+        """From the request to its first token, over the prompt's length."""
+        began = time.perf_counter()
+        return PREFILL / ((await self.generate(PREFILL, 1)).at_s[0] - began)
+
+    async def decode_tokens_per_s(self, streams: int) -> float:
+        """While all of `streams` decode: from the last one's first token to the first one's last."""
+        all_arrivals = await asyncio.gather(*(self.generate(PROMPT, OUTPUT) for _ in range(streams)))
+        begin = max(arrivals.at_s[0] for arrivals in all_arrivals)
+        end = min(arrivals.at_s[-1] for arrivals in all_arrivals)
+        count = sum(
+            count
+            for arrivals in all_arrivals
+            for at_s, count in zip(arrivals.at_s, arrivals.tokens, strict=True)
+            if begin < at_s <= end
+        )
+        return count / (end - begin)
+
+
+@asynccontextmanager
+async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], None]:
+    free = {"gateway.port": 0, "gateway.grpc_port": 0}
+    with private_home() as home:
+        config = load(home / "russet.toml", {"home": home, **free}, environ={})
+        async with LocalCluster(config) as cluster:
+            scheduler = next(serving for serving in cluster.running if serving.name.startswith("scheduler-"))
+            channel = connect(scheduler.addresses)
+            engine = Engine(scheduler_pb2_grpc.SchedulerStub(channel))
+            await engine.generate(PROMPT, 8)
+
+            async def measure() -> Samples:
+                samples: dict[Figure, Sequence[float]] = {}
+                for streams in BATCHES:
+                    rounds = range(1 if options.quick else 3)
+                    before = await gap_totals(cluster.http)
+                    rates = [await engine.decode_tokens_per_s(streams) for _ in rounds]
+                    samples[Figure(f"decode, {streams} rows", "tokens/s")] = rates
+                    gap = mean_gap_us(before, await gap_totals(cluster.http))
+                    samples[Figure(f"exposed gap, {streams} rows", "us a step", higher_is_better=False)] = gap
+                samples[PREFILLED] = [await engine.prefill_tokens_per_s() for _ in range(1 if options.quick else 3)]
+                return samples
+
+            yield [Contender("Russet", measure, f"rows of {PROMPT} + {OUTPUT} tokens through the scheduler's stub")]
+            await channel.close()
+
+
+PART = Part("engine", "The engine in process", _contenders)

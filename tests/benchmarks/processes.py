@@ -1,0 +1,89 @@
+"""Child processes of a benchmark: started with a private home, awaited, measured, and always ended."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from actors.base.errors import Unavailable
+from cluster.home import Home
+from cluster.lifecycle import free_port
+
+START_TIMEOUT_S = 120.0
+
+
+@contextmanager
+def private_home() -> Generator[Path, None, None]:
+    """A home with an empty russet.toml, short enough for unix sockets, gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="rb-", dir="/tmp")).resolve()
+    (path / "russet.toml").touch()
+    yield path
+    shutil.rmtree(Home(path).run, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours without settings of Russet's, so that a developer's do not show in the figures."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RUSSET_")} | dict(more or {})
+
+
+@asynccontextmanager
+async def server(
+    command: Sequence[str | Path], ready_url: str, log: Path, environ: Mapping[str, str] | None = None
+) -> AsyncGenerator[psutil.Process, None]:
+    """Run `command` until the block ends; enter it once `ready_url` answers 200. Its output goes to `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [str(word) for word in command], stdout=output, stderr=output, env=environment(environ)
+        )
+    try:
+        await until_ready(ready_url, process, log)
+        yield psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when `url` answers 200. Raises Unavailable with the end of `log` where `process` ends first."""
+    async with httpx.AsyncClient(timeout=5) as http, asyncio.timeout(START_TIMEOUT_S):
+        while process.poll() is None:
+            try:
+                if (await http.get(url)).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # nothing listens yet
+            await asyncio.sleep(0.1)
+    raise Unavailable(f"{process.args!r} ended with {process.returncode}: {tail(log)}")
+
+
+def tail(log: Path) -> str:
+    """The last thing it said."""
+    return log.read_text(errors="replace")[-1000:]
+
+
+@asynccontextmanager
+async def russet_serve() -> AsyncGenerator[str, None]:
+    """`russet serve` with default settings, in a process and a home of its own; its base URL."""
+    with private_home() as home:
+        port, grpc_port = free_port(), free_port()
+        command = [
+            Path(sys.executable).with_name("russet"), "serve", "--config", home / "russet.toml",
+            "--set", f"home={home}", "--port", str(port), "--grpc-port", str(grpc_port),
+        ]  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        async with server(command, f"{url}/ready", home / "serve.log"):
+            yield url
