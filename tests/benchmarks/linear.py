@@ -8,6 +8,7 @@ together exceed the caches, as a model's layers do; quantizing the activations i
 """
 
 import argparse
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +20,7 @@ ROWS = (1, 8, 32, 128, 512)
 WORKING_SET = 96 << 20
 
 
-def packed(n: int, k: int, bits: int) -> object:
+def packed(n: int, k: int, bits: int) -> Any:
     """A random matrix in groups of 32."""
     weight = mx.random.normal((n, k), key=mx.random.key(n + k))
     return _ext.pack_affine(*mx.quantize(weight, group_size=32, bits=bits), bits, 32)

@@ -11,6 +11,8 @@ from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
 from tests.benchmarks.processes import russet_serve
 
 PROMPT, OUTPUT = 128, 64
+PAUSE_S = 0.5
+"""Before each request to an idle server: its work after the request before, records and their embeddings, is done."""
 ONE = Figure(f"one stream of {PROMPT} + {OUTPUT}, output", "tokens/s", 60)
 SIXTEEN = Figure(f"16 streams of {PROMPT} + {OUTPUT}, output", "tokens/s", 100)
 FIRST = Figure(f"first token of a {PROMPT}-token prompt, idle", "ms", 500, higher_is_better=False)
@@ -39,7 +41,7 @@ def _together(result: Result) -> dict[Figure, list[float]]:
 
 def _russet(url: str, quick: bool) -> Callable[[], Awaitable[Samples]]:
     async def measure() -> Samples:
-        samples = _single(await _load(url, Load(1, 2 if quick else 5, PROMPT, OUTPUT)))
+        samples = _single(await _load(url, Load(1, 2 if quick else 5, PROMPT, OUTPUT, pause_s=PAUSE_S)))
         for _ in range(1 if quick else 3):
             before = await gap_totals(url)
             for figure, values in _together(await _load(url, Load(16, 16, PROMPT, OUTPUT))).items():
