@@ -32,7 +32,8 @@ def main() -> int:
     parser.add_argument("--url", help="serving: a Russet that runs already, instead of a `russet serve` of our own")
     chosen = parser.parse_args()
     options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, chosen.url)
-    out, progress = Console(), Console(stderr=True)
+    out = Console() if sys.stdout.isatty() else Console(width=140)
+    progress = Console(stderr=True)
     began, reports = time.monotonic(), []
     for name in chosen.only or PARTS:
         with progress.status(name) as status:

@@ -56,9 +56,11 @@ def _peer(url: str, peer: peers.Peer) -> Callable[[], Awaitable[Samples]]:
     """A round of few requests: stock MLX computes about ten tokens a second, prompts included."""
 
     async def measure() -> Samples:
-        one = Load(1, 1, PROMPT, peer.single_output, model="default_model", body={}, warm_up_tokens=0)
-        some = Load(peer.streams, peer.streams, PROMPT, OUTPUT, model="default_model", body={}, warm_up_tokens=0)
-        return {**_single(await _load(url, one)), **_together(await _load(url, some))}
+        one, some = (
+            Load(streams, streams, PROMPT, OUTPUT, model=peers.MODEL_NAME, body={}, warm_up_tokens=0)
+            for streams in (1, peer.streams)
+        )
+        return _single(await _load(url, one)) | _together(await _load(url, some))
 
     return measure
 
