@@ -17,6 +17,7 @@ from actors.base.server import Register, Server
 from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
 from cluster.identity import TelemetryService, scrape
+from cluster.telemetry import telemetry as telemetry_of
 from protos.gen import telemetry_pb2, telemetry_pb2_grpc
 
 Target = str | Sequence[str] | Callable[[], Awaitable[Sequence[str]]]
@@ -74,6 +75,7 @@ class Serving:
     addresses: list[str]
     directory: Directory
     channels: list[Channel]
+    telemetry: Telemetry
     health: asyncio.Task[None] | None = None
     """Tells gRPC health what the service says of itself."""
 
@@ -87,6 +89,7 @@ class Serving:
         await self.service.stop()
         for channel in self.channels:
             await channel.close()
+        await asyncio.to_thread(self.telemetry.shutdown)
 
 
 async def serve_memory(config: Config, directory: Directory) -> Serving:
@@ -94,7 +97,7 @@ async def serve_memory(config: Config, directory: Directory) -> Serving:
     from actors.memory.service import MemoryService
     from protos.gen.memory_pb2_grpc import add_MemoryServicer_to_server
 
-    telemetry = Telemetry(service="memory", replica="0")
+    telemetry = telemetry_of(config.telemetry, "memory", "0")
     return await _serve(
         "memory", "memory", MemoryService(config.memory, telemetry), add_MemoryServicer_to_server, directory, telemetry
     )
@@ -105,7 +108,7 @@ async def serve_router(config: Config, directory: Directory) -> Serving:
     from actors.router.service import RouterService
     from protos.gen.router_pb2_grpc import add_RouterServicer_to_server
 
-    telemetry = Telemetry(service="router", replica="0")
+    telemetry = telemetry_of(config.telemetry, "router", "0")
     return await _serve(
         "router", "router", RouterService(config.router, telemetry), add_RouterServicer_to_server, directory, telemetry
     )
@@ -117,18 +120,18 @@ async def serve_learner(config: Config, directory: Directory) -> Serving:
     from protos.gen.learner_pb2_grpc import add_LearnerServicer_to_server
     from protos.gen.memory_pb2_grpc import MemoryStub
 
-    telemetry = Telemetry(service="learner", replica="0")
+    telemetry = telemetry_of(config.telemetry, "learner", "0")
     memory = connect(directory.find("memory"))
     service = LearnerService(config.learner, MemoryStub(memory), telemetry)
     return await _serve("learner", "learner", service, add_LearnerServicer_to_server, directory, telemetry, [memory])
 
 
-async def serve_worker(model: ModelConfig, replica_id: str, directory: Directory) -> Serving:
+async def serve_worker(config: Config, model: ModelConfig, replica_id: str, directory: Directory) -> Serving:
     """One worker; loads its model before it listens."""
     from actors.worker.service import WorkerService
     from protos.gen.worker_pb2_grpc import add_WorkerServicer_to_server
 
-    telemetry = Telemetry(service="worker", replica=replica_id)
+    telemetry = telemetry_of(config.telemetry, "worker", replica_id)
     service = WorkerService(model, telemetry)
     serving = await _serve(
         "worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry
@@ -144,7 +147,7 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
     from protos.gen.scheduler_pb2_grpc import add_SchedulerServicer_to_server
     from protos.gen.worker_pb2_grpc import WorkerStub
 
-    telemetry = Telemetry(service="scheduler", replica=replica_id)
+    telemetry = telemetry_of(config.telemetry, "scheduler", replica_id)
     worker, router = connect(directory.find(f"worker-{replica_id}")), connect(directory.find("router"))
     service = SchedulerService(
         config.scheduler, replica_id, directory.node, WorkerStub(worker), RouterStub(router), telemetry
@@ -165,7 +168,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     from protos.gen.memory_pb2_grpc import MemoryStub
     from protos.gen.router_pb2_grpc import RouterStub
 
-    telemetry = Telemetry(service="gateway", replica=replica)
+    telemetry = telemetry_of(config.telemetry, "gateway", replica)
     channels = [connect(directory.find(service)) for service in ("router", "memory", "learner")]
     router, memory, learner = channels
 
@@ -211,4 +214,4 @@ async def _serve(
     server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix)
     addresses = await server.start()
     await directory.publish(name, addresses)
-    return Serving(name, service, server, addresses, directory, list(channels))
+    return Serving(name, service, server, addresses, directory, list(channels), telemetry)

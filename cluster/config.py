@@ -19,6 +19,7 @@ from actors.router.config import RouterConfig
 from actors.scheduler.config import SchedulerConfig
 from actors.worker.config import WorkerConfig
 from cluster.gateway.config import GatewayConfig
+from cluster.telemetry import TelemetryConfig
 
 ENV_PREFIX = "RUSSET_"
 ENV_NOT_CONFIG = frozenset({"RUSSET_DATA", "RUSSET_CONFIG"})
@@ -66,6 +67,7 @@ class Config(BaseModel):
     scheduler: SchedulerConfig = SchedulerConfig()
     learner: LearnerConfig = LearnerConfig()
     memory: MemoryConfig = MemoryConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     ray: RayConfig = RayConfig()
 
     def resolved(self) -> "Config":

@@ -68,7 +68,7 @@ class LocalCluster:
             for model in config.models:
                 for index in range(model.replicas):
                     replica = replica_id(model.served_name, index)
-                    self.running.append(await compose.serve_worker(model, replica, directory))
+                    self.running.append(await compose.serve_worker(config, model, replica, directory))
                     self._keepers.append(asyncio.create_task(self._keep_worker(model, replica)))
                     self.running.append(await compose.serve_scheduler(config, replica, directory))
             self.running.append(await compose.serve_gateway(config, "0", directory))
@@ -104,7 +104,7 @@ class LocalCluster:
             await worker.stop()
             while True:
                 try:
-                    again = await compose.serve_worker(model, replica, self.directory)
+                    again = await compose.serve_worker(self.config, model, replica, self.directory)
                     break
                 except Exception:
                     log.exception("%s did not start; trying again in %g s", worker.name, pause_s)

@@ -131,7 +131,7 @@ class Worker:
 
     async def __init__(self, config: str, model_index: int, name: str) -> None:
         settings = Config.model_validate_json(config)
-        self.serving = await compose.serve_worker(settings.models[model_index], name, RayDirectory(settings))
+        self.serving = await compose.serve_worker(settings, settings.models[model_index], name, RayDirectory(settings))
         self._watch = asyncio.create_task(self._end_with_the_engine())
 
     async def _end_with_the_engine(self) -> None:

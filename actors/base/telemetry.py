@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.metrics import Meter, NoOpMeter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
@@ -44,12 +45,18 @@ class Telemetry:
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
         resource = Resource.create({"service.name": f"russet-{service}", "service.instance.id": replica})
         self._tracer: trace.Tracer | None = None
+        self._providers: list[TracerProvider | MeterProvider] = []
         if spans:
             provider = TracerProvider(resource=resource, shutdown_on_exit=False)
             for processor in spans:
                 provider.add_span_processor(processor)
             self._tracer = provider.get_tracer("russet")
-        self.meter = MeterProvider(readers, resource, shutdown_on_exit=False).get_meter("russet")
+            self._providers.append(provider)
+        self.meter: Meter = NoOpMeter("russet")
+        if readers:
+            meters = MeterProvider(readers, resource, shutdown_on_exit=False)
+            self.meter = meters.get_meter("russet")
+            self._providers.append(meters)
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """A count that only grows; the same one for the same name."""
@@ -72,13 +79,33 @@ class Telemetry:
         assert isinstance(metric, kind), f"metric {name} exists as {type(metric).__name__}"
         return metric
 
+    @property
+    def tracing(self) -> bool:
+        """Whether anything exports spans."""
+        return self._tracer is not None
+
     def span(
-        self, name: str, attributes: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        kind: trace.SpanKind = trace.SpanKind.INTERNAL,
     ) -> contextlib.AbstractContextManager[trace.Span]:
         """A span around the block, child of the current one; an exception is recorded on it."""
         if self._tracer is None:
             return _NO_SPAN
-        return self._tracer.start_as_current_span(name, attributes=attributes)
+        return self._tracer.start_as_current_span(name, kind=kind, attributes=attributes)
+
+    def begin(self, name: str, attributes: Mapping[str, Any], kind: trace.SpanKind, *, traceparent: str) -> trace.Span:
+        """A span that the caller ends, child of the one that `traceparent` (W3C) names."""
+        if self._tracer is None:
+            return trace.INVALID_SPAN
+        parent = _PROPAGATOR.extract({"traceparent": traceparent}, otel_context.Context())
+        return self._tracer.start_span(name, parent, kind, attributes)
+
+    def shutdown(self) -> None:
+        """Export what is still held back. Blocks; nothing is exported afterwards."""
+        for provider in self._providers:
+            provider.shutdown()
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""

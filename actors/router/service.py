@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry.trace import SpanKind
+
+from actors.base import genai
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.router.affinity import Affinity
@@ -22,6 +25,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     def __init__(self, config: RouterConfig, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
+        self._telemetry = telemetry
         self.fleet = Fleet(config, telemetry, clock)
         self._affinity = Affinity(config.affinity_entries)
         self._seconds = telemetry.histogram("russet_router_decision_seconds", "Time of a decision", DECISION_SECONDS)
@@ -35,6 +39,12 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""
+        with self._telemetry.span("router.route", {"russet.request_id": request.request_id}, SpanKind.SERVER) as span:
+            reply = self._route(request)
+            span.set_attributes({genai.RESPONSE_MODEL: reply.model, "russet.replica": reply.candidates[0].replica_id})
+            return reply
+
+    def _route(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
         began = time.perf_counter()
         known = self.fleet.replicas()
         model = self._model(request.model, known)

@@ -138,4 +138,5 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         max_length=sequence.max_length,
         min_tokens=sequence.min_tokens,
         stop_ids=sequence.stop_ids,
+        traceparent=sequence.traceparent,
     )

@@ -55,6 +55,8 @@ class Sequence:
     sampling: inference_pb2.Sampling = field(default_factory=inference_pb2.Sampling)
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
+    # W3C trace context of the request's span; empty where it is not traced.
+    traceparent: str = ""
     stream: TokenStream = field(default_factory=TokenStream)
 
     status: Status = Status.WAITING

@@ -7,8 +7,11 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+from opentelemetry.trace import SpanKind
+
+from actors.base import genai
 from actors.base.errors import InvalidArgument, QueueFull, RussetError, Unavailable
-from actors.base.telemetry import Telemetry
+from actors.base.telemetry import Telemetry, propagated
 from actors.scheduler.admission import admit
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.heartbeat import Announcer
@@ -118,7 +121,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._live.add(sequence)
         self._none_live.clear()
         try:
-            with self._telemetry.span("scheduler.generate", _attributes(sequence)) as span:
+            with self._telemetry.span("scheduler.generate", _attributes(sequence), SpanKind.SERVER) as span:
+                sequence.traceparent = dict(propagated()).get("traceparent", "")
                 self._loop.submit(sequence)
                 first = True
                 finish_reason = inference_pb2.FINISH_UNSPECIFIED
@@ -130,9 +134,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                         first = False
                     if finish_reason:
                         event.timings.CopyFrom(_timings(sequence))
-                        span.set_attribute("russet.preemptions", sequence.num_preemptions)
-                        span.set_attribute(
-                            "gen_ai.usage.output_tokens", sequence.num_tokens - sequence.num_prompt_tokens
+                        emitted = sequence.num_tokens - sequence.num_prompt_tokens
+                        span.set_attributes(
+                            {genai.OUTPUT_TOKENS: emitted, "russet.preemptions": sequence.num_preemptions}
                         )
                     yield event
         finally:
@@ -269,8 +273,8 @@ def _attributes(sequence: Sequence) -> dict[str, str | int]:
     return {
         "russet.request_id": sequence.request_id,
         "russet.level": sequence.level,
-        "gen_ai.usage.input_tokens": sequence.num_prompt_tokens,
-        "gen_ai.request.max_tokens": sequence.max_length - sequence.num_prompt_tokens,
+        genai.INPUT_TOKENS: sequence.num_prompt_tokens,
+        genai.REQUEST_MAX_TOKENS: sequence.max_length - sequence.num_prompt_tokens,
     }
 
 

@@ -17,6 +17,7 @@ from actors.worker.ledger import Capacity, Ledger
 from actors.worker.models import load_model
 from actors.worker.results import StepRecord, merge
 from actors.worker.slab import allocate
+from actors.worker.spans import RowSpans
 from kernels.backend import build_decoder
 from protos.gen import worker_pb2, worker_pb2_grpc
 
@@ -44,6 +45,7 @@ class Epoch:
 
     ledger: Ledger
     scheduler_id: str
+    spans: RowSpans
     news: asyncio.Event = field(default_factory=asyncio.Event)
     has_run: bool = False
 
@@ -58,6 +60,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def __init__(self, config: WorkerConfig, telemetry: Telemetry) -> None:
         self._config = config
+        self._telemetry = telemetry
         self._machine: Machine | None = None
         self._thread: threading.Thread | None = None
         self._failed: asyncio.Future[BaseException]
@@ -116,7 +119,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Open an epoch: every row is forgotten, an older epoch's Run ends with StaleEpoch."""
         machine = self._living()
         self._epochs += 1
-        epoch = Epoch(Ledger(self._epochs, machine.capacity), request.scheduler_id)
+        epoch = Epoch(Ledger(self._epochs, machine.capacity), request.scheduler_id, RowSpans(self._telemetry))
         self._wake()
         self._epoch = epoch
         machine.engine.submit(Reset(epoch.number))
@@ -153,13 +156,16 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 records = [record for record in engine.take() if record.epoch == epoch.number]
                 if records:
                     self._observe(records)
-                    yield merge(records)
+                    result = merge(records)
+                    epoch.spans.reported(result)
+                    yield result
                 self._living()
                 if reader.done():
                     reader.result()
                     return
         finally:
             reader.cancel()
+            epoch.spans.close()
             if epoch is self._epoch:
                 self._epoch = None
                 engine.submit(Reset(epoch.number))
@@ -171,6 +177,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         async for plan in plans:
             epoch.ledger.accept(plan)
             engine.submit(plan)
+            epoch.spans.planned(plan)
             self._rows.set(len(plan.row))
 
     def _living(self) -> Machine:

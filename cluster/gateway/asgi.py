@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -130,12 +131,17 @@ class Endpoint:
             await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _answer(self, request: Request, body: bytes, caller: Caller, send: Send) -> int:
-        with extracted(request.headers.items()), self._telemetry.span(f"{request.method} {self._name}"):
+        attributes = {"http.request.method": request.method, "http.route": self._name}
+        with (
+            extracted(request.headers.items()),
+            self._telemetry.span(f"{request.method} {self._name}", attributes, SpanKind.SERVER) as span,
+        ):
             try:
                 reply = await self._handler(request, body, caller)
             except Exception as error:  # everything becomes an answer; what is not ours is logged
                 _log(error)
                 reply = error_reply(error)
+            span.set_attribute("http.response.status_code", reply.status)
             await reply.send(send)
             return reply.status
 

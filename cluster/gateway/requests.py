@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary
+from cluster.gateway import genai
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
@@ -28,6 +29,8 @@ GenerateMessage = inference_pb2.ChatRequest | inference_pb2.CompleteRequest
 INLINE_CHARS = 8192
 """Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
 MAX_REVISIONS = 3
+KINDS = {True: ("chatcmpl", "chat"), False: ("cmpl", "text_completion")}
+"""Whether it is a chat -> how its id begins, and OpenTelemetry's name of the operation."""
 FINISH_NAMES = {inference_pb2.FINISH_STOP: "stop", inference_pb2.FINISH_LENGTH: "length"}
 
 
@@ -60,6 +63,7 @@ class Requests:
         """The view last used for a model: its prompts are tokenized with it before a replica is chosen."""
         self.last_token_s = 0.0
         """time.monotonic() of the newest token that any replica sent."""
+        self.measurements = genai.Measurements(telemetry)
         self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
 
     def begin(self, request: GenerateMessage, caller: Caller, *, probe: bool = False) -> "Generation":
@@ -92,7 +96,7 @@ class Generation:
         self._last_token_s = 0.0
         self._timings = scheduler_pb2.Timings()
         self._tokens = 0
-        kind = "chatcmpl" if isinstance(request, inference_pb2.ChatRequest) else "cmpl"
+        kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.created_ms = int(time.time() * 1000)
@@ -143,28 +147,25 @@ class Generation:
 
         Raises RussetError: NotFound (model), InvalidArgument, QueueFull, Unavailable, Internal.
         """
-        finish, problem = "cancelled", ""
-        try:
-            job = await self._prepare()
-            for _ in range(MAX_REVISIONS):
-                try:
-                    async with aclosing(self._generate(job)) as deltas:
-                        async for delta in deltas:
-                            self.text.append(delta)
-                            yield delta
-                    break
-                except ModelChanged as change:
-                    job = self._job = await self._job_of(job.route, change.view)
-            else:
-                raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
-            finish = FINISH_NAMES[self.finish]
-        except Exception as error:
-            finish, problem = "error", f"{type(error).__name__}: {error}"
-            if isinstance(error, NotFound):
-                raise ModelNotFound(error.message, param="model") from error
-            raise
-        finally:
-            self._record(finish, problem)
+        request, telemetry = self._request, self._requests.telemetry
+        attributes = genai.asked(self._operation, self.model, request.session_id, request.decoding)
+        with telemetry.span(f"{self._operation} {self.model}", attributes) as span:
+            finish, problem, kind = "cancelled", "", "cancelled"
+            try:
+                job = await self._prepare()
+                async with aclosing(self._generate_as_served(job)) as deltas:
+                    async for delta in deltas:
+                        self.text.append(delta)
+                        yield delta
+                finish, kind = FINISH_NAMES[self.finish], ""
+            except Exception as error:
+                finish, problem, kind = "error", f"{type(error).__name__}: {error}", type(error).__name__
+                if isinstance(error, NotFound):
+                    raise ModelNotFound(error.message, param="model") from error
+                raise
+            finally:
+                genai.answered(span, self.id, self.model, finish, kind, self.usage, self.failovers)
+                self._record(finish, problem, kind)
 
     async def answer(self) -> str:
         """The whole text."""
@@ -233,6 +234,18 @@ class Generation:
         )
         return Job(route, generate, view, self._wait_s)
 
+    async def _generate_as_served(self, job: Job) -> AsyncGenerator[str, None]:
+        """Deltas of the job, made anew for each revision of the model that turns out to be served."""
+        for _ in range(MAX_REVISIONS):
+            try:
+                async with aclosing(self._generate(job)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                return
+            except ModelChanged as change:
+                job = self._job = await self._job_of(job.route, change.view)
+        raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
+
     async def _tokenize(self, view: ModelView) -> Sequence[int]:
         request = self._request
         if isinstance(request, inference_pb2.CompleteRequest) and request.WhichOneof("prompt") == "tokens":
@@ -271,12 +284,23 @@ class Generation:
     def _wait_s(self) -> float:
         return 0.0 if self._probe else self._requests.config.failover_wait_s
 
-    def _record(self, finish: str, problem: str) -> None:
-        job = self._job
-        if self._probe or job is None or job.candidate is None:
-            return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
-        first = self._first_token_s or time.monotonic()
+    def _record(self, finish: str, problem: str, kind: str) -> None:
+        if self._probe:
+            return
+        job, now = self._job, time.monotonic()
+        first = self._first_token_s or now
         after = max(0.0, self._last_token_s - first)
+        each_s = after / (self._tokens - 1) if self._tokens > 1 else None
+        self._requests.measurements.record(
+            self._operation,
+            job.route.model if job else "",
+            kind,
+            total_s=now - self._arrived_s,
+            first_s=first - self._arrived_s if self._first_token_s else None,
+            each_s=each_s,
+        )
+        if job is None or job.candidate is None:
+            return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
         self._requests.records.put(
             Finished(
                 id=self.id,
@@ -296,8 +320,8 @@ class Generation:
                 error=problem,
                 routing_ms=job.routing_s * 1e3,
                 ttft_ms=(first - self._arrived_s) * 1e3,
-                tpot_ms=after * 1e3 / (self._tokens - 1) if self._tokens > 1 else 0.0,
-                total_ms=(time.monotonic() - self._arrived_s) * 1e3,
+                tpot_ms=(each_s or 0.0) * 1e3,
+                total_ms=(now - self._arrived_s) * 1e3,
             )
         )
 

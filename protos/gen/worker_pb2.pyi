@@ -86,7 +86,7 @@ class Vocabulary(_message.Message):
     def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., eos_ids: _Optional[_Iterable[int]] = ..., bos_id: _Optional[int] = ..., add_bos: _Optional[bool] = ..., vocab_size: _Optional[int] = ...) -> None: ...
 
 class RowStart(_message.Message):
-    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids")
+    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids", "traceparent")
     ROW_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class RowStart(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     row: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_tokens: int
@@ -103,7 +104,8 @@ class RowStart(_message.Message):
     max_length: int
     min_tokens: int
     stop_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens")

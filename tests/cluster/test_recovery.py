@@ -39,7 +39,7 @@ class Health:
 
     def __init__(self, address: str) -> None:
         self._channel = aio.insecure_channel(address)
-        self._stub = health_pb2_grpc.HealthStub(self._channel)
+        self._stub: Any = health_pb2_grpc.HealthStub(self._channel)
 
     async def becomes(self, status: int, service: str = "") -> None:
         async with asyncio.timeout(30):
@@ -103,7 +103,7 @@ async def test_health_says_when_no_token_can_come_out(home: Path) -> None:
     replica = Health(scheduler.addresses[1])
     try:
         await replica.becomes(NOT_SERVING)
-        worker = await compose.serve_worker(config.models[0], REPLICA, directory)
+        worker = await compose.serve_worker(config, config.models[0], REPLICA, directory)
         engine = Health(worker.addresses[1])
         await engine.becomes(SERVING, "russet.worker.v1.Worker")
         await replica.becomes(SERVING, "russet.scheduler.v1.Scheduler")
