@@ -29,7 +29,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=None, help="rounds of each part (default 3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="few requests and no peers: does it run?")
     parser.add_argument("--only", choices=list(PARTS), action="append", help="this part; may be repeated")
-    parser.add_argument("--url", help="serving: a Russet that runs already, instead of a `russet serve` of our own")
+    parser.add_argument(
+        "--url",
+        help="serving: a Russet that runs already (it then counts as others), instead of a `russet serve` of our own",
+    )
     chosen = parser.parse_args()
     options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, chosen.url)
     out = Console() if sys.stdout.isatty() else Console(width=140)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".bench"
 RESAMPLES = 4000
 QUIET_PERCENT = 10
-"""Share of the CPUs that others may use before a round; figures taken beside more are marked."""
+"""Share of the CPUs that others may use; figures taken beside more are marked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Options:
 
 @dataclass
 class Report:
-    """A part's samples by figure and contender, and how busy others kept the machine before each round, percent."""
+    """A part's samples by figure and contender, and what share of the CPUs others used in each round, percent."""
 
     part: Part
     contenders: Sequence[Contender]
@@ -104,11 +104,41 @@ async def take(part: Part, options: Options, progress: Callable[[str], None]) ->
             shift = number % len(contenders)
             for contender in (*contenders[shift:], *contenders[:shift]):
                 progress(f"round {number + 1} of {options.rounds}: {contender.name}")
-                report.busy_percent.append(psutil.cpu_percent(interval=0.5))
                 report.load_average.append(os.getloadavg()[0])
-                for figure, values in (await contender.measure()).items():
+                before = Usage.now()
+                samples = await contender.measure()
+                report.busy_percent.append(Usage.now().others_percent(before))
+                for figure, values in samples.items():
                     report.samples[figure].setdefault(contender.name, []).extend(values)
     return report
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds that the machine and this benchmark's processes have used so far, and when."""
+
+    machine_s: float
+    ours_s: float
+    at_s: float
+
+    @classmethod
+    def now(cls) -> "Usage":
+        """Read it. Time that a hypervisor gave to another machine counts as used."""
+        times = psutil.cpu_times()
+        used = ("user", "nice", "system", "irq", "softirq", "steal")
+        this = psutil.Process()
+        ours = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+        return cls(
+            sum(getattr(times, name, 0.0) for name in used),
+            sum(each.user + each.system for each in ours),
+            time.monotonic(),
+        )
+
+    def others_percent(self, before: "Usage") -> float:
+        """Share of all CPUs that others used since `before`."""
+        others_s = (self.machine_s - before.machine_s) - (self.ours_s - before.ours_s)
+        passed_s = (self.at_s - before.at_s) * (psutil.cpu_count() or 1)
+        return max(0.0, 100 * others_s / passed_s) if passed_s else 0.0
 
 
 def interval(values: Sequence[float], other: Sequence[float] | None = None) -> tuple[float, float] | None:

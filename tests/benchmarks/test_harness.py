@@ -5,11 +5,24 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from tests.benchmarks import harness
-from tests.benchmarks.harness import Contender, Figure, Options, Part, Report, Samples, interval, missed, table, take
+from tests.benchmarks.harness import (
+    Contender,
+    Figure,
+    Options,
+    Part,
+    Report,
+    Samples,
+    Usage,
+    interval,
+    missed,
+    table,
+    take,
+)
 
 SPEED = Figure("speed", "tokens/s", 60)
 DELAY = Figure("delay", "ms", 5, higher_is_better=False)
@@ -92,6 +105,14 @@ def test_figures_taken_on_a_busy_machine_are_marked() -> None:
     quiet = shown(report({SPEED: [90.0]}, {}, busy=3))
     assert "Disturbed" not in quiet
     assert "load average 0.5" in quiet
+
+
+def test_the_share_of_others_leaves_ours_out() -> None:
+    cores = psutil.cpu_count() or 1
+    before, after = Usage(100, 10, 0), Usage(100 + 8 * cores, 10 + 3 * cores, 10)
+    assert after.others_percent(before) == pytest.approx(50)
+    assert Usage(101, 12, 10).others_percent(before) == 0
+    assert before.others_percent(before) == 0
 
 
 def test_what_misses_its_target_is_named_whichever_way_is_better() -> None:
