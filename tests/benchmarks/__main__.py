@@ -34,7 +34,8 @@ def main() -> int:
         help="serving: a Russet that runs already (it then counts as others), instead of a `russet serve` of our own",
     )
     chosen = parser.parse_args()
-    options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, chosen.url)
+    url = chosen.url and chosen.url.rstrip("/").removesuffix("/v1")
+    options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, url)
     out = Console() if sys.stdout.isatty() else Console(width=140)
     progress = Console(stderr=True)
     began, reports = time.monotonic(), []
