@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from actors.worker.rows import Rows
 from kernels.decoder import Batch, Int32
+from kernels.sampling import SampleBatch
 
 
 class Step(NamedTuple):
@@ -17,6 +18,8 @@ class Step(NamedTuple):
     decode: NDArray[np.bool_]  # [R], rows taken as decoding
     draws: NDArray[np.bool_]  # [R], rows whose next token is drawn; batch.logits_at has one entry for each
     batch: Batch
+    sampling: SampleBatch | None = None
+    """Parameters of the rows that draw, where they are known already."""
 
 
 def choose(known: Int32, computed: Int32, limit: Int32, step_tokens: int) -> Int32:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.worker.batch import Step, assemble, choose
 from actors.worker.results import StepRecord, applied_only
 from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch
+from actors.worker.steady import Steady
 from kernels import ops
 from kernels.decoder import Decoder, Int32, Kv
 from protos.gen import worker_pb2
@@ -57,6 +59,7 @@ class Engine:
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
+        self._steady: Steady | None = None
         self._step_tokens = 1
         self._epoch = self._plan_id = self._steps = 0
         self._failed_steps = 0
@@ -126,14 +129,16 @@ class Engine:
 
     def tick(self) -> bool:
         """Apply the plans that arrived, then run one step. False where no row was runnable."""
-        self._apply_arrived()
-        rows, live = self._rows, self._live
-        counts = choose(rows.known[live], rows.computed[live], rows.limit[live], self._step_tokens)
-        runs = counts > 0
-        if not runs.any():
+        if self._inbox:
+            self._settle()
+            self._apply_arrived()
+        step = self._steady.step() if self._steady is not None else self._chosen_step()
+        if step is None:
+            self._announce()
             return False
-        step = assemble(rows, live[runs], counts[runs])
-
+        # Not before now: whoever wakes wants the GIL, which is free from here to the end of the forward. Woken when a
+        # step ends, it takes it from between the steps, where everything waits for this thread.
+        self._announce()
         self._step_began = started = time.perf_counter()
         drawn, errors = self._compute(step)
         finished = time.perf_counter()
@@ -143,6 +148,19 @@ class Engine:
         self._finish(step, drawn, errors, finished - started, waited)
         self._waiting_since = finished if len(self._live) else None
         return True
+
+    def _chosen_step(self) -> Step | None:
+        """The step that rows and leases allow; None where no row may run."""
+        rows, live = self._rows, self._live
+        counts = choose(rows.known[live], rows.computed[live], rows.limit[live], self._step_tokens)
+        runs = counts > 0
+        return assemble(rows, live[runs], counts[runs]) if runs.any() else None
+
+    def _settle(self) -> None:
+        """End the steady stretch: Rows is up to date again."""
+        steady, self._steady = self._steady, None
+        if steady is not None:
+            steady.settle()
 
     def _apply_arrived(self) -> None:
         applied = False
@@ -154,7 +172,7 @@ class Engine:
                 self._apply(command)
                 applied = True
         if applied:
-            self._emit(applied_only(self._epoch, self._plan_id, self._steps))
+            self._outbox.append(applied_only(self._epoch, self._plan_id, self._steps))
 
     def _reset(self, epoch: int) -> None:
         for row in list(self._rows.slot_of):
@@ -194,6 +212,7 @@ class Engine:
         try:
             return self._forward(step), {}
         except Exception as failure:
+            self._settle()
             if len(step.slots) == 1:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
                 return np.full(1, -1, np.int32), {0: f"{type(failure).__name__}: {failure}"}
@@ -209,6 +228,8 @@ class Engine:
 
     def _forward(self, step: Step) -> Int32:
         logits = self._decoder.forward(step.batch, self._kv)
+        if step.sampling is not None:
+            return ops.sample(logits, step.sampling)
         drawn = np.full(len(step.slots), -1, np.int32)
         if len(step.batch.logits_at):
             drawn[step.draws] = ops.sample(logits, sample_batch(self._rows, step.slots[step.draws]))
@@ -217,10 +238,21 @@ class Engine:
     def _finish(self, step: Step, drawn: Int32, errors: dict[int, str], seconds: float, waited: float) -> None:
         """Move the rows forward, end those that are done, and tell."""
         rows, slots, counts = self._rows, step.slots, step.counts
-        if errors:
-            counts = counts.copy()
-            counts[list(errors)] = 0
-        rows.advance(slots, counts, drawn)
+        if self._steady is not None:
+            computed = self._steady.take(drawn)
+            if self._steady.left:
+                self._steps += 1
+                end, row = self._steady.running, self._steady.row
+                self._record(row, computed, drawn, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
+                self._failed_steps = 0
+                return
+            self._settle()
+        else:
+            if errors:
+                counts = counts.copy()
+                counts[list(errors)] = 0
+            rows.advance(slots, counts, drawn)
+        self._steps += 1
         ends = rows.ends(slots, drawn)
         if errors:
             ends[list(errors)] = worker_pb2.ROW_ERROR
@@ -228,34 +260,48 @@ class Engine:
         if ended.any():
             rows.ended[slots[ended]] = True
             self._live = self._live[~rows.ended[self._live]]
-        self._steps += 1
         decoded = int(counts[step.decode].sum())
-        self._emit(
-            StepRecord(
-                epoch=self._epoch,
-                plan_id=self._plan_id,
-                step=self._steps,
-                row=rows.row[slots],
-                computed=rows.computed[slots],
-                drawn=drawn,
-                end=ends,
-                errors={int(rows.row[slots[index]]): message for index, message in errors.items()},
-                step_seconds=seconds,
-                gap_seconds=waited,
-                prefill_tokens=int(counts.sum()) - decoded,
-                decode_tokens=decoded,
-            )
-        )
+        by_row = {int(rows.row[slots[index]]): message for index, message in errors.items()}
+        prefilled = int(counts.sum()) - decoded
+        self._record(rows.row[slots], rows.computed[slots], drawn, ends, by_row, seconds, waited, decoded, prefilled)
         self._failed_steps = self._failed_steps + 1 if len(errors) == len(slots) else 0
         if self._failed_steps == FATAL_AFTER:
             reason = next(iter(errors.values()))
             raise RuntimeError(f"no row could be computed in {FATAL_AFTER} steps; the last: {reason}")
+        if not errors:
+            self._steady = Steady.of(rows, self._live)
 
-    def _emit(self, record: StepRecord) -> None:
-        self._outbox.append(record)
-        self._announce()
+    def _record(
+        self,
+        row: NDArray[np.int64],
+        computed: Int32,
+        drawn: Int32,
+        end: NDArray[np.int8],
+        errors: dict[int, str],
+        seconds: float,
+        waited: float,
+        decoded: int,
+        prefilled: int,
+    ) -> None:
+        self._outbox.append(
+            StepRecord(
+                epoch=self._epoch,
+                plan_id=self._plan_id,
+                step=self._steps,
+                row=row,
+                computed=computed,
+                drawn=drawn,
+                end=end,
+                errors=errors,
+                step_seconds=seconds,
+                gap_seconds=waited,
+                prefill_tokens=prefilled,
+                decode_tokens=decoded,
+            )
+        )
 
     def _announce(self) -> None:
-        if not self._announced:
+        """Tell of what the outbox holds, once."""
+        if not self._announced and (self._outbox or self.failure is not None):
             self._announced = True
             self._on_news()

@@ -169,10 +169,12 @@ class Rows:
         rows, tokens = slots[got], drawn[got]
         self.tokens[rows, self.known[rows]] = tokens
         self.known[rows] += 1
-        for index in np.flatnonzero(self.penalised[rows]):
-            seen = self.seen[rows[index]]
-            if seen is not None:
-                seen.add(int(tokens[index]))
+        penalised = self.penalised[rows]
+        if penalised.any():
+            for index in np.flatnonzero(penalised):
+                seen = self.seen[rows[index]]
+                if seen is not None:
+                    seen.add(int(tokens[index]))
 
     def ends(self, slots: Int32, drawn: Int32) -> NDArray[np.int8]:
         """RowEnd of each slot after `advance`: a stop id wins over the length."""

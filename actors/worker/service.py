@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from actors.base.errors import Conflict, Internal, InvalidArgument, StaleEpoch, Unavailable
@@ -203,15 +204,31 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[Machine]) -> None:
         """The engine thread: MLX arrays are made, used and released on this one thread."""
+        news: SimpleQueue[bool] = SimpleQueue()
+        threading.Thread(target=self._herald, args=(loop, news), name="worker-herald", daemon=True).start()
         try:
-            machine = load(self._config, lambda: loop.call_soon_threadsafe(self._wake))
+            machine = load(self._config, lambda: news.put(True))
         except BaseException as failure:
+            news.put(False)
             loop.call_soon_threadsafe(_settle, ready, failure)
             return
         loop.call_soon_threadsafe(_settle, ready, machine)
         machine.engine.run()
+        news.put(False)
         if machine.engine.failure is not None and not self._stuck:
             loop.call_soon_threadsafe(self._fail, machine.engine.failure)
+
+    def _herald(self, loop: asyncio.AbstractEventLoop, news: SimpleQueue[bool]) -> None:
+        """Wakes the event loop for the engine, until False comes.
+
+        To wake a loop is to write to its socket, for which Python gives the GIL away, and the loop that wakes keeps it
+        for as long as it has work: up to 0.6 ms between two steps. A queue is written without giving it away.
+        """
+        while news.get():
+            try:
+                loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                return  # the loop is closed: nobody is left to tell
 
     def _fail(self, failure: BaseException) -> None:
         if not self._failed.done():

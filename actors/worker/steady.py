@@ -1,0 +1,75 @@
+"""A stretch of steps in which nothing but tokens changes: every row decodes, and no plan, end or limit is in sight.
+
+Between two steps everything waits for Python, whose code and data the forward's weights have just thrown out of the
+caches: each array operation costs 5 to 10 us there, five times what it costs in a loop of its own. So what such steps
+share is gathered once, and Rows is brought up to date when the stretch is over.
+"""
+
+from typing import Self
+
+import numpy as np
+
+from actors.worker.batch import Step
+from actors.worker.rows import Rows
+from actors.worker.sampler import sample_batch
+from kernels.decoder import Batch, Int32
+
+
+class Steady:
+    """Decoding steps of `slots`, at most `left` of them. Until `settle`, Rows lags behind by the steps taken."""
+
+    def __init__(self, rows: Rows, slots: Int32, left: int) -> None:
+        self._rows = rows
+        self._slots = slots
+        self.left = left
+        """Steps until the first row reaches its limit or its length."""
+        self.row = rows.row[slots]
+        count = len(slots)
+        self.running = np.zeros(len(slots), np.int8)
+        """RowEnd of every row."""
+        self._lengths = rows.computed[slots]
+        self._tokens = rows.tokens[slots, self._lengths]
+        self._drawn: list[Int32] = []
+        self._stop_ids = rows.stop_ids[slots]
+        self._sampling = sample_batch(rows, slots)
+        self._ones = np.ones(count, np.int32)
+        self._all = np.ones(count, bool)
+        self._row_starts = np.arange(count + 1, dtype=np.int32)
+        pages = -(-(int(self._lengths.max()) + left) // rows.page_size)
+        self._page_table = rows.page_table[slots, :pages]
+
+    @classmethod
+    def of(cls, rows: Rows, slots: Int32) -> Self | None:
+        """The stretch that begins with the next step; None where rows prefill, or their sampling depends on tokens."""
+        computed, known = rows.computed[slots], rows.known[slots]
+        if not len(slots) or rows.penalised[slots].any() or rows.biased[slots].any() or (known - computed != 1).any():
+            return None
+        left = int(np.minimum(rows.limit[slots] - computed, rows.max_length[slots] - known).min())
+        return cls(rows, slots, left) if left > 0 else None
+
+    def step(self) -> Step:
+        """The next step, sampling included."""
+        lengths = self._lengths
+        batch = Batch(self._tokens, self._row_starts, lengths, self._page_table, self._row_starts[:-1])
+        sampling = self._sampling._replace(position=lengths + 1)
+        return Step(self._slots, self._ones, self._all, self._all, batch, sampling)
+
+    def take(self, drawn: Int32) -> Int32:
+        """The step drew these tokens; returns the rows' tokens in the KV now."""
+        self._drawn.append(drawn)
+        self._tokens = drawn
+        self._lengths = self._lengths + 1
+        self.left -= 1
+        if (self._stop_ids == drawn[:, None]).any():
+            self.left = 0
+        return self._lengths
+
+    def settle(self) -> None:
+        """Bring Rows up to date."""
+        rows, slots, taken = self._rows, self._slots, len(self._drawn)
+        if taken:
+            at = rows.known[slots][:, None] + np.arange(taken, dtype=np.int32)
+            rows.tokens[slots[:, None], at] = np.stack(self._drawn, axis=1)
+            rows.known[slots] += taken
+            rows.computed[slots] += taken
+            self._drawn.clear()
