@@ -11,19 +11,22 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import psutil
 
 from actors.base.errors import Unavailable
 from cluster.bench import Load, run
+from cluster.load_client import Connection
 from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
 from tests.benchmarks.instant import ROLES
 from tests.benchmarks.processes import START_TIMEOUT_S, environment, private_home, tail, until_ready
 
 FIRST = Figure("first token of a 128-token prompt", "ms", 5, higher_is_better=False)
+EMPTY = Figure("  of which an empty HTTP answer", "ms", higher_is_better=False)
 CPU = Figure("CPU per streamed token", "ms", 0.25, higher_is_better=False)
 COUNTED = ("gateway", "router", "scheduler")
 PAUSE_S = 0.3
@@ -71,6 +74,7 @@ def _measure(url: str, processes: Processes, quick: bool, cpu_seconds: CpuSecond
     async def measure() -> Samples:
         first = await run(url, Load(1, 10 if quick else 30, 128, 1, pause_s=PAUSE_S))
         samples: dict[Figure, Sequence[float]] = {FIRST: [1e3 * stream.arrivals[0] for stream in first.good]}
+        samples[EMPTY] = await _empty_answers(url, 10 if quick else 30)
         await run(url, Load(16, 16, 128, 64))  # the first streams of a process pay for its caches
         before = {name: cpu_seconds(process) for name, process in processes.items()}
         result = await run(url, Load(16, 32 if quick else 64, 128, 64, warm_up_tokens=0))
@@ -82,6 +86,20 @@ def _measure(url: str, processes: Processes, quick: bool, cpu_seconds: CpuSecond
         return samples
 
     return measure
+
+
+async def _empty_answers(url: str, count: int) -> list[float]:
+    """Milliseconds of requests that the same server answers with 404: what client, sockets and HTTP take."""
+    connection = Connection(url)
+    times = []
+    for _ in range(count):
+        await asyncio.sleep(PAUSE_S)
+        began = time.perf_counter()
+        async with aclosing(connection.post("/v1/nothing", b"{}")) as pieces:
+            async for _ in pieces:
+                times.append(1e3 * (time.perf_counter() - began))
+    await connection.close()
+    return times
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
