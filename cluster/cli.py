@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from actors.base.errors import RussetError
+from actors.base.errors import InvalidArgument, RussetError
+from actors.base.keys import ApiKeys
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
@@ -30,11 +31,11 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file [default: ~/.russet/russet.toml]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. gateway.port=8080")
 ]
-Url = Annotated[str | None, typer.Option(help="Base URL [default: the running cluster's]")]
+Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
 Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
 QUESTION = "What is the capital of France?"
 
@@ -43,8 +44,8 @@ QUESTION = "What is the capital of France?"
 def up(
     config: ConfigFile = None,
     settings: Settings = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port [default: 8000]")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="gRPC port [default: 50051]")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port \\[default: 8000]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port \\[default: 50051]")] = None,
     model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
     ask: Annotated[str, typer.Option(help="First question, to show that it answers; empty asks none")] = QUESTION,
 ) -> None:
@@ -52,6 +53,7 @@ def up(
     from cluster.lifecycle import up as start
 
     chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
+    Home(chosen.home).create().log_to("up.log")
     began = time.monotonic()
     with err.status("Starting Ray") as spinner:
         said: list[str] = []
@@ -120,8 +122,8 @@ def status(
 def serve(
     config: ConfigFile = None,
     settings: Settings = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port [default: 8000]")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="gRPC port [default: 50051]")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port \\[default: 8000]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port \\[default: 50051]")] = None,
     model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
 ) -> None:
     """Serve from this one process, without Ray, until Ctrl-C."""
@@ -132,7 +134,7 @@ def serve(
 async def _serve(config: Config) -> None:
     from cluster.local import LocalCluster
 
-    Home(config.home).create()
+    Home(config.home).create().log_to("serve.log")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -151,7 +153,7 @@ async def _serve(config: Config) -> None:
 def chat(
     question: Annotated[str | None, typer.Argument(help="One question; without it, a conversation")] = None,
     url: Url = None,
-    model: Annotated[str | None, typer.Option(help="Model id [default: the cluster's]")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id \\[default: the cluster's]")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -189,7 +191,7 @@ def bench(
     requests: Annotated[int, typer.Option(min=1, help="Requests in all")] = 64,
     prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
     output_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    model: Annotated[str | None, typer.Option(help="Model id [default: the cluster's]")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id \\[default: the cluster's]")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     key: Key = None,
     config: ConfigFile = None,
@@ -216,6 +218,22 @@ def bench(
         out.print(result.table())
     if result.as_dict()["failed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who the key is for: one word; it is also the tenant's name")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Create an API key for a caller and print it, this once; the file keeps its hash."""
+    chosen = _config(config, settings)
+    path = chosen.gateway.api_keys_file
+    if path is None:
+        raise InvalidArgument(
+            "gateway.api_keys_file is not set: set it, e.g. to ~/.russet/api_keys", param="api_keys_file"
+        )
+    out.print(ApiKeys.create(path, name), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("config")

@@ -75,10 +75,12 @@ class Config(BaseModel):
         home = self.home.expanduser().resolve()
         memory = self.memory.model_copy(
             update={
-                "directory": self.memory.directory or home / "memory",
-                "key_file": self.memory.key_file or home / "cluster.key",
+                "directory": _absolute(self.memory.directory) or home / "memory",
+                "key_file": _absolute(self.memory.key_file) or home / "cluster.key",
+                "embedder": _absolute(self.memory.embedder),
             }
         )
+        gateway = self.gateway.model_copy(update={"api_keys_file": _absolute(self.gateway.api_keys_file)})
         models = tuple(
             m.model_copy(update={"deterministic": m.deterministic or self.deterministic}) for m in self.models
         )
@@ -88,7 +90,8 @@ class Config(BaseModel):
                 f"models: two are served as {_repeated(names)!r}; give one another model_id", param="models"
             )
         router = self.router.model_copy(update={"default_model": self.router.default_model or names[0]})
-        return self.model_copy(update={"home": home, "memory": memory, "models": models, "router": router})
+        updates = {"home": home, "gateway": gateway, "memory": memory, "models": models, "router": router}
+        return self.model_copy(update=updates)
 
 
 def load(
@@ -119,6 +122,10 @@ def load(
         return Config.model_validate(merged).resolved()
     except ValidationError as invalid:
         raise InvalidArgument("; ".join(_explain(error, sources) for error in invalid.errors())) from None
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().resolve()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -165,7 +172,7 @@ def _explain(error: Any, sources: list[tuple[str, dict[str, Any]]]) -> str:
     origin = next((name for name, source in reversed(sources) if _has(source, path)), "defaults")
     dotted = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{dotted} ({origin}): there is no such setting; `russet config --explain` lists them all"
+        return f"{dotted} ({origin}): there is no such setting; `russet config` lists them all"
     return f"{dotted} = {error['input']!r} ({origin}): {error['msg']}"
 
 

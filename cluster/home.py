@@ -1,6 +1,7 @@
 """Where a cluster keeps things: state below its home, sockets and Ray's session below a short directory in /tmp."""
 
 import hashlib
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Home:
     def socket(self, name: str) -> Path:
         """The unix socket of a service, e.g. router or worker-smollm2-0."""
         return self.run / f"{name}.sock"
+
+    def log_to(self, name: str) -> None:
+        """Write this process's log below `logs`, from INFO on; warnings also go to the terminal."""
+        terminal, file = logging.StreamHandler(), logging.FileHandler(self.logs / name)
+        terminal.setLevel(logging.WARNING)
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=form, handlers=[terminal, file], force=True)
 
     def create(self) -> "Home":
         """Make the directories, readable by their owner only."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray import serve
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -28,6 +29,7 @@ from cluster.topology import replica_id
 NAMESPACE = "russet"
 ACCELERATOR = "accelerator"
 """Custom resource: each node has 1, which the replicas on it share."""
+HEALTH_TIMEOUT_S = 5.0
 _KEY = b"russet:"
 _OUR_ERROR = re.compile(r"actors\.base\.errors\.\w+: (.+)")
 """The last line of a traceback that ends in a RussetError, as Ray and Serve pass it on in their messages."""
@@ -171,6 +173,15 @@ class Replica(_Actor):
         # A model that cannot be loaded ends this constructor, and `russet up` with its reason.
         await self.worker.ready.remote()
         self.serving = await compose.serve_scheduler(settings, name, RayDirectory(settings))
+
+    async def check_health(self) -> None:
+        """Also unhealthy where Ray has given its worker up (one that could not start again stays dead for Ray)."""
+        await super().check_health()
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self.worker.ready.remote()
+        except (ray.exceptions.ActorUnavailableError, TimeoutError):
+            return  # It is being started; its scheduler says NOT_SERVING meanwhile.
 
     async def __del__(self) -> None:
         """Stop serving first, so that rows in flight end before their worker does."""
