@@ -27,7 +27,7 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),
     # Clients ping idle streams every 10 s (channel.py); by default a server takes that for abuse.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # While no call runs the interval is two hours, and a client that was just streaming still pings: never hang up on it.
+    # While no call runs that interval is two hours, and who just streamed may still ping: never hang up for it.
     ("grpc.http2.max_ping_strikes", 0),
 )
 log = logging.getLogger(__name__)

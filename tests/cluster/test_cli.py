@@ -7,12 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from actors.base.errors import Conflict, InvalidArgument
+from actors.base.keys import ApiKeys
 from cluster import cli
 from cluster.home import Home
 from cluster.lifecycle import check_port, free_port, read_state, up
 from tests.conftest import settings
 
-COMMANDS = ("up", "down", "status", "serve", "chat", "models", "bench", "config")
+COMMANDS = ("up", "down", "status", "serve", "chat", "models", "bench", "config", "key")
 runner = CliRunner()
 
 
@@ -35,6 +36,20 @@ def test_status_and_down_where_nothing_runs(home: Path) -> None:
     assert status.exit_code == 1
     assert json.loads(status.output) == {"actors": [], "cluster": None}
     assert "Nothing runs" in runner.invoke(cli.app, ["down", "--set", f"home={home}"]).output
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(home: Path) -> None:
+    file = home / "keys"
+    arguments = ["key", "bob", "--set", f"home={home}", "--set", f"gateway.api_keys_file={file}"]
+    key = runner.invoke(cli.app, arguments).output.strip()
+    assert ApiKeys(file).check(key) == "bob"
+    assert key not in file.read_text()
+    again = runner.invoke(cli.app, arguments)
+    assert "already" in str(again.exception)
+
+
+def test_defaults_show_in_help() -> None:
+    assert "[default: 8000]" in runner.invoke(cli.app, ["up", "--help"]).output
 
 
 def test_a_setting_without_value_is_refused() -> None:

@@ -34,6 +34,12 @@ def test_paths_and_defaults_are_filled_in(tmp_path: Path) -> None:
     assert config.router.default_model == "tiny"
 
 
+def test_home_signs_are_expanded() -> None:
+    config = load(None, {"gateway.api_keys_file": "~/keys", "memory.key_file": "~/key"}, {})
+    assert config.gateway.api_keys_file == Path.home() / "keys"
+    assert config.memory.key_file == Path.home() / "key"
+
+
 def test_models_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "russet.toml"
     file.write_text('[[models]]\nmodel = "a.gguf"\n[[models]]\nmodel = "b.gguf"\nreplicas = 2\n')
