@@ -30,7 +30,8 @@ class Steady:
         self._lengths = rows.computed[slots]
         self._tokens = rows.tokens[slots, self._lengths]
         self._drawn: list[Int32] = []
-        self._stop_ids = rows.stop_ids[slots]
+        # Sets of a few ids: cheaper to ask here than an array of mostly empty columns.
+        self._stops = [frozenset(ids) - {-1} for ids in rows.stop_ids[slots].tolist()]
         self._sampling = sample_batch(rows, slots)
         self._ones = np.ones(count, np.int32)
         self._all = np.ones(count, bool)
@@ -60,8 +61,9 @@ class Steady:
         self._tokens = drawn
         self._lengths = self._lengths + 1
         self.left -= 1
-        if (self._stop_ids == drawn[:, None]).any():
-            self.left = 0
+        for token, stops in zip(drawn.tolist(), self._stops, strict=True):
+            if token in stops:
+                self.left = 0
         return self._lengths
 
     def settle(self) -> None:
