@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from actors.base.errors import InvalidArgument
 from actors.base.telemetry import Telemetry
 
+EXPORT_TIMEOUT_S = 1
+"""Retries included: every service exports once more as it stops, and a collector that is away must not hold it up."""
 OTLP_PACKAGE = "opentelemetry-exporter-otlp-proto-grpc"
 
 
@@ -56,7 +58,8 @@ def exporters(config: TelemetryConfig) -> tuple[list[SpanProcessor], list[Metric
             metrics = PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr), interval_ms)
             return [SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr))], [metrics]
         case "otlp":
-            options = {"endpoint": config.otlp_endpoint, "insecure": config.otlp_endpoint.startswith("http://")}
+            insecure = config.otlp_endpoint.startswith("http://")
+            options = {"endpoint": config.otlp_endpoint, "insecure": insecure, "timeout": EXPORT_TIMEOUT_S}
             spans = _otlp("trace_exporter").OTLPSpanExporter(**options)
             metrics = PeriodicExportingMetricReader(_otlp("metric_exporter").OTLPMetricExporter(**options), interval_ms)
             return [BatchSpanProcessor(spans)], [metrics]
