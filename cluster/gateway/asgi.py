@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from actors.base.errors import InvalidArgument, RussetError, TooLarge, mapping_of
+from actors.base.errors import InvalidArgument, RussetError, TooLarge, Unavailable, mapping_of
 from actors.base.telemetry import Telemetry, extracted
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.errors import body_of, headers_of
@@ -25,6 +25,8 @@ JSON = (b"content-type", b"application/json")
 LINGER_S = 1.0
 CLOSED = 499
 """Status in the metrics where the client left before its answer began (nginx's convention)."""
+STOPPING = Unavailable("the gateway is stopping; ask again", retry_after_s=1)
+GOODBYE_S = 1.0
 
 
 class Reply:
@@ -70,10 +72,19 @@ class EventStream:
                 await send({"type": "http.response.body", "body": self._first, "more_body": True})
                 async for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+        except asyncio.CancelledError:
+            await _say_goodbye(self._end(send, STOPPING))
+            raise
         except Exception as error:  # the status is out: say it in the stream
             _log(error)
-            event = b"event: error\ndata: " + body_of(error) + b"\n\n"
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._end(send, error)
+        else:
+            await send({"type": "http.response.body", "body": b""})
+
+    @staticmethod
+    async def _end(send: Send, error: Exception) -> None:
+        event = b"event: error\ndata: " + body_of(error) + b"\n\n"
+        await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -114,6 +125,10 @@ class Endpoint:
                 return await refusal.send(send)
             if body is not None:
                 status = await self._serve(request, body, caller, send)
+        except (
+            asyncio.CancelledError
+        ):  # the grace at stop is over: what ran has said so, and uvicorn would log a defect
+            log.info("stopped a request to %s that did not end within the grace", self._name)
         finally:
             self._requests.labels(endpoint=self._name, status=str(status)).inc()
             self._seconds.labels(endpoint=self._name).observe(time.monotonic() - began)
@@ -138,6 +153,9 @@ class Endpoint:
         ):
             try:
                 reply = await self._handler(request, body, caller)
+            except asyncio.CancelledError:
+                await _say_goodbye(error_reply(STOPPING).send(send))
+                raise
             except Exception as error:  # everything becomes an answer; what is not ours is logged
                 _log(error)
                 reply = error_reply(error)
@@ -149,6 +167,13 @@ class Endpoint:
 def error_reply(error: BaseException, headers: Headers = ()) -> Reply:
     """`error` as a whole answer."""
     return Reply(body_of(error), status=mapping_of(error).http, headers=[*headers_of(error), *headers])
+
+
+async def _say_goodbye(sending: Awaitable[None]) -> None:
+    """Tell a client why its answer ends: the gateway stops. Who left hears nothing, who reads nothing is given up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await sending
 
 
 async def read_body(request: Request, config: GatewayConfig) -> bytes | None:

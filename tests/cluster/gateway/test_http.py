@@ -430,3 +430,24 @@ async def test_busy_grpc_port_names_the_flag(world):
         with pytest.raises(Conflict, match=f"{port}.*--grpc-port"):
             await world.start(grpc_port=port)
         world.gateway = None
+
+
+async def test_what_runs_longer_than_the_grace_at_stop_is_told_so(world, caplog):
+    scheduler = await world.replica(answer="one two three")
+    scheduler.hold_after = 4
+    await world.start(shutdown_grace_s=0)
+    body = {"model": "tiny", "messages": QUESTION}
+    whole = asyncio.create_task(world.client().post("/v1/chat/completions", json=body))
+    await scheduler.holding.wait()
+    async with world.client().stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as streamed:
+        lines = streamed.aiter_lines()
+        assert (await anext(lines)).startswith("data: ")
+        stopping = asyncio.create_task(world.gateway.stop())
+        rest = [line async for line in lines if line]
+    assert rest[-2] == "event: error"
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "unavailable"
+    refused = await whole
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    await stopping
+    world.gateway = None
+    assert not [record for record in caplog.records if record.exc_info]
