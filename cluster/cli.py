@@ -61,16 +61,19 @@ def up(
         def progress(what: str) -> None:
             spinner.update(f"Waiting for {what}  [dim]{time.monotonic() - began:.0f} s[/dim]")
             if not err.is_terminal and said[-1:] != [what]:
-                err.print(f"{time.monotonic() - began:4.0f} s  waiting for {what}", highlight=False)
+                err.print(f"{time.monotonic() - began:4.0f} s  waiting for {what}", highlight=False, soft_wrap=True)
             said.append(what)
 
         state = start(chosen, progress)
     err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s\n")
     _warn_where_slow()
-    if ask:
+    key = _first_key(chosen)
+    if ask and chosen.gateway.api_keys_file and not key:
+        err.print("Not asked: the gateway wants an API key, and OPENAI_API_KEY is not set.")
+    elif ask:
         out.print(f"[bold]> {ask}[/bold]")
         _stream(
-            Client(state.http, _first_key(chosen)),
+            Client(state.http, key),
             [{"role": "user", "content": ask}],
             model=None,
             max_tokens=64,
@@ -317,5 +320,6 @@ def main() -> None:
     try:
         app()
     except RussetError as error:
-        err.print(f"[red]russet:[/red] {error}", highlight=False)
+        err.print("[red]russet:[/red]", end=" ")
+        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None

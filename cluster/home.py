@@ -50,7 +50,7 @@ class Home:
         """Make the directories, readable by their owner only."""
         for directory in (self.home, self.run, self.logs):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = directory.stat().st_uid
+            owner = directory.lstat().st_uid  # of a link, not of what another made it point to
             if owner != os.getuid():
                 raise InvalidArgument(
                     f"{directory} belongs to user {owner}, not to {os.getuid()}; remove it or set home"

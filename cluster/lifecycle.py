@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -44,11 +45,8 @@ class ClusterState:
 
 def read_state(home: Home) -> ClusterState | None:
     """The running cluster of this home, or None."""
-    try:
-        state = ClusterState(**json.loads(home.state_file.read_text()))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return None
-    return state if state.alive else None
+    state = _written_state(home)
+    return state if state is not None and state.alive else None
 
 
 def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
@@ -65,50 +63,58 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     check_port(gateway.host, gateway.grpc_port, "--grpc-port or gateway.grpc_port")
     check_port("127.0.0.1", config.ray.dashboard_port, "ray.dashboard_port")
     config, _ = planned(config, "127.0.0.1")
+    _end(_leftovers(home))
     for socket_file in home.run.glob("*.sock"):
         socket_file.unlink()
+    gateway = gateway.model_copy(
+        update={"port": gateway.port or free_port(), "grpc_port": gateway.grpc_port or free_port()}
+    )
+    config = config.model_copy(update={"gateway": gateway})
 
     environment = ray_environment(home)
     progress("Ray")
     gcs_port = config.ray.port or free_port()
     dashboard_port = config.ray.dashboard_port or free_port()
+    _end_on_sigterm()
     head = _start_head(config, home, gcs_port, dashboard_port, environment)
     try:
-        address = f"127.0.0.1:{gcs_port}"
+        state = ClusterState(
+            ray_pid=head.pid,
+            ray_started_s=psutil.Process(head.pid).create_time(),
+            ray_address=f"127.0.0.1:{gcs_port}",
+            dashboard=f"http://127.0.0.1:{dashboard_port}",
+            http=f"http://{gateway.host}:{gateway.port}",
+            grpc=f"{gateway.host}:{gateway.grpc_port}",
+            started_s=time.time(),
+        )
+        # Written before anything is waited for: if this process is killed, `russet down` still finds what it started.
+        home.state_file.write_text(json.dumps(asdict(state)))
         _wait_for_port(gcs_port, head, home, config.ray.start_timeout_s)
-        _deploy(config, address, environment, progress)
+        _deploy(config, state.ray_address, environment, progress)
     except BaseException:
-        _end(psutil.Process(head.pid))
+        _end(_session(head.pid))
+        home.state_file.unlink(missing_ok=True)
         raise
-    state = ClusterState(
-        ray_pid=head.pid,
-        ray_started_s=psutil.Process(head.pid).create_time(),
-        ray_address=address,
-        dashboard=f"http://127.0.0.1:{dashboard_port}",
-        http=f"http://{gateway.host}:{gateway.port}",
-        grpc=f"{gateway.host}:{gateway.grpc_port}",
-        started_s=time.time(),
-    )
-    home.state_file.write_text(json.dumps(asdict(state)))
     return state
 
 
 def down(home: Home, progress: Callable[[str], None]) -> bool:
     """Stop everything: actors first, so that memory flushes and streams end, then Ray. False where nothing ran."""
     state = read_state(home)
-    if state is None:
-        return False
-    head = _same_process(state.ray_pid, state.ray_started_s)
-    if head is not None:
+    if state is not None:
         progress("actors")
-        with connected(state.ray_address, ray_environment(home)):
-            from ray import serve
+        try:
+            with connected(state.ray_address, ray_environment(home)):
+                from ray import serve
 
-            serve.shutdown()
-        progress("Ray")
-        _end(head)
+                serve.shutdown()
+        except Unavailable as error:
+            progress(f"what is left: {error.message}")
+    progress("Ray")
+    family = _leftovers(home)
+    _end(family)
     home.state_file.unlink(missing_ok=True)
-    return True
+    return bool(family)
 
 
 def check_port(host: str, port: int, setting: str) -> None:
@@ -153,9 +159,16 @@ def connected(address: str, environment: dict[str, str]) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
-    ray.init(
-        address=address, namespace="russet", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
-    )
+    try:
+        ray.init(
+            address=address,
+            namespace="russet",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise Unavailable(f"Ray at {address} does not answer ({error}); `russet down` ends it") from error
     import ray.serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -208,6 +221,7 @@ def _deploy(config: Config, address: str, environment: dict[str, str], progress:
     with connected(address, environment):
         from cluster import ray_app
 
+        _end_on_sigterm()
         progress("the actors")
         ray_app.deploy(config)
         while waiting := ray_app.waiting_for():
@@ -227,12 +241,58 @@ def _same_process(pid: int, started_s: float) -> psutil.Process | None:
         return None
 
 
-def _end(head: psutil.Process) -> None:
-    """Ask the Ray head and all its descendants to end; kill what is left after STOP_TIMEOUT_S."""
-    family = [*head.children(recursive=True), head]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        head.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+def _end_on_sigterm() -> None:
+    """SIGTERM ends `up` as Ctrl-C does, with all it started. Said again after ray.init, which takes the signal over."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _written_state(home: Home) -> ClusterState | None:
+    try:
+        return ClusterState(**json.loads(home.state_file.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return None
+
+
+def _leftovers(home: Home) -> list[psutil.Process]:
+    """What the last `up` started and still runs, be its head alive or not."""
+    state = _written_state(home)
+    if state is None:
+        return []
+    family = _session(state.ray_pid)
+    if state.alive:
+        return family
+    # The number may be another session's by now: ours are those that were given our token.
+    return [process for process in family if _holds_token(process, home)]
+
+
+def _holds_token(process: psutil.Process, home: Home) -> bool:
+    try:
+        return process.environ().get("RAY_AUTH_TOKEN_PATH") == str(home.home / "ray.token")
+    except psutil.Error:
+        return False  # gone, or another user's
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """Every process of the session that `leader` began: Ray's own, the actors, theirs, and orphans among them."""
+    family = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == leader:
+                family.append(process)
+    return family
+
+
+def _end(family: list[psutil.Process]) -> None:
+    """Ask the session's leader to end, which ends the others; kill what is left of it after STOP_TIMEOUT_S."""
+    if not family:
+        return
+    leader = os.getsid(family[0].pid)
+    for process in family:
+        if process.pid == leader:
+            process.terminate()
+    psutil.wait_procs(family, timeout=STOP_TIMEOUT_S if any(process.pid == leader for process in family) else 0)
+    alive = _session(leader)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -16,7 +16,7 @@ def status_table(status: Status) -> Table | str:
         return "Nothing runs here; `russet up` starts it."
     table = Table(caption=f"HTTP {status.cluster.http}   gRPC {status.cluster.grpc}   Ray {status.cluster.dashboard}")
     for column in ("role", "replica", "node", "pid", "address", "state"):
-        table.add_column(column, justify="right" if column == "pid" else "left")
+        table.add_column(column, justify="right" if column == "pid" else "left", overflow="fold")
     for actor in status.actors:
         colour = "green" if actor.state == "serving" else "red"
         cells = (actor.role, actor.replica, actor.node, str(actor.pid), actor.address, f"[{colour}]{actor.state}[/]")

@@ -1,16 +1,21 @@
 """The command line: help worth reading, JSON that parses, mistakes in one line."""
 
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from actors.base.errors import Conflict, InvalidArgument
 from actors.base.keys import ApiKeys
 from cluster import cli
 from cluster.home import Home
-from cluster.lifecycle import check_port, free_port, read_state, up
+from cluster.lifecycle import ClusterState, check_port, free_port, read_state, up
+from cluster.report import status_table
+from cluster.status import Actor, Status
 from tests.conftest import settings
 
 COMMANDS = ("up", "down", "status", "serve", "chat", "models", "bench", "config", "key")
@@ -85,3 +90,26 @@ def test_a_home_of_another_user_is_refused(home: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("os.getuid", lambda: 12345)
     with pytest.raises(InvalidArgument, match="belongs to user"):
         Home(home).create()
+
+
+def test_a_link_that_another_user_made_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run directory has a name one can guess; what a link there points to may well be ours."""
+    run = Home(home).run
+    (home / "elsewhere").mkdir()
+    run.symlink_to(home / "elsewhere")
+    mine = Path.lstat
+    try:
+        other = type("Stat", (), {"st_uid": os.getuid() + 1})
+        monkeypatch.setattr(Path, "lstat", lambda path: other() if path == run else mine(path))
+        with pytest.raises(InvalidArgument, match="belongs to user"):
+            Home(home).create()
+    finally:
+        run.unlink()
+
+
+def test_a_narrow_terminal_shows_whole_addresses() -> None:
+    cluster = ClusterState(1, 0, "127.0.0.1:6379", "http://127.0.0.1:8265", "http://127.0.0.1:8000", "127.0.0.1:1", 0)
+    actor = Actor("scheduler", "smollm2-135m-instruct-0", "127.0.0.1", 12345, "tcp:127.0.0.1:40193", "serving")
+    page = io.StringIO()
+    Console(width=80, file=page).print(status_table(Status([actor], cluster)))
+    assert "…" not in page.getvalue()
