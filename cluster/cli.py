@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -131,7 +132,7 @@ def serve(
 ) -> None:
     """Serve from this one process, without Ray, until Ctrl-C."""
     chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
-    asyncio.run(_serve(chosen))
+    uvloop.run(_serve(chosen))
 
 
 async def _serve(config: Config) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from actors.base.server import Server
 from actors.base.vocabulary import Vocabulary
 from actors.worker.models import load_model
@@ -213,4 +215,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("roles", nargs="+", choices=ROLES)
     chosen = parser.parse_args()
-    asyncio.run(serve(chosen.folder, chosen.roles))
+    uvloop.run(serve(chosen.folder, chosen.roles))
