@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,6 +67,8 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     _end(_leftovers(home))
     for socket_file in home.run.glob("*.sock"):
         socket_file.unlink()
+    # Each start of Ray leaves a session's logs here; the last one's are kept until now for whoever wants to read them.
+    shutil.rmtree(home.run / "ray", ignore_errors=True)
     gateway = gateway.model_copy(
         update={"port": gateway.port or free_port(), "grpc_port": gateway.grpc_port or free_port()}
     )

@@ -15,8 +15,8 @@ try:
 except ImportError as error:
     _ext = None
     _reason = (
-        f"the compiled CPU kernels cannot be loaded ({error}); install a C++20 compiler and install Russet again: "
-        "on stock MLX operations a CPU is 20 to 100 times slower"
+        f"the compiled CPU kernels cannot be loaded ({error}); install a C++20 compiler, then run `make clean` and "
+        "`make up` again: on stock MLX operations a CPU is 20 to 100 times slower"
     )
 else:
     _reason = ""
