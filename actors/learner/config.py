@@ -20,5 +20,6 @@ class LearnerConfig(BaseModel):
     )
     edge_follows: float = Field(default=0.5, ge=0, le=1, description="Weight of the edge from a turn to the one before")
     queue: int = Field(
-        default=10_000, ge=1, description="Updates that may wait for memory; past it the oldest is dropped"
+        default=10_000, ge=1, description="Updates that may wait for memory; past it the oldest is dropped and counted"
     )
+    retry_s: float = Field(default=1.0, gt=0, le=60, description="Pause before memory is tried again after a failure")

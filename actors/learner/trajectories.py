@@ -1,6 +1,7 @@
 """The ring of trajectories: the newest N, found by id, dropping the oldest with a count."""
 
 from collections import OrderedDict
+from itertools import islice
 
 from protos.gen import learner_pb2
 
@@ -18,15 +19,20 @@ class Ring:
         return len(self._held)
 
     def add(self, trajectory: learner_pb2.Trajectory) -> bool:
-        """Hold a trajectory; False where its id was held already."""
-        new = trajectory.id not in self._held
-        self._held[trajectory.id] = trajectory
-        if new:
-            self.recorded += 1
-            if len(self._held) > self.capacity:
-                self._held.popitem(last=False)
-                self.dropped += 1
-        return new
+        """Hold a copy of a trajectory; False where its id was held already. A rating it got meanwhile stays."""
+        held = self._held.get(trajectory.id)
+        copy = learner_pb2.Trajectory()
+        copy.CopyFrom(trajectory)
+        if held is not None and held.HasField("rating") and not copy.HasField("rating"):
+            copy.rating = held.rating
+        self._held[copy.id] = copy
+        if held is not None:
+            return False
+        self.recorded += 1
+        if len(self._held) > self.capacity:
+            self._held.popitem(last=False)
+            self.dropped += 1
+        return True
 
     def get(self, trajectory_id: str) -> learner_pb2.Trajectory | None:
         """The trajectory, while it is held."""
@@ -34,4 +40,4 @@ class Ring:
 
     def newest(self, limit: int) -> list[learner_pb2.Trajectory]:
         """Up to `limit` trajectories, newest first."""
-        return [self._held[key] for _, key in zip(range(limit), reversed(self._held), strict=False)]
+        return list(islice(reversed(self._held.values()), limit))

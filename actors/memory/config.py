@@ -10,22 +10,31 @@ class MemoryConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    directory: Path | None = Field(None, description="Stores and the hot tier; by default home/memory")
-    key_file: Path | None = Field(None, description="Cluster key, created with mode 0600; by default home/cluster.key")
-    embedder: Path | None = Field(None, description="Directory of a sentence encoder; by default the MiniLM wheel's")
+    directory: Path | None = Field(default=None, description="Stores and the hot tier; by default home/memory")
+    key_file: Path | None = Field(
+        default=None, description="Cluster key, created with mode 0600; by default home/cluster.key"
+    )
+    embedder: Path | None = Field(
+        default=None, description="Directory of a sentence encoder; by default the MiniLM wheel's"
+    )
     hot_url: str | None = Field(
-        None,
+        default=None,
         pattern=r"^(redis|rediss|unix)://",
         description="Valkey/Redis URL; by default an embedded server of its own",
     )
-    session_idle_s: float = Field(1800, gt=0, description="A session idle for this long leaves the hot tier")
-    session_turns: int = Field(200, ge=2, description="Most turns kept of a session; older ones are dropped")
-    witness_queue: int = Field(
-        10_000, ge=1, description="Entries that may wait to be written; past it they are dropped"
+    session_idle_s: float = Field(
+        default=1800, gt=0, le=1e6, description="A session idle for this long leaves the hot tier"
     )
-    witness_batch: int = Field(100, ge=1, description="Entries written together")
-    witness_flush_s: float = Field(1.0, gt=0, description="Longest that an entry waits for others")
-    hnsw_m: int = Field(32, ge=4, le=128, description="Edges per node of the HNSW index")
-    hnsw_ef_construct: int = Field(200, ge=8, description="Candidates while the HNSW index is built")
-    hnsw_ef_search: int = Field(64, ge=8, description="Candidates while it is searched")
-    similar_edges: int = Field(8, ge=1, description="Most `similar` edges of a node; the lightest is dropped")
+    session_turns: int = Field(default=200, ge=2, description="Most turns kept of a session; older ones are dropped")
+    session_bytes: int = Field(
+        default=1 << 20, ge=1 << 10, le=16 << 20, description="Largest session accepted; a larger one is refused"
+    )
+    witness_queue: int = Field(
+        default=10_000, ge=1, description="Entries that may wait to be written; past it they are dropped"
+    )
+    witness_batch: int = Field(default=100, ge=1, le=10_000, description="Entries written together")
+    witness_flush_s: float = Field(default=1.0, gt=0, le=60, description="Longest that an entry waits for others")
+    similar_edges: int = Field(default=8, ge=1, description="Most `similar` edges of a node; the lightest is dropped")
+    graph_edges: int = Field(
+        default=1_000_000, ge=1, description="Most edges in all; past it the node touched longest ago loses its edges"
+    )

@@ -1,123 +1,175 @@
-"""Collections in embedded Qdrant: an HNSW index in this process, persisted, for one process at a time."""
+"""Collections in embedded Qdrant: in this process, persisted, for one process at a time.
 
+Similarity is searched exactly, without an HNSW index: building one (`optimize`) holds the interpreter lock for as long
+as it takes, see docs/adr/0004-memory-tiers.md.
+"""
+
+import contextlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import qdrant_edge as qdrant
 
-from actors.base.errors import Conflict, InvalidArgument
-from actors.memory.config import MemoryConfig
+from actors.base.errors import Conflict, Internal, InvalidArgument
+from actors.memory.ownership import write_whole
 from actors.memory.store import Entry, Schema, Where
 
 VECTOR = "text"
+PAGE = 500
 
 
 class EdgeCollection:
     """One collection; see `store.Collection`.
 
-    Raises InvalidArgument on opening data of another width or embedder (naming both), Conflict where another
-    process holds it.
+    Raises InvalidArgument on opening data of another width or embedder (naming both) or data that cannot be read,
+    Conflict where another process holds it.
     """
 
-    def __init__(self, directory: Path, schema: Schema, config: MemoryConfig) -> None:
+    def __init__(self, directory: Path, schema: Schema) -> None:
         self.schema = schema
-        self._ef = config.hnsw_ef_search
         path = directory / schema.name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        identity = path / "identity.json"
-        mine = {"width": schema.width, "embedder": schema.embedder, "metric": "cosine"}
-        if identity.exists():
-            theirs = json.loads(identity.read_text())
-            if theirs != mine:
-                raise InvalidArgument(
-                    f"collection {schema.name} in {path} was made with {theirs}, this process embeds with {mine}; "
-                    "use that embedder again, or another memory.directory"
-                )
-        self._shard = self._open(path / "shard", config)
-        identity.write_text(json.dumps(mine))
-
-    def _open(self, path: Path, config: MemoryConfig) -> qdrant.EdgeShard:
-        hnsw = qdrant.HnswIndexConfig(
-            m=config.hnsw_m, ef_construct=config.hnsw_ef_construct, full_scan_threshold=10_000, max_indexing_threads=1
-        )
-        if path.exists():
-            try:
-                return qdrant.EdgeShard.load(str(path))
-            except Exception as error:
-                if "WouldBlock" in str(error):
-                    raise Conflict(
-                        f"{path} is open in another process; stop it, or use another memory.directory"
-                    ) from None
-                raise InvalidArgument(f"{path} cannot be read ({error}); restore it, or move it away") from None
-        path.mkdir(mode=0o700)
-        vectors = qdrant.EdgeVectorParams(size=self.schema.width, distance=qdrant.Distance.Cosine)
-        shard = qdrant.EdgeShard.create(str(path), qdrant.EdgeConfig(vectors={VECTOR: vectors}, hnsw_config=hnsw))
-        kinds = (
-            (self.schema.keywords, qdrant.PayloadSchemaType.Keyword),
-            (self.schema.integers, qdrant.PayloadSchemaType.Integer),
-            (self.schema.floats, qdrant.PayloadSchemaType.Float),
-        )
-        for names, kind in kinds:
-            for name in names:
-                shard.update(qdrant.UpdateOperation.create_field_index(name, kind))
-        return shard
+        _check_identity(path, schema)
+        if not (path / "shard").exists():
+            _create(path, schema)
+        self._shard = _load(path / "shard")
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """See `store.Collection`."""
         points = []
         for entry in entries:
-            if entry.vector is not None and len(entry.vector) != self.schema.width:
-                raise InvalidArgument(
-                    f"a vector of width {len(entry.vector)} for collection {self.schema.name}, "
-                    f"whose width is {self.schema.width} ({self.schema.embedder})"
-                )
-            vector = {} if entry.vector is None else {VECTOR: list(entry.vector)}
+            if entry.vector is not None:
+                self._check_width(entry.vector)
+            vector: dict[str, qdrant.NamedVector] = {} if entry.vector is None else {VECTOR: list(entry.vector)}
             points.append(qdrant.Point(entry.id, vector, entry.payload))
-        self._shard.update(qdrant.UpdateOperation.upsert_points(points))
+        with self._named():
+            self._shard.update(qdrant.UpdateOperation.upsert_points(points))
 
     def get(self, ids: Sequence[str]) -> list[Entry]:
         """See `store.Collection`."""
-        return [Entry(str(record.id), record.payload or {}) for record in self._shard.retrieve(list(ids), True, False)]
+        with self._named():
+            records = self._shard.retrieve(list(ids), True, False)
+        return [Entry(str(record.id), record.payload or {}) for record in records]
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `store.Collection`."""
-        self._shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
+        with self._named():
+            self._shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
 
     def search(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[Entry, float]]:
         """See `store.Collection`."""
-        if len(vector) != self.schema.width:
-            raise InvalidArgument(
-                f"a query of width {len(vector)} for collection {self.schema.name} of width {self.schema.width}"
-            )
+        self._check_width(vector)
         request = qdrant.QueryRequest(
             limit=limit,
             query=qdrant.Query.Nearest(list(vector), using=VECTOR),
             filter=_filter(where),
             with_payload=True,
-            params=qdrant.SearchParams(hnsw_ef=self._ef),
         )
-        return [(Entry(str(point.id), point.payload or {}), point.score) for point in self._shard.query(request)]
+        with self._named():
+            points = self._shard.query(request)
+        return [(Entry(str(point.id), point.payload or {}), point.score) for point in points]
 
     def scan(self, where: Where, limit: int, newest_by: str) -> list[Entry]:
         """See `store.Collection`."""
         order = qdrant.OrderBy(newest_by, qdrant.Direction.Desc)
         request = qdrant.ScrollRequest(limit=limit, filter=_filter(where), with_payload=True, order_by=order)
-        records, _ = self._shard.scroll(request)
+        with self._named():
+            records, _ = self._shard.scroll(request)
         return [Entry(str(record.id), record.payload or {}) for record in records]
+
+    def pages(self, where: Where) -> Iterator[list[Entry]]:
+        """See `store.Collection`."""
+        offset = None
+        while True:
+            request = qdrant.ScrollRequest(offset=offset, limit=PAGE, filter=_filter(where), with_payload=True)
+            with self._named():
+                records, offset = self._shard.scroll(request)
+            yield [Entry(str(record.id), record.payload or {}) for record in records]
+            if offset is None:
+                return
 
     def count(self) -> int:
         """See `store.Collection`."""
-        return self._shard.count(qdrant.CountRequest())
+        with self._named():
+            return self._shard.count(qdrant.CountRequest())
 
     def close(self) -> None:
         """See `store.Collection`."""
-        self._shard.flush()
-        self._shard.close()
+        with self._named():
+            self._shard.flush()
+            self._shard.close()
+
+    def _check_width(self, vector: Sequence[float]) -> None:
+        schema = self.schema
+        if len(vector) != schema.width:
+            raise InvalidArgument(
+                f"a vector of width {len(vector)} for collection {schema.name}, whose width is {schema.width} "
+                f"({schema.embedder})"
+            )
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """The binding raises bare `Exception`: name the collection, and give callers a class that they can catch."""
+        try:
+            yield
+        except Exception as error:
+            raise Internal(f"collection {self.schema.name}: {error}") from error
+
+
+def _check_identity(path: Path, schema: Schema) -> None:
+    identity, shard = path / "identity.json", path / "shard"
+    mine = {"width": schema.width, "embedder": schema.embedder, "metric": "cosine"}
+    if not identity.exists():
+        if shard.exists():
+            raise InvalidArgument(f"{path} has data but no identity.json; restore it, or move {path} away")
+        write_whole(identity, json.dumps(mine).encode())
+        return
+    try:
+        theirs = json.loads(identity.read_text())
+    except ValueError as error:
+        raise InvalidArgument(f"{identity} is damaged ({error}); restore it, or move {path} away") from None
+    if theirs != mine:
+        raise InvalidArgument(
+            f"collection {schema.name} in {path} was made with {theirs}, this process embeds with {mine}; "
+            "use that embedder again, or another memory.directory"
+        )
+
+
+def _create(path: Path, schema: Schema) -> None:
+    """Create beside, then rename: a process killed meanwhile leaves nothing that looks like a shard."""
+    draft = path / "shard.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    vectors = {VECTOR: qdrant.EdgeVectorParams(size=schema.width, distance=qdrant.Distance.Cosine)}
+    shard = qdrant.EdgeShard.create(str(draft), qdrant.EdgeConfig(vectors=vectors))
+    kinds = (
+        (schema.keywords, qdrant.PayloadSchemaType.Keyword),
+        (schema.integers, qdrant.PayloadSchemaType.Integer),
+        (schema.floats, qdrant.PayloadSchemaType.Float),
+    )
+    for names, kind in kinds:
+        for name in names:
+            shard.update(qdrant.UpdateOperation.create_field_index(name, kind))
+    shard.flush()
+    shard.close()
+    draft.rename(path / "shard")
+
+
+def _load(path: Path) -> qdrant.EdgeShard:
+    try:
+        return qdrant.EdgeShard.load(str(path))
+    except Exception as error:
+        if "WouldBlock" in str(error):
+            raise Conflict(f"{path} is open elsewhere; stop that, or use another memory.directory") from None
+        raise InvalidArgument(f"{path} cannot be read ({error}); restore it, or move it away") from None
 
 
 def _filter(where: Where) -> qdrant.Filter | None:
-    conditions = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.equals.items()]
+    conditions: list[qdrant.ConditionType] = [
+        qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.equals.items()
+    ]
     conditions += [
         qdrant.FieldCondition(key, range=qdrant.RangeFloat(gte=low, lte=high))
         for key, (low, high) in where.between.items()

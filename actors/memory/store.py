@@ -1,10 +1,10 @@
 """What a collection offers, whatever keeps it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Value = str | int | float | bool
+Value = str | int | bool
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Collection(Protocol):
     schema: Schema
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Insert or replace by id; durable when it returns. Another width is an InvalidArgument naming both."""
+        """Insert or replace by id, all or none. On return it outlives this process, though not yet the machine.
+
+        Another width is an InvalidArgument naming both. A store that fails raises Internal, here and below.
+        """
         ...
 
     def get(self, ids: Sequence[str]) -> list[Entry]:
@@ -59,6 +62,10 @@ class Collection(Protocol):
 
     def scan(self, where: Where, limit: int, newest_by: str) -> list[Entry]:
         """Entries ordered by the payload field `newest_by`, largest first."""
+        ...
+
+    def pages(self, where: Where) -> Iterator[list[Entry]]:
+        """All of them, some at a time, in no order that means anything."""
         ...
 
     def count(self) -> int:

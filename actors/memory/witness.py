@@ -1,114 +1,132 @@
-"""The witness log: one entry a request, hash-chained, so that a change, a gap or a swap shows.
+"""The witness log: one entry a request, queued without waiting, written in batches, hash-chained (see `chain`).
 
-hash_n = SHA-256(hash_{n-1} || blob_n), where blob is the entry's deterministic protobuf encoding with texts and vectors
-replaced by their SHA-256: the store normalises vectors, so they could not be compared bit by bit, and the log keeps no
-text.
+append -> queue -> batch (full, or old enough) -> embed -> chain -> store -> sealed head in a file of its own
 """
 
 import asyncio
-import base64
+import contextlib
+import itertools
 import logging
-import uuid
+import struct
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.base.errors import RussetError
+from actors.base.errors import InvalidArgument
+from actors.base.keys import Keyring
 from actors.base.telemetry import Telemetry
+from actors.memory import limits
+from actors.memory.chain import GENESIS, Draft, Head, append, check, draft, head_of, record
 from actors.memory.config import MemoryConfig
-from actors.memory.store import Collection, Entry, Where
+from actors.memory.ownership import write_whole
+from actors.memory.store import Collection, Where
 from protos.gen import memory_pb2
 
 log = logging.getLogger(__name__)
-GENESIS = bytes(32)
-_IDS = uuid.UUID("6f1d5b0e-52d3-4f6e-9a53-6f9a1f2f7c11")
 Embed = Callable[[Sequence[str]], Awaitable[tuple[NDArray[np.float32], int]]]
-INTEGERS = ("sequence", "time_ms")
-FLOATS = ("total_ms", "quality")
-KEYWORDS = ("tenant", "failed", "session_id", "model", "entry_id")
+WINDOW = 1000
+STOP_S = 10.0
+MAX_PAUSE_S = 5.0
 
 
-def canonical(entry: memory_pb2.WitnessEntry) -> bytes:
-    """The bytes an entry is hashed as: texts and vectors as digests, fields in order."""
-    stored = memory_pb2.WitnessEntry()
-    stored.CopyFrom(entry)
-    for name in ("query_text", "response_text"):
-        text = getattr(stored, name)
-        if text and not text.startswith("sha256:"):
-            setattr(stored, name, "sha256:" + sha256(text.encode()).hexdigest())
-    for name in ("query_embedding", "response_embedding"):
-        del getattr(stored, name)[:]
-    return stored.SerializeToString(deterministic=True)
+class HeadFile:
+    """The head outside the store, sealed with the cluster key: entries cut from the chain's end are missed by it."""
 
+    _CONTEXT = b"witness head"
 
-def point_id(entry_id: str) -> str:
-    """The store's id of an entry: the same for each try to write it, which makes writing exactly once."""
-    return str(uuid.uuid5(_IDS, entry_id))
+    def __init__(self, path: Path, keyring: Keyring) -> None:
+        self._path = path
+        self._keyring = keyring
 
+    def write(self, head: Head) -> None:
+        """Replace it."""
+        write_whole(self._path, self._keyring.seal(struct.pack("<Q", head.next_sequence) + head.hash, self._CONTEXT))
 
-def link(previous: bytes, blob: bytes) -> bytes:
-    """The hash of an entry after `previous`."""
-    return sha256(previous + blob).digest()
-
-
-@dataclass
-class Head:
-    """The end of the chain: the next entry's sequence number, and the newest hash."""
-
-    next_sequence: int = 0
-    hash: bytes = GENESIS
+    def read(self) -> Head:
+        """The head as last written; an empty chain's where it never was. Raises InvalidArgument if it was changed."""
+        if not self._path.exists():
+            return Head()
+        try:
+            content = self._keyring.open(self._path.read_bytes(), self._CONTEXT)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{self._path}: {error}; restore it, or move it away and trust the store") from None
+        return Head(struct.unpack("<Q", content[:8])[0], content[8:])
 
 
 class WitnessLog:
     """Queues entries without waiting, writes them in batches, answers queries, verifies the chain."""
 
-    def __init__(self, config: MemoryConfig, collection: Collection, embed: Embed, telemetry: Telemetry) -> None:
+    def __init__(
+        self, config: MemoryConfig, collection: Collection, embed: Embed, head_file: HeadFile, telemetry: Telemetry
+    ) -> None:
         self._config = config
         self._collection = collection
         self._embed = embed
-        self._queue: asyncio.Queue[memory_pb2.WitnessEntry] = asyncio.Queue(config.witness_queue)
+        self._head_file = head_file
+        # Entries leave it when they are written: its length is all that waits, and a batch that failed is still there.
+        self._queue: deque[Draft] = deque()
+        self._arrived = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._accepted = self._done = self._flushers = 0
         self._task: asyncio.Task[None] | None = None
         self._dropped = telemetry.counter("russet_witness_dropped_total", "Witness entries dropped on a full queue")
         self._written = telemetry.counter("russet_witness_written_total", "Witness entries written")
         self._failed = telemetry.counter("russet_witness_retries_total", "Witness batches that had to be written again")
         self.dropped = 0
-        newest = collection.scan(Where(), 1, "sequence")
-        self.head = Head()
-        if newest:
-            payload = newest[0].payload
-            self.head = Head(payload["sequence"] + 1, bytes.fromhex(payload["hash"]))
+        self._doubtful = False
+        self.head = self._find_head()
 
     @property
     def queued(self) -> int:
         """Entries not yet written."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def start(self) -> None:
         """Begin to write."""
         self._task = asyncio.create_task(self._write_forever(), name="witness")
 
     async def stop(self) -> None:
-        """Write what is queued, then end."""
-        await self.flush()
+        """Write what is queued, then end; a store that takes nothing for STOP_S loses it, and the log says how much."""
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.flush()
+        except TimeoutError:
+            log.error("%d witness entries were not written in %.0f s and are lost", self.queued, STOP_S)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def flush(self) -> None:
-        """Return when everything queued so far is durable."""
-        await self._queue.join()
+        """Return when everything queued so far is written."""
+        accepted = self._accepted
+        if self._done >= accepted:
+            return
+        self._flushers += 1
+        self._hurry.set()
+        try:
+            async with self._progress:
+                await self._progress.wait_for(lambda: self._done >= accepted)
+        finally:
+            self._flushers -= 1
 
     def append(self, entries: Sequence[memory_pb2.WitnessEntry]) -> int:
-        """Queue entries; returns how many were dropped because the queue was full."""
-        dropped = 0
-        for entry in entries:
-            try:
-                self._queue.put_nowait(entry)
-            except asyncio.QueueFull:
-                dropped += 1
+        """Queue entries; returns how many were dropped because the queue was full.
+
+        Raises InvalidArgument or TooLarge, and queues none, where one of them could never be written.
+        """
+        drafts = [draft(entry, self._collection.schema.width) for entry in entries]
+        room = self._config.witness_queue - len(self._queue)
+        self._queue.extend(drafts[:room])
+        self._accepted += min(len(drafts), room)
+        if self._queue:
+            self._arrived.set()
+        if len(self._queue) >= self._config.witness_batch:
+            self._hurry.set()
+        dropped = max(len(drafts) - room, 0)
         if dropped:
             self.dropped += dropped
             self._dropped.inc(dropped)
@@ -116,128 +134,133 @@ class WitnessLog:
 
     async def query(self, request: memory_pb2.QueryWitnessRequest) -> list[memory_pb2.WitnessRecord]:
         """Newest first; see the proto for what may be asked."""
-        equals: dict[str, str | int | float | bool] = {"tenant": request.tenant}
-        between: dict[str, tuple[float | None, float | None]] = {}
-        if request.id:
-            equals["entry_id"] = request.id
-        if request.errors_only:
-            equals["failed"] = "yes"
-        if request.from_ms or request.to_ms:
-            between["time_ms"] = (request.from_ms or None, request.to_ms or None)
-        if request.HasField("quality_below"):
-            between["quality"] = (None, float(np.nextafter(request.quality_below, -1)))
-        if request.HasField("slower_than_ms"):
-            between["total_ms"] = (float(np.nextafter(request.slower_than_ms, np.inf)), None)
-        found = await asyncio.to_thread(self._collection.scan, Where(equals, between), request.limit or 100, "sequence")
-        return [_record(entry) for entry in found]
+        limit = limits.listed(request.limit, 100)
+        where = _where(request)
+        found = await asyncio.to_thread(self._collection.scan, where, limit, "sequence")
+        return [record(entry.payload) for entry in found]
 
     async def verify(self) -> memory_pb2.VerifyWitnessReply:
         """Walk the chain from its first entry; names the first that is missing, moved or changed."""
         await self.flush()
-        return await asyncio.to_thread(self._verify)
+        return await asyncio.to_thread(self._verify, self.head)
 
-    def _verify(self) -> memory_pb2.VerifyWitnessReply:
-        previous, expected, window = GENESIS, 0, 1000
-        while expected < self.head.next_sequence:
-            span = Where(between={"sequence": (expected, expected + window - 1)})
-            entries = sorted(
-                self._collection.scan(span, window, "sequence"), key=lambda entry: entry.payload["sequence"]
+    def _verify(self, head: Head) -> memory_pb2.VerifyWitnessReply:
+        def broken(sequence: int, problem: str) -> memory_pb2.VerifyWitnessReply:
+            return memory_pb2.VerifyWitnessReply(
+                entries=sequence, sound=False, broken_at=sequence, problem=problem, head=head.hash
             )
-            for entry in entries:
-                sequence, blob = entry.payload["sequence"], base64.b64decode(entry.payload["blob"])
-                if sequence != expected:
-                    return self._broken(expected, f"entry {expected} is missing; {sequence} follows")
-                previous = link(previous, blob)
-                if previous.hex() != entry.payload["hash"]:
-                    return self._broken(
-                        expected, f"entry {expected} ({_entry(blob).id}) was changed, or one before it moved"
-                    )
+
+        previous, expected = GENESIS, 0
+        while expected < head.next_sequence:
+            last = min(expected + WINDOW, head.next_sequence) - 1
+            # Twice the window, so that entries which share a sequence number are seen.
+            found = self._collection.scan(Where(between={"sequence": (expected, last)}), 2 * WINDOW, "sequence")
+            for entry in reversed(found):
+                sequence = entry.payload["sequence"]
+                if sequence < expected:
+                    return broken(sequence, f"two entries claim to be number {sequence}")
+                if sequence > expected:
+                    return broken(expected, f"entry {expected} is missing; {sequence} follows")
+                previous, problem = check(previous, expected, entry.payload)
+                if problem:
+                    return broken(expected, problem)
                 expected += 1
-            if not entries:
-                return self._broken(
-                    expected, f"entries {expected} to {min(expected + window, self.head.next_sequence) - 1} are missing"
-                )
+            if expected <= last:
+                return broken(expected, f"entries {expected} to {last} are missing")
+        if previous != head.hash:
+            return broken(expected - 1, f"entry {expected - 1} is not the one that was written last")
         return memory_pb2.VerifyWitnessReply(entries=expected, sound=True, head=previous)
 
-    def _broken(self, sequence: int, problem: str) -> memory_pb2.VerifyWitnessReply:
-        return memory_pb2.VerifyWitnessReply(
-            entries=self._collection.count(), sound=False, broken_at=sequence, problem=problem, head=self.head.hash
-        )
+    def _find_head(self) -> Head:
+        """Where the chain goes on: after the newest entry stored, or after the newest known to have been."""
+        kept = self._head_file.read()
+        newest = self._collection.scan(Where(), 1, "sequence")
+        stored = head_of(newest[0].payload) if newest else Head()
+        if stored.next_sequence < kept.next_sequence:
+            log.error(
+                "the witness log ends at entry %d, but %d were written: its end was cut off",
+                stored.next_sequence,
+                kept.next_sequence,
+            )
+            return kept
+        return stored
 
     async def _write_forever(self) -> None:
         while True:
-            batch = [await self._queue.get()]
-            deadline = asyncio.get_running_loop().time() + self._config.witness_flush_s
-            while len(batch) < self._config.witness_batch:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        batch.append(await self._queue.get())
-                except TimeoutError:
-                    break
-            await self._write_until_durable(batch)
+            await self._arrived.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.witness_flush_s):
+                    await self._hurry.wait()
+            batch = list(itertools.islice(self._queue, self._config.witness_batch))
+            await self._write_until_written(batch)
             for _ in batch:
-                self._queue.task_done()
+                self._queue.popleft()
+            if not self._queue:
+                self._arrived.clear()
+            async with self._progress:
+                self._done += len(batch)
+                self._progress.notify_all()
+            if len(self._queue) < self._config.witness_batch and not self._flushers:
+                self._hurry.clear()
 
-    async def _write_until_durable(self, batch: list[memory_pb2.WitnessEntry]) -> None:
+    async def _write_until_written(self, batch: list[Draft]) -> None:
         """A batch that failed is tried again, with pauses: an accepted entry is not lost to a passing fault."""
         pause_s = 0.1
         while True:
             try:
-                vectors = await self._vectors(batch)
-                written = await asyncio.to_thread(self._write, batch, vectors)
-            except (RussetError, OSError, RuntimeError) as error:
+                if self._doubtful:
+                    self.head = await asyncio.to_thread(self._find_head)
+                    self._doubtful = False
+                queries = await self._queries(batch)
+                written = await asyncio.to_thread(self._write, batch, queries)
+            except Exception:
+                # Whatever it was, the queue is the only place that still has these entries.
+                # The store may have written before it failed: ask it where the chain ends.
+                self._doubtful = True
                 self._failed.inc()
-                log.warning("witness batch of %d not written (%s); trying again", len(batch), error)
+                log.exception("witness batch of %d not written; trying again in %.1f s", len(batch), pause_s)
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 5.0)
+                pause_s = min(pause_s * 2, MAX_PAUSE_S)
             else:
                 self._written.inc(written)
                 return
 
-    async def _vectors(self, batch: list[memory_pb2.WitnessEntry]) -> list[Sequence[float] | None]:
-        """Each entry's query vector: given, or embedded from its text now; None where it brought neither."""
-        wanting = [entry for entry in batch if not entry.query_embedding and entry.query_text]
-        vectors, _ = await self._embed([entry.query_text for entry in wanting])
-        fresh = {entry.id: vector.tolist() for entry, vector in zip(wanting, vectors, strict=True)}
-        return [list(entry.query_embedding) or fresh.get(entry.id) for entry in batch]
+    async def _queries(self, batch: list[Draft]) -> list[Sequence[float]]:
+        """Each entry's query vector: given, or embedded from its text now; empty where it brought neither."""
+        vectors, _ = await self._embed([each.question for each in batch if each.question])
+        fresh = iter(vectors)
+        return [next(fresh).tolist() if each.question else each.query for each in batch]
 
-    def _write(self, batch: list[memory_pb2.WitnessEntry], vectors: list[Sequence[float] | None]) -> int:
-        known = {entry.id for entry in self._collection.get([point_id(entry.id) for entry in batch])}
-        head, points = Head(self.head.next_sequence, self.head.hash), []
-        for entry, vector in zip(batch, vectors, strict=True):
-            point = point_id(entry.id)
-            if point in known:
+    def _write(self, batch: list[Draft], queries: list[Sequence[float]]) -> int:
+        """Append those that are not in the store yet; how many."""
+        head, points = self.head, []
+        known = {entry.id for entry in self._collection.get([each.point for each in batch])}
+        for each, query in zip(batch, queries, strict=True):
+            if each.point in known:
                 continue
-            known.add(point)
-            blob = canonical(entry)
-            head.hash = link(head.hash, blob)
-            payload = {
-                "sequence": head.next_sequence,
-                "hash": head.hash.hex(),
-                "blob": base64.b64encode(blob).decode(),
-                "entry_id": entry.id,
-                "tenant": entry.tenant,
-                "session_id": entry.session_id,
-                "model": entry.model,
-                "time_ms": entry.time_ms,
-                "total_ms": entry.latency.total_ms,
-                "failed": "yes" if entry.error else "no",
-            }
-            if entry.HasField("quality"):
-                payload["quality"] = entry.quality
-            points.append(Entry(point, payload, vector))
-            head.next_sequence += 1
+            known.add(each.point)
+            head, point = append(head, each, query)
+            points.append(point)
         if points:
             self._collection.upsert(points)
+            self._head_file.write(head)
         self.head = head
         return len(points)
 
 
-def _entry(blob: bytes) -> memory_pb2.WitnessEntry:
-    return memory_pb2.WitnessEntry.FromString(blob)
-
-
-def _record(entry: Entry) -> memory_pb2.WitnessRecord:
-    payload = entry.payload
-    stored = _entry(base64.b64decode(payload["blob"]))
-    return memory_pb2.WitnessRecord(entry=stored, sequence=payload["sequence"], hash=bytes.fromhex(payload["hash"]))
+def _where(request: memory_pb2.QueryWitnessRequest) -> Where:
+    equals: dict[str, str | int | bool] = {"tenant": request.tenant}
+    between: dict[str, tuple[float | None, float | None]] = {}
+    if request.id:
+        equals["entry_id"] = request.id
+    if request.errors_only:
+        equals["failed"] = "yes"
+    if request.from_ms or request.to_ms:
+        between["time_ms"] = (request.from_ms or None, request.to_ms or None)
+    if request.HasField("quality_below"):
+        limits.finite([request.quality_below], "quality_below")
+        between["quality"] = (None, float(np.nextafter(request.quality_below, -np.inf)))
+    if request.HasField("slower_than_ms"):
+        limits.finite([request.slower_than_ms], "slower_than_ms")
+        between["total_ms"] = (float(np.nextafter(request.slower_than_ms, np.inf)), None)
+    return Where(equals, between)

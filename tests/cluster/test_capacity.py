@@ -20,9 +20,7 @@ def test_replicas_share_the_cores(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_too_little_memory_is_refused_with_the_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "available_memory", lambda: 100 << 20)
-    with pytest.raises(
-        InvalidArgument, match=r"needs 0\.26 GB .*0\.13 GB KV.*here: 0\.10 GB free"
-    ):
+    with pytest.raises(InvalidArgument, match=r"needs 0\.26 GB .*0\.13 GB KV.*here: 0\.10 GB free"):
         capacity.planned(settings(home), "here")
 
 

@@ -1,0 +1,76 @@
+"""A memory directory belongs to one process at a time, and to one cluster key for good."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from actors.base.errors import Conflict, InvalidArgument
+from actors.base.keys import Keyring
+
+_CONTEXT = b"memory directory"
+_PROOF = b"russet"
+
+
+class Ownership:
+    """Holds the directory's lock; the kernel releases it when the process ends, however it ends.
+
+    Raises Conflict where another process holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise Conflict(
+                f"{directory} is in use by process {holder}; stop it, or use another memory.directory",
+                param="memory.directory",
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self._descriptor)
+
+
+def keyring_of(directory: Path, key_file: Path) -> Keyring:
+    """The keys that open what lies in `directory`; new ones where nothing does yet.
+
+    Raises InvalidArgument where `key_file` is missing, or is not the one that the directory was begun with.
+    """
+    proof = directory / "key.proof"
+    if not proof.exists():
+        keyring = Keyring.load_or_create(key_file)
+        write_whole(proof, keyring.seal(_PROOF, _CONTEXT))
+        return keyring
+    if not key_file.exists():
+        raise InvalidArgument(
+            f"{directory} is encrypted, and its key {key_file} is missing; restore it, or use another memory.directory",
+            param="memory.key_file",
+        )
+    keyring = Keyring.load(key_file)
+    try:
+        keyring.open(proof.read_bytes(), _CONTEXT)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"{directory} is encrypted with another key than {key_file} holds; restore that key (a line of the file), "
+            "or use another memory.directory",
+            param="memory.key_file",
+        ) from None
+    return keyring
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all, readable by its owner."""
+    draft = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,269 @@
+"""Sessions: through both tiers, encrypted, a tenant's own, and still there after whatever ended memory."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from actors.base.errors import InvalidArgument, TooLarge
+from protos.gen.memory_pb2 import (
+    DeleteSessionRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    PutSessionRequest,
+    Session,
+    Turn,
+)
+
+SECRET = "The vault opens at a quarter past nine to the word marzipan."
+
+
+def session(session_id: str = "s1", tenant: str = "acme", text: str = SECRET, **more) -> Session:
+    return Session(session_id=session_id, tenant=tenant, turns=[Turn(role="user", content=text)], **more)
+
+
+async def put(memory, *args, **more) -> None:
+    await memory.stub.PutSession(PutSessionRequest(session=session(*args, **more)))
+
+
+async def get(memory, session_id: str = "s1", tenant: str = "acme") -> Session | None:
+    reply = await memory.stub.GetSession(GetSessionRequest(tenant=tenant, session_id=session_id))
+    return reply.session if reply.HasField("session") else None
+
+
+async def listed(memory, tenant: str = "acme", limit: int = 0) -> list[str]:
+    reply = await memory.stub.ListSessions(ListSessionsRequest(tenant=tenant, limit=limit))
+    assert not any(each.turns for each in reply.sessions)
+    return [each.session_id for each in reply.sessions]
+
+
+@pytest.mark.parametrize("transport", ["inproc", "unix"])
+async def test_put_get_list_delete(opening, transport):
+    async with opening(transport) as memory:
+        assert await get(memory) is None
+        for at, name in enumerate(("a", "b", "c")):
+            await put(memory, name, text=f"text {name}", last_active_ms=1000 + at, metadata={"k": name})
+        got = await get(memory, "b")
+        assert got.turns[0].content == "text b"
+        assert got.metadata["k"] == "b"
+        assert await listed(memory) == ["c", "b", "a"]
+        assert await listed(memory, limit=2) == ["c", "b"]
+        delete = DeleteSessionRequest(tenant="acme", session_id="b")
+        assert (await memory.stub.DeleteSession(delete)).found
+        assert not (await memory.stub.DeleteSession(delete)).found
+        assert await get(memory, "b") is None
+        assert await listed(memory) == ["c", "a"]
+
+
+async def test_a_later_put_replaces_but_keeps_when_it_began(opening):
+    async with opening() as memory:
+        await put(memory, text="first", created_ms=5, last_active_ms=10)
+        await put(memory, text="second", created_ms=99, last_active_ms=100)
+        got = await get(memory)
+        assert (got.turns[0].content, got.created_ms, got.last_active_ms) == ("second", 5, 100)
+
+
+async def test_only_the_newest_turns_are_kept(opening):
+    async with opening(session_turns=3) as memory:
+        turns = [Turn(role="user", content=str(at)) for at in range(5)]
+        await memory.stub.PutSession(PutSessionRequest(session=Session(session_id="s", tenant="acme", turns=turns)))
+        assert [turn.content for turn in (await get(memory, "s")).turns] == ["2", "3", "4"]
+
+
+async def test_text_is_encrypted_in_both_tiers(opening, directory):
+    async with opening() as memory:
+        await put(memory, metadata={"note": "marzipan-metadata"})
+        dumped = [await memory.service.hot.ask(lambda client, key=key: client.get(key)) for key in await _keys(memory)]
+        assert dumped
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert any("appendonly" in str(path) for path in files)
+    for content in [*dumped, *(path.read_bytes() for path in files)]:
+        assert SECRET.encode() not in content
+        assert b"marzipan" not in content
+    # The names that are stored in the clear do show: the search above would have found the text.
+    assert any(b"acme" in path.read_bytes() for path in files)
+
+
+async def _keys(memory) -> list[bytes]:
+    return await memory.service.hot.ask(lambda client: client.keys("russet:session:*"))
+
+
+async def test_the_hot_copy_expires_and_the_persisted_one_answers(opening):
+    async with opening(session_idle_s=0.05) as memory:
+        await put(memory)
+        async with asyncio.timeout(5):
+            while await _keys(memory):
+                await asyncio.sleep(0.01)
+        assert (await get(memory)).turns[0].content == SECRET
+        assert len(await _keys(memory)) == 1
+
+
+async def test_survives_a_restart(opening):
+    async with opening() as memory:
+        await put(memory)
+    async with opening() as memory:
+        assert (await get(memory)).turns[0].content == SECRET
+        assert await listed(memory) == ["s1"]
+
+
+async def test_an_older_copy_in_the_hot_tier_is_not_read_after_a_restart(opening):
+    async with opening() as memory:
+        await put(memory, text="old")
+        old = await _keys(memory)
+        generation = memory.service.hot.generation
+    async with opening() as memory:
+        assert await _keys(memory) == old
+        assert memory.service.hot.generation != generation
+        await put(memory, text="new")
+        assert (await get(memory)).turns[0].content == "new"
+
+
+async def test_another_key_file_is_refused(opening, directory):
+    async with opening() as memory:
+        await put(memory)
+    key = directory.parent / "cluster.key"
+    kept = key.with_name("kept.key")
+    key.rename(kept)
+    with pytest.raises(InvalidArgument, match=rf"its key {key} is missing"):
+        await opening().__aenter__()
+    assert not key.exists()
+    other = directory.parent / "other.key"
+    async with opening(directory=directory.parent / "elsewhere", key_file=other):
+        pass
+    with pytest.raises(InvalidArgument, match=rf"another key than {other}"):
+        await opening(key_file=other).__aenter__()
+    # A rotated key file opens what the older key sealed.
+    key.write_bytes(kept.read_bytes() + other.read_bytes())
+    key.chmod(0o600)
+    async with opening() as memory:
+        assert (await get(memory)).turns[0].content == SECRET
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ({"session_id": ""}, "session_id"),
+        ({"session_id": "x" * 257}, "session_id of 257"),
+        ({"tenant": "x" * 257}, "tenant of 257"),
+        ({"model": "x" * 257}, "model of 257"),
+        ({"metadata": {str(at): "" for at in range(17)}}, "17 pairs"),
+        ({"metadata": {"k": "v" * 513}}, "513 characters"),
+        ({"embedding": [1.0] * 7}, "width 7.*384"),
+        ({"embedding": [float("nan")] * 384}, "not finite"),
+    ],
+)
+async def test_what_is_out_of_bounds_is_refused_by_name(opening, broken, named):
+    async with opening() as memory:
+        with pytest.raises(InvalidArgument, match=named):
+            await put(memory, **broken)
+        assert (await memory.service.sessions.list("acme", 10)) == []
+
+
+async def test_a_session_past_the_size_limit_is_refused_by_name(opening):
+    async with opening(session_bytes=4096) as memory:
+        await put(memory, "small", text="x" * 3000)
+        with pytest.raises(TooLarge, match=r"session big of 5\d\d\d bytes.*4096.*memory.session_bytes"):
+            await put(memory, "big", text="x" * 5000)
+        assert await listed(memory) == ["small"]
+        with pytest.raises(InvalidArgument, match="limit 1001"):
+            await listed(memory, limit=1001)
+
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
+
+
+async def test_tenants_never_see_each_others(opening):
+    """Whatever the names, NUL and separators included: only the tenant that put a session gets, lists or deletes it."""
+    async with opening() as memory:
+        expected: dict[tuple[str, str], str] = {}
+
+        async def step(writer: tuple[str, str], reader: tuple[str, str], text: str, forget: bool) -> None:
+            await put(memory, writer[1], writer[0], text)
+            expected[writer] = text
+            if forget:
+                request = DeleteSessionRequest(tenant=reader[0], session_id=reader[1])
+                reply = await memory.stub.DeleteSession(request)
+                assert reply.found == (expected.pop(reader, None) is not None)
+            got = await get(memory, reader[1], reader[0])
+            assert (got.turns[0].content if got else None) == expected.get(reader)
+            mine = {name for tenant, name in expected if tenant == reader[0]}
+            assert set(await listed(memory, reader[0], 1000)) == mine
+
+        steps: list = []
+
+        @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(
+            st.tuples(NAMES, NAMES),
+            st.one_of(st.tuples(NAMES, NAMES), st.none()),
+            st.text(st.characters(codec="utf-8"), max_size=8),
+            st.booleans(),
+            st.booleans(),
+        )
+        def collect(writer, reader, text, forget, split) -> None:
+            if reader is None:
+                # The same characters, divided elsewhere.
+                whole = f"{writer[0]}\0{writer[1]}"
+                writer = (f"{writer[0]}\0{writer[1][:1]}", writer[1])
+                reader = (whole[: len(writer[0]) - 1] or "t", writer[1][:1] + writer[1]) if split else writer
+            steps.append((writer, reader, text, forget))
+
+        collect()
+        for each in steps:
+            await step(*each)
+        assert len(steps) >= 50
+
+
+SERVE = """
+import asyncio, sys
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from actors.base.telemetry import Telemetry
+from actors.memory.config import MemoryConfig
+from actors.memory.service import MemoryService
+from protos.gen import memory_pb2
+
+async def main():
+    directory = Path(sys.argv[1])
+    config = MemoryConfig(directory=directory, key_file=directory.parent / "cluster.key")
+    service = MemoryService(config, Telemetry("memory"))
+    await service.start()
+    turns = [memory_pb2.Turn(role="user", content="before the kill")]
+    await service.sessions.put(memory_pb2.Session(session_id="s1", tenant="acme", turns=turns))
+    service.witness.append([memory_pb2.WitnessEntry(id="r1", tenant="acme")])
+    await service.witness.flush()
+    edge = memory_pb2.EdgeUpdate(source="session:a", target="pattern:p", kind="used", add=0.5)
+    await service.graph.update([edge])
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_survives_a_kill_and_adopts_the_orphan(opening, directory):
+    """SIGKILL leaves the Valkey behind; the next start takes it over, and its stop ends it."""
+    from tests.actors.memory.conftest import valkey_of, valkeys_of
+
+    repository = str(Path(__file__).parents[3])
+    program = SERVE.format(repository=repository)
+    with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        orphan = valkey_of(directory)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert orphan.is_running()
+    async with opening() as memory:
+        assert memory.valkey.pid == orphan.pid
+        assert (await get(memory)).turns[0].content == "before the kill"
+        assert memory.service.witness.head.next_sequence == 1
+        assert await memory.service.graph.count() == 1
+        assert (await memory.service.witness.verify()).sound
+    assert not valkeys_of(directory)
+    assert not memory.service.hot.server.socket.parent.exists()
