@@ -42,7 +42,7 @@ async def server(
 ) -> AsyncGenerator[psutil.Process, None]:
     """Run `command` until the block ends; enter it once `ready_url` answers 200. Its output goes to `log`."""
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: ASYNC220
+        process = subprocess.Popen(
             [str(word) for word in command], stdout=output, stderr=output, env=environment(environ)
         )
     try:
