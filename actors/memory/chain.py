@@ -98,7 +98,7 @@ def check(previous: bytes, sequence: int, stored: Mapping[str, Any]) -> tuple[by
 
 def link(previous: bytes, vectors: str, blob: bytes) -> bytes:
     """The hash of an entry after `previous`; `vectors` is a digest in hex, or empty."""
-    return sha256(previous + (bytes.fromhex(vectors) or bytes(32)) + blob).digest()
+    return sha256(previous + b"%d:" % len(vectors) + vectors.encode() + blob).digest()
 
 
 def head_of(stored: Mapping[str, Any]) -> Head:

@@ -35,10 +35,10 @@ class Embedder:
         try:
             # MLX arrays belong to the thread that made them.
             self._encoder = self._thread.submit(Encoder.load, path).result()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             self._thread.shutdown()
             raise InvalidArgument(
-                f"no sentence encoder: {error}; see memory.embedder", param="memory.embedder"
+                f"no sentence encoder in {path}: {error}; see memory.embedder", param="memory.embedder"
             ) from None
         self.model = "all-MiniLM-L6-v2" if directory is None else path.name
         self.width: int = self._encoder.width

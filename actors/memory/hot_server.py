@@ -73,8 +73,8 @@ class EmbeddedServer:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         if self._child is not None:
-            # It died, or hangs: reap it before its successor opens the same files.
-            self._child.stop()
+            # It died, or hangs: end and reap it before its successor opens the same files.
+            self._child.terminate()
         else:
             self._child = ValkeyServer(
                 port=0, data_dir=self._directory, config=dict(SETTINGS), persist=True, unix_socket_path=self.socket

@@ -34,7 +34,8 @@ class Memory:
     @property
     def valkey(self) -> psutil.Process:
         """The process of the embedded hot tier."""
-        return valkey_of(self.directory)
+        (process,) = _valkeys_of(self.directory)
+        return process
 
     def metric(self, name: str) -> float:
         """A counter's value."""
@@ -44,7 +45,7 @@ class Memory:
 Opening = Callable[..., AbstractAsyncContextManager[Memory]]
 
 
-def valkeys_of(directory: Path) -> list[psutil.Process]:
+def _valkeys_of(directory: Path) -> list[psutil.Process]:
     """Every living server that works in this memory directory."""
     found = []
     for process in psutil.process_iter():
@@ -54,10 +55,10 @@ def valkeys_of(directory: Path) -> list[psutil.Process]:
     return found
 
 
-def valkey_of(directory: Path) -> psutil.Process:
-    """The one server that works in this memory directory."""
-    (process,) = valkeys_of(directory)
-    return process
+@pytest.fixture
+def valkeys_of() -> Callable[[Path], list[psutil.Process]]:
+    """Every living server that works in a memory directory."""
+    return _valkeys_of
 
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
@@ -81,7 +82,7 @@ def directory() -> Iterator[Path]:
     parent = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp")).resolve()
     path = parent / "memory"
     yield path
-    left = valkeys_of(path)
+    left = _valkeys_of(path)
     for process in left:
         process.kill()
     shutil.rmtree(EmbeddedServer(path).socket.parent, ignore_errors=True)
