@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest_asyncio
 
 from cluster.config import Config, load
 from cluster.home import Home
-from cluster.lifecycle import ClusterState, down, free_port, up
+from cluster.lifecycle import ClusterState, free_port, read_state
 from cluster.local import LocalCluster
 
 KV_BYTES = 128 << 20
@@ -59,24 +61,40 @@ async def local() -> AsyncIterator[LocalCluster]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def russet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user runs it."""
+    command = [sys.executable, "-c", "from cluster.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
 @pytest.fixture(scope="session")
 def on_ray() -> Iterator[tuple[Config, ClusterState]]:
-    """The whole system as `russet up` starts it, once per session: give every test of it xdist_group("ray")."""
+    """The whole system as `russet up` starts it, once per session: give every test of it xdist_group("ray").
+
+    From the command line, because Ray keeps the first cluster's token for as long as a process lives.
+    """
     path = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
-    config = settings(
-        path,
-        gateway__port=free_port(),
-        gateway__grpc_port=free_port(),
-        ray__port=0,
-        ray__dashboard_port=0,
-        ray__metrics_port=0,
+    chosen = {
+        "home": path,
+        "deterministic": True,
+        "models.0.kv_memory_bytes": KV_BYTES,
+        "gateway.port": free_port(),
+        "gateway.grpc_port": free_port(),
+        "ray.port": 0,
+        "ray.dashboard_port": 0,
+        "ray.metrics_port": 0,
+    }
+    config = load(None, chosen, environ={})
+    started = russet(
+        "up", "--ask", "", *(part for name, value in chosen.items() for part in ("--set", f"{name}={value}"))
     )
-    heard: list[str] = []
-    state = up(config, heard.append)
-    assert heard[0] == "Ray"
+    assert started.returncode == 0, started.stderr
+    assert "waiting for Ray" in started.stderr
+    state = read_state(Home(config.home))
+    assert state is not None
     yield config, state
     family = psutil.Process(state.ray_pid).children(recursive=True)
-    assert down(Home(config.home), heard.append)
+    assert "Stopped" in russet("down", "--set", f"home={path}").stdout
     left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not left, f"processes outlived `russet down`: {left}"
     shutil.rmtree(Home(config.home).run, ignore_errors=True)

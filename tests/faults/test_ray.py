@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,12 @@ from cluster.config import Config
 from cluster.home import Home
 from cluster.lifecycle import ClusterState, free_port, read_state
 from cluster.local import LocalCluster
-from tests.conftest import settings
+from tests.conftest import russet, settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 Cluster = tuple[Config, ClusterState]
 ROLES = ["gateway", "router", "scheduler", "worker", "memory", "learner"]
 TALE = "Once upon a time there was a fox who lived at the edge of a great forest, and"
-
-
-def russet(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, as a user runs it."""
-    command = [sys.executable, "-c", "from cluster.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def actors(config: Config) -> list[dict[str, Any]]:
