@@ -57,8 +57,12 @@ class SchedulerMetrics:
         if sequence.last_token_s is None:
             self.prompt_tokens.inc(sequence.num_prompt_tokens)
             self.first_token.observe(now_s - sequence.arrival_s)
+            between_s, count = 0.0, count - 1
         else:
-            self.inter_token.observe((now_s - sequence.last_token_s) / count)
+            between_s = (now_s - sequence.last_token_s) / count
+        # One observation a token, also where several came in one message.
+        for _ in range(count):
+            self.inter_token.observe(between_s)
 
     def observe_gap(self, result: worker_pb2.StepResult, steps: int) -> None:
         """The gaps before the steps of a result."""
