@@ -133,10 +133,16 @@ def check_port(host: str, port: int, setting: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that was free a moment ago.
+
+    Drawn from between the ports that Ray gives its workers (below 20,000) and those that systems give outgoing
+    connections (from 32,768), so that only another listener could take it before it is used.
+    """
+    while True:
+        port = secrets.choice(range(20_000, 32_768))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def ray_environment(home: Home) -> dict[str, str]:

@@ -69,7 +69,7 @@ def _score(view: View, ask: Ask, config: RouterConfig) -> Scored:
     step_ms = view.step_ms or config.step_ms
     terms = {
         "backlog": -(view.prefill_backlog_tokens + view.sent_tokens) / rate * 1e3,
-        "prompt": -uncached(view, ask) / rate * 1e3,
+        "prompt": -uncached(view, ask) * 1e3 / rate,
         "batch": -(view.running + view.waiting + view.sent) * step_ms,
         "kv_room": -config.kv_room_penalty_ms * (view.pages_used / view.pages_total if view.pages_total else 1.0),
         "speed": -config.speed_tokens * view.tpot_ms,
