@@ -5,7 +5,7 @@ import logging
 import mlx.core as mx
 
 from kernels import cpu
-from kernels.decoder import Decoder, DecoderSpec, DecoderWeights
+from kernels.decoder import Decoder, DecoderSpec, DecoderWeights, Rounding
 from kernels.interpreter import MlxDecoder
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ def build_decoder(
     backend: str = "auto",
     threads: int = 0,
     dtype: mx.Dtype | None = None,
+    rounding: Rounding = "fine",
 ) -> Decoder:
     """The decoder of a model.
 
@@ -27,7 +28,10 @@ def build_decoder(
     threads: of the C++ kernels (one pool for the whole process); 0 is one per processor.
     dtype: of activations and KV in MLX; None is float32 on a CPU, bfloat16 on a GPU. The C++ decoder has its own
     numbers, so a dtype makes "auto" choose MLX.
-    Raises ValueError for an unknown backend, and for "cpu" where it cannot run the model or a dtype is given.
+    rounding: of the activations that quantized weights meet in the C++ kernels (kernels/decoder.py: Rounding); MLX
+    rounds none and refuses "mixed".
+    Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, and where
+    "mixed" cannot be had.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; accepted: {', '.join(BACKENDS)}")
@@ -35,6 +39,7 @@ def build_decoder(
         raise ValueError(f"threads is {threads}; accepted: 0 (one per processor) or more")
     on_gpu = mx.default_device().type == mx.gpu
     if backend == "mlx" or (backend == "auto" and (on_gpu or dtype is not None)):
+        _refuse_mixed(rounding)
         return MlxDecoder(spec, weights, dtype)
     if dtype is not None:
         raise ValueError(f"the CPU decoder takes no dtype, got {dtype}; backend 'mlx' does")
@@ -43,15 +48,21 @@ def build_decoder(
         from kernels.cpu.decoder import CpuDecoder  # needs the extension
 
         cpu._ext.set_threads(threads)
-        return CpuDecoder(spec, weights)
+        return CpuDecoder(spec, weights, rounding=rounding)
     if backend == "cpu":
         raise ValueError(f"the CPU decoder cannot run this model: {reason}; backend 'mlx' can, slowly")
+    _refuse_mixed(rounding)
     log.warning(
         "this model runs on stock MLX operations on the CPU, about 10 tokens/s in all for 135M parameters where the "
         "compiled kernels do several hundred: %s",
         reason,
     )
     return MlxDecoder(spec, weights)
+
+
+def _refuse_mixed(rounding: Rounding) -> None:
+    if rounding != "fine":
+        raise ValueError(f'rounding is {rounding!r}, which MLX operations do not do; accepted with them: "fine"')
 
 
 def _why_not_cpu(spec: DecoderSpec, weights: DecoderWeights) -> str | None:

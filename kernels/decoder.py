@@ -7,7 +7,7 @@ primitive. `choose` picks one per model, never per batch.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+
+Rounding = Literal["fine", "mixed"]
+"""Of the activations that quantized weights meet in our own kernels: to 15 bits, or to 8 where that does little harm.
+
+Which groups of a row are fine in "mixed" depends on that row alone (kernels/cpu/src/linear_kernels.h).
+"""
 
 
 class Activation(Enum):

@@ -35,6 +35,11 @@ class WorkerConfig(BaseModel):
         default=300, gt=0, le=86400, description="Longest one forward may take; an engine stuck longer is given up"
     )
     threads: int = Field(default=0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
+    rounding: Literal["fine", "mixed"] = Field(
+        default="fine",
+        description="Of activations in the C++ kernels: fine (15 bits, hardly different from float32) or mixed "
+        "(8 bits where that does little harm: faster, and now and then another word)",
+    )
     deterministic: bool = Field(
         default=False, description="The same tokens however a request is batched, chunked or resumed"
     )

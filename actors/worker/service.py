@@ -254,7 +254,9 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
     """Load the model, build its decoder and slab. `on_news` as in Engine."""
     model = load_model(config.model)
     try:
-        decoder = build_decoder(model.spec, model.weights, backend=config.backend, threads=config.threads)
+        decoder = build_decoder(
+            model.spec, model.weights, backend=config.backend, threads=config.threads, rounding=config.rounding
+        )
     except ValueError as refusal:
         raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal
     if config.deterministic and not decoder.isa_class.startswith(PASS_INVARIANT):

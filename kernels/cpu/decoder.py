@@ -1,18 +1,30 @@
 """The CPU decoder: a `Decoder` (kernels/decoder.py) whose whole forward is one C++ call over packed weights.
 
 Weights are repacked once, and not kept in any other form. K and V are half precision. Numbers: quantized weights meet
-activations quantized to 15 bits per 32 inputs, everything else is float32. A row's logits are the same bits whatever
-the batch, the chunking of its prompt and the number of threads; replicas of one `isa_class` agree bit for bit.
+activations quantized to 15 bits per 32 inputs, or to 8 where that does little harm ("mixed" rounding); everything else
+is float32. A row's logits are the same bits whatever the batch, the chunking of its prompt and the number of threads;
+replicas of one `isa_class` agree bit for bit.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 import numpy as np
 import psutil
 
 from kernels.cpu import _ext
-from kernels.decoder import Activation, Batch, DecoderSpec, DecoderWeights, Float32, Kv, LayerWeights, Quantized, Weight
+from kernels.decoder import (
+    Activation,
+    Batch,
+    DecoderSpec,
+    DecoderWeights,
+    Float32,
+    Kv,
+    LayerWeights,
+    Quantized,
+    Rounding,
+    Weight,
+)
 
 MAX_STEP_TOKENS = 8192
 """Tokens that one forward takes unless told otherwise; the scratch memory is bounded by it."""
@@ -45,14 +57,24 @@ def supports(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
 class CpuDecoder:
     """Runs a decoder-only model on the CPU kernels. Not thread-safe: one engine thread owns it.
 
-    Raises ValueError where `supports` gives a reason, or where a weight's shape does not fit the spec.
+    Raises ValueError for an unknown rounding, where `supports` gives a reason, or where a weight's shape does not fit
+    the spec.
     """
 
-    def __init__(self, spec: DecoderSpec, weights: DecoderWeights, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        weights: DecoderWeights,
+        max_step_tokens: int = MAX_STEP_TOKENS,
+        rounding: Rounding = "fine",
+    ) -> None:
+        if rounding not in get_args(Rounding):
+            raise ValueError(f"unknown rounding {rounding!r}; accepted: {', '.join(get_args(Rounding))}")
         if (reason := supports(spec, weights)) is not None:
             raise ValueError(f"the CPU decoder cannot run this model: {reason}")
         self.spec = spec
         self.max_step_tokens = max_step_tokens
+        self.rounding = rounding
         embedding = _pack(weights.embedding)
         self._native = _ext.Decoder(
             hidden=spec.hidden,
@@ -71,12 +93,13 @@ class CpuDecoder:
             final_norm=_floats(weights.final_norm),
             head=embedding if weights.head is weights.embedding else _pack(weights.head),
             max_step_tokens=max_step_tokens,
+            fine=rounding == "fine",
         )
 
     @property
     def isa_class(self) -> str:
-        """Architecture and instruction set, e.g. x86-avx512vnni."""
-        return _ext.isa_class()
+        """Architecture, instruction set and, unless fine, rounding, e.g. x86-avx512vnni."""
+        return _ext.isa_class() + ("" if self.rounding == "fine" else f"-{self.rounding}")
 
     @property
     def weight_bytes(self) -> int:

@@ -81,6 +81,23 @@ def test_an_unknown_backend_is_named(backend: str) -> None:
         build_decoder(SPEC, WEIGHTS, backend=backend)
 
 
+@needs_cpu
+def test_rounding_is_chosen_and_named_in_the_isa_class() -> None:
+    fine, mixed = (build_decoder(SPEC, WEIGHTS, backend="cpu", rounding=rounding) for rounding in ("fine", "mixed"))
+    assert mixed.isa_class == f"{fine.isa_class}-mixed"
+
+
+def test_rounding_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(ValueError, match='MLX operations do not do; accepted with them: "fine"'):
+        build_decoder(SPEC, WEIGHTS, backend="mlx", rounding="mixed")
+
+
+@needs_cpu
+def test_an_unknown_rounding_is_named() -> None:
+    with pytest.raises(ValueError, match="'coarse'; accepted: fine, mixed"):
+        build_decoder(SPEC, WEIGHTS, backend="cpu", rounding="coarse")  # pyright: ignore[reportArgumentType]
+
+
 def test_negative_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="threads is -1"):
         build_decoder(SPEC, WEIGHTS, threads=-1)

@@ -151,18 +151,18 @@ void bind_decoder(nb::module_& m) {
             [](Decoder* self, int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
                int context_length, float norm_eps, std::vector<double> frequencies, bool interleaved, bool gelu,
                Matrix embedding, const std::vector<LayerPack*>& layers, std::vector<float> final_norm, Matrix head,
-               int max_step_tokens) {
+               int max_step_tokens, bool fine) {
                 std::vector<LayerPack> packs;
                 for (const LayerPack* layer : layers) packs.push_back(*layer);
                 DecoderShape shape{static_cast<int>(packs.size()), hidden,         heads,    kv_heads,
                                    head_dim,                       intermediate,   vocab,    context_length,
                                    norm_eps,                       std::move(frequencies), interleaved, gelu};
                 new (self) Decoder(std::move(shape), embedding, std::move(packs), std::move(final_norm), head,
-                                   max_step_tokens);
+                                   max_step_tokens, fine ? Rounding::Fine : Rounding::Mixed);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a, "vocab"_a,
             "context_length"_a, "norm_eps"_a, "frequencies"_a, "interleaved"_a, "gelu"_a, "embedding"_a, "layers"_a,
-            "final_norm"_a, "head"_a, "max_step_tokens"_a)
+            "final_norm"_a, "head"_a, "max_step_tokens"_a, "fine"_a)
         .def_prop_ro("weight_bytes", &Decoder::weight_bytes, "Bytes of the packed matrices.")
         .def(
             "allocate_kv",

@@ -56,13 +56,14 @@ void rotation(std::span<const double> frequencies, int position, float* cosines,
 }
 
 Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm,
-                 Matrix head, int max_step_tokens)
+                 Matrix head, int max_step_tokens, Rounding rounding)
     : shape_(std::move(shape)),
       embedding_(std::move(embedding)),
       head_(std::move(head)),
       layers_(std::move(layers)),
       final_norm_(std::move(final_norm)),
-      max_step_tokens_(max_step_tokens) {
+      max_step_tokens_(max_step_tokens),
+      rounding_(rounding) {
     const DecoderShape& s = shape_;
     for (auto [name, value] : {std::pair{"layers", s.layers},
                                {"hidden", s.hidden},
@@ -179,8 +180,8 @@ void Decoder::prepare_rows(std::initializer_list<const PackedMatrix*> matrices, 
                            Before before) {
     bool quantized = false, dense = false;
     for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? quantized : dense) = true;
-    if (quantized) quantized_.resize(tokens_, width, true);
-    if (dense) dense_.resize(tokens_, width, false);
+    if (quantized) quantized_.resize(tokens_, width, true, rounding_);
+    if (dense) dense_.resize(tokens_, width, false, rounding_);
     for_rows(*pool_, tokens_, width, [&](int begin, int end) {
         for (int t = begin; t < end; ++t) before(t);
         if (quantized) prepare(quantized_, x, width, begin, end);

@@ -41,7 +41,7 @@ class Decoder {
   public:
     // Throws std::invalid_argument naming the weight whose shape does not fit.
     Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> layers, std::vector<float> final_norm,
-            Matrix head, int max_step_tokens);
+            Matrix head, int max_step_tokens, Rounding rounding);
 
     const DecoderShape& shape() const { return shape_; }
     SlabShape slab_shape(int pages, int page_size) const {
@@ -80,6 +80,7 @@ class Decoder {
     std::vector<LayerPack> layers_;
     std::vector<float> final_norm_;
     int max_step_tokens_;
+    Rounding rounding_;
 
     std::mutex mutex_;
     Pool* pool_ = nullptr;  // during a forward

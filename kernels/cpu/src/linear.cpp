@@ -118,48 +118,32 @@ void dequantize_row(const PackedMatrix& matrix, int n, float* out) {
     }
 }
 
-void Activations::resize(int rows, int k, bool quantized) {
+void Activations::resize(int rows, int k, bool quantized, Rounding rounding) {
     kernels_ = &kernels();
     rows_ = rows;
     k_ = k;
     quantized_ = quantized;
-    size_t values = static_cast<size_t>(rows) * k * (quantized ? sizeof(int16_t) : sizeof(float));
-    // An odd number of cache lines from group to group: a power of two would put all groups into one set of the cache.
-    stride_ = static_cast<int>((round_up(rows * sizeof(float), kCacheLine) / kCacheLine | 1) * kCacheLine / sizeof(float));
-    size_t scales = quantized ? static_cast<size_t>(stride_) * (k / kGroup) * 3 * sizeof(float) : 0;
-    if (values > values_.size()) values_ = AlignedBytes(values);
-    if (scales > scales_.size()) scales_ = AlignedBytes(scales);
+    rounding_ = rounding;
+    const size_t row = quantized ? k / kGroup * sizeof(ActivationGroup) : k * sizeof(float);
+    if (rows * row > memory_.size()) memory_ = AlignedBytes(rows * row);
 }
 
 ActivationsView Activations::view() const {
-    ActivationsView view{rows_, k_, stride_, nullptr, nullptr, nullptr, nullptr, nullptr};
-    if (quantized_) {
-        size_t groups = static_cast<size_t>(stride_) * (k_ / kGroup);
-        view.values = reinterpret_cast<const int16_t*>(values_.data());
-        view.scales = reinterpret_cast<const float*>(scales_.data());
-        view.sums = reinterpret_cast<const int32_t*>(view.scales + groups);
-        view.scaled_sums = view.scales + 2 * groups;
-    } else {
-        view.floats = reinterpret_cast<const float*>(values_.data());
-    }
-    return view;
+    return {rows_, k_, quantized_ ? reinterpret_cast<const ActivationGroup*>(memory_.data()) : nullptr,
+            quantized_ ? nullptr : reinterpret_cast<const float*>(memory_.data())};
 }
 
 void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, int row1) {
-    const int k = activations.k_;
-    if (!activations.quantized_) {
-        float* floats = reinterpret_cast<float*>(activations.values_.data());
-        for (int row = row0; row < row1; ++row) {
-            std::memcpy(floats + static_cast<size_t>(row) * k, x + row * ldx, sizeof(float) * k);
-        }
-        return;
-    }
-    ActivationsView view = activations.view();
+    const size_t k = activations.k_;
     for (int row = row0; row < row1; ++row) {
-        activations.kernels_->quantize(x + row * ldx, k, view.stride,
-                                       const_cast<int16_t*>(view.values) + static_cast<size_t>(row) * k,
-                                       const_cast<float*>(view.scales) + row, const_cast<int32_t*>(view.sums) + row,
-                                       const_cast<float*>(view.scaled_sums) + row);
+        if (activations.quantized_) {
+            ActivationGroup* groups = reinterpret_cast<ActivationGroup*>(activations.memory_.data());
+            activations.kernels_->quantize(x + row * ldx, activations.k_, activations.rounding_,
+                                           groups + row * (k / kGroup));
+        } else {
+            float* floats = reinterpret_cast<float*>(activations.memory_.data());
+            std::memcpy(floats + row * k, x + row * ldx, sizeof(float) * k);
+        }
     }
 }
 
@@ -186,9 +170,10 @@ Tiling tile(const PackedMatrix& w, int rows, int threads) {
     return tiling;
 }
 
-void linear(Pool& pool, const PackedMatrix& w, Activations& scratch, const float* x, int rows, float* y) {
+void linear(Pool& pool, const PackedMatrix& w, Rounding rounding, Activations& scratch, const float* x, int rows,
+            float* y) {
     if (rows == 0) return;
-    scratch.resize(rows, w.k(), w.quantized());
+    scratch.resize(rows, w.k(), w.quantized(), rounding);
     constexpr int kRowsPerChunk = 8;
     pool.run((rows + kRowsPerChunk - 1) / kRowsPerChunk, [&](int chunk) {
         prepare(scratch, x, w.k(), chunk * kRowsPerChunk, std::min((chunk + 1) * kRowsPerChunk, rows));

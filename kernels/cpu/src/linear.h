@@ -1,13 +1,13 @@
 // Matrix products with packed weights: y[m][n] = sum over k of x[m][k] * w[n][k].
 //
-// Quantized weights meet activations quantized to 15 bits per 32 inputs: integers of at most 16256 and a scale, an
-// error of about 1e-5. Each group's product is an exact integer; the groups are
+// Quantized weights meet activations quantized to 15 bits per 32 inputs (integers of at most 16256 and a scale, an error
+// of about 1e-5), or to 8 bits where that does little harm: Rounding in linear_kernels.h. Each group's product is an exact integer; the groups are
 // summed in float in one fixed order, with fused multiply-adds, on every instruction set. Dense weights meet float32
 // activations, summed over k in ascending order. So y[m][n] is the same bits whatever other rows and outputs are
 // computed with it, however the work is cut into chunks, and on whichever instruction set.
 //
 //     PackedMatrix w = pack_affine({...});               // once
-//     activations.resize(rows, w.k(), w.quantized());    // once per phase
+//     activations.resize(rows, w.k(), w.quantized(), Rounding::Mixed);    // once per phase
 //     prepare(activations, x, ldx, row0, row1);          // any split of the rows, on any thread
 //     linear_chunk(w, activations, m0, m1, n0, n1, y, ldy);   // any split with n0 a multiple of 16
 #pragma once
@@ -81,7 +81,7 @@ void dequantize_row(const PackedMatrix& w, int n, float* out);
 class Activations {
   public:
     // Room for `rows` rows of k inputs, in the form that quantized (or dense) weights want. Contents are then undefined.
-    void resize(int rows, int k, bool quantized);
+    void resize(int rows, int k, bool quantized, Rounding rounding);
     int rows() const { return rows_; }
     int k() const { return k_; }
     bool quantized() const { return quantized_; }
@@ -91,9 +91,10 @@ class Activations {
     friend void prepare(Activations&, const float*, ptrdiff_t, int, int);
     friend void linear_chunk(const PackedMatrix&, const Activations&, int, int, int, int, float*, ptrdiff_t, Write);
     const LinearKernels* kernels_ = nullptr;
-    int rows_ = 0, k_ = 0, stride_ = 0;
+    int rows_ = 0, k_ = 0;
     bool quantized_ = false;
-    AlignedBytes values_, scales_;
+    Rounding rounding_ = Rounding::Fine;
+    AlignedBytes memory_;
 };
 
 // Fill rows row0..row1 from x, where row r starts at x + r * ldx. Distinct rows may be prepared at the same time.
@@ -122,6 +123,7 @@ Tiling tile(const PackedMatrix& w, int rows, int threads);
 
 class Pool;
 // The whole of it on the pool: x [rows][k], contiguous, to y [rows][n].
-void linear(Pool& pool, const PackedMatrix& w, Activations& scratch, const float* x, int rows, float* y);
+void linear(Pool& pool, const PackedMatrix& w, Rounding rounding, Activations& scratch, const float* x, int rows,
+            float* y);
 
 }  // namespace russet

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "linear_kernels.h"
+#include "linear_quantize.h"
 #include "linear_tiles.h"
 
 namespace russet {
@@ -21,45 +22,6 @@ inline int32_t sum_of(__m256i v) {
     __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
-}
-
-void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
-    for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
-        __m256 v[4];
-        for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
-        // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
-        const int32_t largest = largest_of(_mm256_max_epi32(_mm256_max_epi32(magnitudes(v[0]), magnitudes(v[1])),
-                                                            _mm256_max_epi32(magnitudes(v[2]), magnitudes(v[3]))));
-        const float most = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(largest)));
-        int32_t sum = 0;
-        float scale;
-        if (largest >= 0x7f800000 || most < 1e-30f) {
-            scale = most < 1e-30f ? 0.0f : __builtin_nanf("");
-            for (int i = 0; i < kGroup; i += 16) {
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + i), _mm256_setzero_si256());
-            }
-        } else {
-            const __m256 inverse = _mm256_set1_ps(kLargest / most);
-            __m256i q[4];
-            for (int i = 0; i < 4; ++i) {
-                q[i] = _mm256_cvtps_epi32(_mm256_round_ps(_mm256_mul_ps(v[i], inverse), kNearest));
-            }
-            sum = sum_of(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
-            // Each four as 0, 2, 1, 3, the order in which group_products unpacks the weights. Packing works within
-            // 128-bit lanes: the permutation puts the fours back in order.
-            const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,  //
-                                                   0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-            for (int i = 0; i < 4; i += 2) {
-                const __m256i fours = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[i], q[i + 1]), 0xd8);
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + 8 * i), _mm256_shuffle_epi8(fours, pairs));
-            }
-            scale = most / kLargest;
-        }
-        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
-        scales[at] = scale;
-        sums[at] = sum;
-        scaled_sums[at] = scale * static_cast<float>(sum);
-    }
 }
 
 inline __m256 load_scales(const uint8_t* at, ScaleType type) {
@@ -102,16 +64,42 @@ struct Avx2 {
     static constexpr int kDenseRows = 3;
     static constexpr int kDenseBlocks = 2;
 
+    // Magnitudes as bits are ordered like the floats, with infinity and NaN above them all.
+    static inline float largest(const float* x) {
+        __m256i most = _mm256_setzero_si256();
+        for (int i = 0; i < kGroup; i += 8) most = _mm256_max_epi32(most, magnitudes(_mm256_loadu_ps(x + i)));
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(largest_of(most))));
+    }
+
+    template <bool fine>
+    static inline int32_t round(const float* x, float inverse, int16_t* values) {
+        __m256i q[4];
+        for (int i = 0; i < 4; ++i) {
+            const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse));
+            q[i] = _mm256_cvtps_epi32(_mm256_round_ps(scaled, kNearest));
+            if constexpr (!fine) q[i] = _mm256_slli_epi32(q[i], 7);
+        }
+        // Each four as 0, 2, 1, 3, the order in which group_products unpacks the weights. Packing works within
+        // 128-bit lanes: the permutation puts the fours back in order.
+        const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,  //
+                                               0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+        for (int i = 0; i < 4; i += 2) {
+            const __m256i fours = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[i], q[i + 1]), 0xd8);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + 8 * i), _mm256_shuffle_epi8(fours, pairs));
+        }
+        return sum_of(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
+    }
+
     // 16 outputs of `rows` rows, one group: exact products. Weights are unpacked to 16 bits, where sums of pairs
     // of products fit 32 bits; through maddubs they would need the inputs in two halves, and 8-bit weights the sign trick.
     template <Format format, int rows>
-    static inline void group_products(const uint8_t* values, const int16_t* inputs, int stride,
+    static inline void group_products(const uint8_t* values, const ActivationGroup* const (&inputs)[rows], int group,
                                       __m256i (&product)[rows][2]) {
         for (int r = 0; r < rows; ++r) product[r][0] = product[r][1] = _mm256_setzero_si256();
-        // Two inputs of all rows: those at `at` in the order of quantize().
+        // Two inputs of all rows: those at `at` in the order of round().
         auto multiply = [&](__m256i left, __m256i right, int at) __attribute__((always_inline)) {
             for (int r = 0; r < rows; ++r) {
-                const __m256i x = two_inputs(inputs + static_cast<ptrdiff_t>(r) * stride + at);
+                const __m256i x = two_inputs(inputs[r][group].values + at);
                 product[r][0] = _mm256_add_epi32(product[r][0], _mm256_madd_epi16(left, x));
                 product[r][1] = _mm256_add_epi32(product[r][1], _mm256_madd_epi16(right, x));
             }
@@ -146,36 +134,32 @@ struct Avx2 {
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
         const uint8_t* values = w.values + block * w.block_bytes();
         const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
-        const int16_t* inputs = x.values + static_cast<size_t>(m) * x.k;
-        const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
-        const int32_t* sums = x.sums + m;
+        const ActivationGroup* inputs[rows];
+        for (int r = 0; r < rows; ++r) inputs[r] = x.row(m + r);
 
         __m256 total[rows][2];
         for (int r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
-        for (int group = 0; group < groups; ++group, values += kGroupBytes, inputs += kGroup) {
+        for (int group = 0; group < groups; ++group, values += kGroupBytes) {
             __m256i product[rows][2];
-            group_products<format, rows>(values, inputs, x.k, product);
+            group_products<format, rows>(values, inputs, group, product);
             for (int half = 0; half < 2; ++half) {
                 const uint8_t* at = scales + half * scale_bytes / 2;
                 const __m256 scale = load_scales(at, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
                     if constexpr (symmetric) {
-                        product[r][half] = _mm256_sub_epi32(product[r][half], _mm256_set1_epi32(kZeroPoint * sums[r]));
+                        product[r][half] = _mm256_sub_epi32(product[r][half], _mm256_set1_epi32(kZeroPoint * inputs[r][group].sum));
                     }
-                    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(input_scales[r]));
+                    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(inputs[r][group].scale));
                     total[r][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product[r][half]), both, total[r][half]);
                 }
                 if constexpr (!symmetric) {
                     const __m256 bias = load_scales(at + scale_bytes, w.scale_type);
                     for (int r = 0; r < rows; ++r) {
-                        total[r][half] = _mm256_fmadd_ps(bias, _mm256_set1_ps(input_sums[r]), total[r][half]);
+                        total[r][half] = _mm256_fmadd_ps(bias, _mm256_set1_ps(inputs[r][group].scaled_sum), total[r][half]);
                     }
                 }
             }
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.stride;
-            input_sums += x.stride;
-            sums += x.stride;
         }
         for (int r = 0; r < rows; ++r) {
             for (int half = 0; half < 2; ++half) {
@@ -217,7 +201,7 @@ struct Avx2 {
 }  // namespace
 
 const LinearKernels& linear_kernels_avx2() {
-    static constexpr LinearKernels kernels{quantize, multiply_tiles<Avx2>};
+    static constexpr LinearKernels kernels{quantize_row<Avx2>, multiply_tiles<Avx2>};
     return kernels;
 }
 

@@ -2,49 +2,13 @@
 #include <immintrin.h>
 
 #include "linear_kernels.h"
+#include "linear_quantize.h"
 #include "linear_tiles.h"
 
 namespace russet {
 namespace {
 
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-
-inline __m512i high_half(__m512i q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7); }
-
-void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
-        const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-        // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
-        const int32_t largest = _mm512_reduce_max_epi32(
-            _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
-                             _mm512_and_si512(_mm512_castps_si512(b), magnitude)));
-        const float most = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(largest)));
-        int32_t sum = 0;
-        float scale;
-        if (largest >= 0x7f800000 || most < 1e-30f) {
-            scale = most < 1e-30f ? 0.0f : __builtin_nanf("");
-            _mm512_storeu_si512(values, _mm512_setzero_si512());
-        } else {
-            const __m512 inverse = _mm512_set1_ps(kLargest / most);
-            const __m512i qa = _mm512_cvt_roundps_epi32(_mm512_mul_ps(a, inverse), kNearest);
-            const __m512i qb = _mm512_cvt_roundps_epi32(_mm512_mul_ps(b, inverse), kNearest);
-            // The halves of linear_kernels.h: first the 32 high ones, then the 32 low ones.
-            __m128i* halves = reinterpret_cast<__m128i*>(values);
-            const __m512i high_a = high_half(qa), high_b = high_half(qb);
-            _mm_storeu_si128(halves, _mm512_cvtepi32_epi8(high_a));
-            _mm_storeu_si128(halves + 1, _mm512_cvtepi32_epi8(high_b));
-            _mm_storeu_si128(halves + 2, _mm512_cvtepi32_epi8(_mm512_sub_epi32(qa, _mm512_slli_epi32(high_a, 7))));
-            _mm_storeu_si128(halves + 3, _mm512_cvtepi32_epi8(_mm512_sub_epi32(qb, _mm512_slli_epi32(high_b, 7))));
-            sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
-            scale = most / kLargest;
-        }
-        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
-        scales[at] = scale;
-        sums[at] = sum;
-        scaled_sums[at] = scale * static_cast<float>(sum);
-    }
-}
 
 inline __m512 load_scales(const uint8_t* at, ScaleType type) {
     if (type == ScaleType::Float16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
@@ -98,6 +62,35 @@ struct Avx512 {
     // sweep down (8 rows of 1536 x 576: 78 to 54 us); at one row it does better without help.
     static constexpr int kAhead = 2048;
 
+    // Magnitudes as bits are ordered like the floats, with infinity and NaN above them all.
+    static inline float largest(const float* x) {
+        const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+        const int32_t bits = _mm512_reduce_max_epi32(
+            _mm512_max_epi32(_mm512_and_si512(_mm512_loadu_si512(x), magnitude),
+                             _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude)));
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
+    }
+
+    // The halves of linear_kernels.h: first the 32 high ones, then the 32 low ones.
+    template <bool fine>
+    static inline int32_t round(const float* x, float inverse, int16_t* values) {
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < 2; ++i) {
+            const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), _mm512_set1_ps(inverse));
+            const __m512i q = _mm512_cvt_roundps_epi32(scaled, kNearest);
+            sum = _mm512_add_epi32(sum, q);
+            __m512i high = q, low = _mm512_setzero_si512();
+            if constexpr (fine) {
+                high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+                low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 7));
+            }
+            __m128i* halves = reinterpret_cast<__m128i*>(values) + i;
+            _mm_storeu_si128(halves, _mm512_cvtepi32_epi8(high));
+            _mm_storeu_si128(halves + 2, _mm512_cvtepi32_epi8(low));
+        }
+        return _mm512_reduce_add_epi32(sum) * (fine ? 1 : 128);
+    }
+
     // The weights of a group: four inputs of 16 outputs to a register.
     template <Format format>
     static inline void unpack(const uint8_t* values, __m512i (&weights)[8]) {
@@ -136,12 +129,8 @@ struct Avx512 {
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
         const uint8_t* values = w.values + block * w.block_bytes();
         const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
-        const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
-        const int32_t* sums = x.sums + m;
-        const int8_t* inputs[rows];
-        for (int r = 0; r < rows; ++r) {
-            inputs[r] = reinterpret_cast<const int8_t*>(x.values + static_cast<size_t>(m + r) * x.k);
-        }
+        const ActivationGroup* inputs[rows];
+        for (int r = 0; r < rows; ++r) inputs[r] = x.row(m + r);
 
         __m512 total[rows];
         for (int r = 0; r < rows; ++r) total[r] = _mm512_setzero_ps();
@@ -158,7 +147,7 @@ struct Avx512 {
                 const int8_t* half[count];
                 __m512i product[count];
                 for (int r = 0; r < count; ++r) {
-                    half[r] = inputs[first + r] + static_cast<ptrdiff_t>(group) * (2 * kGroup);
+                    half[r] = reinterpret_cast<const int8_t*>(inputs[first + r][group].values);
                     product[r] = _mm512_setzero_si512();
                 }
                 // 128 times the high halves' product, then the low halves' on top of it.
@@ -166,27 +155,26 @@ struct Avx512 {
                 for (int r = 0; r < count; ++r) {
                     product[r] = _mm512_slli_epi32(product[r], 7);
                     if constexpr (symmetric) {
-                        product[r] = _mm512_sub_epi32(product[r], _mm512_set1_epi32(kZeroPoint * sums[first + r]));
+                        product[r] = _mm512_sub_epi32(product[r], _mm512_set1_epi32(kZeroPoint * inputs[first + r][group].sum));
                     }
                     half[r] += kGroup;
                 }
-                accumulate(weights, half, product);
+                int32_t fine = 0;
+                for (int r = 0; r < count; ++r) fine |= inputs[first + r][group].fine;
+                if (fine) accumulate(weights, half, product);
                 for (int r = 0; r < count; ++r) {
-                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input_scales[first + r]));
+                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(inputs[first + r][group].scale));
                     total[first + r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product[r]), both, total[first + r]);
                 }
             });
             if constexpr (!symmetric) {
                 const __m512 bias = load_scales(scales + scale_bytes, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
-                    total[r] = _mm512_fmadd_ps(bias, _mm512_set1_ps(input_sums[r]), total[r]);
+                    total[r] = _mm512_fmadd_ps(bias, _mm512_set1_ps(inputs[r][group].scaled_sum), total[r]);
                 }
             }
             values += kGroupBytes;
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.stride;
-            input_sums += x.stride;
-            sums += x.stride;
         }
         for (int r = 0; r < rows; ++r) put(y + (m + r) * ldy + block * kBlock, total[r], w.n - block * kBlock, write);
     }
@@ -221,7 +209,7 @@ struct Avx512 {
 }  // namespace
 
 const LinearKernels& linear_kernels_avx512() {
-    static constexpr LinearKernels kernels{quantize, multiply_tiles<Avx512>};
+    static constexpr LinearKernels kernels{quantize_row<Avx512>, multiply_tiles<Avx512>};
     return kernels;
 }
 

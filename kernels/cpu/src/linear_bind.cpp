@@ -103,8 +103,13 @@ void bind_linear(nb::module_& m) {
     m.def("pack_dense", &pack_dense_array, "weight"_a, nb::call_guard<nb::gil_scoped_release>(),
           "Pack a dense float32, bfloat16 or float16 matrix [N, K].");
     m.def(
-        "linear", [](const mx::array& x, const Weights& w) { return linear(x, w); }, "x"_a, "weight"_a,
-        "x [.., K] times the weight's transpose: float32 [.., N]. Lazy; differentiable in x.");
+        "linear",
+        [](const mx::array& x, const Weights& w, bool fine) {
+            return linear(x, w, fine ? Rounding::Fine : Rounding::Mixed);
+        },
+        "x"_a, "weight"_a, "fine"_a = true,
+        "x [.., K] times the weight's transpose: float32 [.., N]. Lazy; differentiable in x. Where not fine, activations "
+        "that quantized weights meet are rounded as the decoder rounds them by default.");
     m.def(
         "linear_transposed", [](const mx::array& y, const Weights& w) { return linear_transposed(y, w); }, "y"_a,
         "weight"_a, "y [.., N] times the dequantized weight: float32 [.., K]. Lazy; differentiable in y.");

@@ -5,53 +5,13 @@
 #include <arm_neon.h>
 
 #include "linear_kernels.h"
+#include "linear_quantize.h"
 #include "linear_tiles.h"
 
 namespace russet {
 namespace {
 
 constexpr int kQuarters = 4;  // registers of a block
-
-void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
-    for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
-        float32x4_t v[8];
-        // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
-        uint32x4_t most_bits = vdupq_n_u32(0);
-        for (int i = 0; i < 8; ++i) {
-            v[i] = vld1q_f32(x + 4 * i);
-            most_bits = vmaxq_u32(most_bits, vandq_u32(vreinterpretq_u32_f32(v[i]), vdupq_n_u32(0x7fffffff)));
-        }
-        const uint32_t largest = vmaxvq_u32(most_bits);
-        float most;
-        __builtin_memcpy(&most, &largest, 4);
-        int32_t sum = 0;
-        float scale;
-        if (largest >= 0x7f800000u || most < 1e-30f) {
-            scale = most < 1e-30f ? 0.0f : __builtin_nanf("");
-            __builtin_memset(values, 0, kGroup * sizeof(*values));
-        } else {
-            const float inverse = kLargest / most;
-            int32x4_t total = vdupq_n_s32(0);
-            // The halves of linear_kernels.h: first the 32 high ones, then the 32 low ones.
-            int8_t* halves = reinterpret_cast<int8_t*>(values);
-            for (int i = 0; i < 8; i += 2) {
-                const int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[i], inverse));
-                const int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(v[i + 1], inverse));
-                total = vaddq_s32(total, vaddq_s32(a, b));
-                const int16x8_t q = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
-                const int16x8_t high = vshrq_n_s16(vaddq_s16(q, vdupq_n_s16(64)), 7);
-                vst1_s8(halves + 4 * i, vmovn_s16(high));
-                vst1_s8(halves + kGroup + 4 * i, vmovn_s16(vsubq_s16(q, vshlq_n_s16(high, 7))));
-            }
-            sum = vaddvq_s32(total);
-            scale = most / kLargest;
-        }
-        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
-        scales[at] = scale;
-        sums[at] = sum;
-        scaled_sums[at] = scale * static_cast<float>(sum);
-    }
-}
 
 inline float32x4_t load_scales(const uint8_t* at, ScaleType type) {
     if (type == ScaleType::Float32) return vld1q_f32(reinterpret_cast<const float*>(at));
@@ -128,6 +88,40 @@ struct Neon {
     static constexpr int kDenseRows = 6;
     static constexpr int kDenseBlocks = 1;
 
+    // Magnitudes as bits are ordered like the floats, with infinity and NaN above them all.
+    static inline float largest(const float* x) {
+        uint32x4_t most = vdupq_n_u32(0);
+        for (int i = 0; i < kGroup; i += 4) {
+            most = vmaxq_u32(most, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x + i)), vdupq_n_u32(0x7fffffff)));
+        }
+        const uint32_t bits = vmaxvq_u32(most);
+        float value;
+        __builtin_memcpy(&value, &bits, 4);
+        return value;
+    }
+
+    // The halves of linear_kernels.h: first the 32 high ones, then the 32 low ones.
+    template <bool fine>
+    static inline int32_t round(const float* x, float inverse, int16_t* values) {
+        int8_t* halves = reinterpret_cast<int8_t*>(values);
+        int32x4_t total = vdupq_n_s32(0);
+        for (int i = 0; i < kGroup; i += 8) {
+            const int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), inverse));
+            const int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), inverse));
+            total = vaddq_s32(total, vaddq_s32(a, b));
+            const int16x8_t q = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
+            if constexpr (fine) {
+                const int16x8_t high = vshrq_n_s16(vaddq_s16(q, vdupq_n_s16(64)), 7);
+                vst1_s8(halves + i, vmovn_s16(high));
+                vst1_s8(halves + kGroup + i, vmovn_s16(vsubq_s16(q, vshlq_n_s16(high, 7))));
+            } else {
+                vst1_s8(halves + i, vmovn_s16(q));
+                vst1_s8(halves + kGroup + i, vdup_n_s8(0));
+            }
+        }
+        return vaddvq_s32(total) * (fine ? 1 : 128);
+    }
+
     template <Format format, bool symmetric, int rows, int blocks>
     static inline void quantized(const PackedView& w, const ActivationsView& x, int m, int block, float* y,
                                  ptrdiff_t ldy, Write write) {
@@ -140,12 +134,8 @@ struct Neon {
         const int scale_step = symmetric ? scale_bytes : 2 * scale_bytes;
         const uint8_t* values = w.values + block * w.block_bytes();
         const uint8_t* scales = static_cast<const uint8_t*>(w.scales) + block * w.block_scale_bytes();
-        const float *input_scales = x.scales + m, *input_sums = x.scaled_sums + m;
-        const int32_t* sums = x.sums + m;
-        const int8_t* inputs[rows];
-        for (int r = 0; r < rows; ++r) {
-            inputs[r] = reinterpret_cast<const int8_t*>(x.values + static_cast<size_t>(m + r) * x.k);
-        }
+        const ActivationGroup* inputs[rows];
+        for (int r = 0; r < rows; ++r) inputs[r] = x.row(m + r);
 
         float32x4_t total[rows][kQuarters];
         for (int r = 0; r < rows; ++r) {
@@ -153,32 +143,30 @@ struct Neon {
         }
         const int groups = w.k / kGroup;
         for (int group = 0; group < groups; ++group) {
-            const ptrdiff_t at = static_cast<ptrdiff_t>(group) * (2 * kGroup);
             const int quarter_bytes = scale_bytes / kQuarters;
             for (int c = 0; c < kQuarters; ++c) {
                 int8x16_t weights[8];
                 unpack<format>(values + c * 16, weights);
                 const float32x4_t scale = load_scales(scales + c * quarter_bytes, w.scale_type);
                 for (int r = 0; r < rows; ++r) {
+                    const ActivationGroup& input = inputs[r][group];
+                    const int8_t* halves = reinterpret_cast<const int8_t*>(input.values);
                     // 128 times the high halves' product, then the low halves' on top of it.
-                    int32x4_t product = vshlq_n_s32(dot32(vdupq_n_s32(0), weights, inputs[r] + at), 7);
-                    if constexpr (kMissing != 0) product = vaddq_s32(product, vdupq_n_s32(kMissing * sums[r]));
-                    product = dot32(product, weights, inputs[r] + at + kGroup);
-                    const float32x4_t both = vmulq_n_f32(scale, input_scales[r]);
+                    int32x4_t product = vshlq_n_s32(dot32(vdupq_n_s32(0), weights, halves), 7);
+                    if constexpr (kMissing != 0) product = vaddq_s32(product, vdupq_n_s32(kMissing * input.sum));
+                    if (input.fine) product = dot32(product, weights, halves + kGroup);
+                    const float32x4_t both = vmulq_n_f32(scale, input.scale);
                     total[r][c] = vfmaq_f32(total[r][c], vcvtq_f32_s32(product), both);
                 }
                 if constexpr (!symmetric) {
                     const float32x4_t bias = load_scales(scales + scale_bytes + c * quarter_bytes, w.scale_type);
                     for (int r = 0; r < rows; ++r) {
-                        total[r][c] = vfmaq_f32(total[r][c], bias, vdupq_n_f32(input_sums[r]));
+                        total[r][c] = vfmaq_f32(total[r][c], bias, vdupq_n_f32(inputs[r][group].scaled_sum));
                     }
                 }
             }
             values += kGroupBytes;
             if (((group + 1) & (w.groups_per_scale - 1)) == 0) scales += scale_step;
-            input_scales += x.stride;
-            input_sums += x.stride;
-            sums += x.stride;
         }
         for (int r = 0; r < rows; ++r) {
             for (int c = 0; c < kQuarters; ++c) {

@@ -5,7 +5,7 @@
 namespace russet {
 
 const LinearKernels& linear_kernels_neon_dotprod() {
-    static constexpr LinearKernels kernels{quantize, multiply_tiles<Neon>};
+    static constexpr LinearKernels kernels{quantize_row<Neon>, multiply_tiles<Neon>};
     return kernels;
 }
 

@@ -69,7 +69,8 @@ class WeightPrimitive : public mx::Primitive {
 
 class PackedLinear : public WeightPrimitive {
   public:
-    using WeightPrimitive::WeightPrimitive;
+    PackedLinear(mx::Stream stream, Weights w, Rounding rounding)
+        : WeightPrimitive(stream, std::move(w)), rounding_(rounding) {}
     const char* name() const override { return "PackedLinear"; }
 
     std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>& cotangents,
@@ -78,16 +79,23 @@ class PackedLinear : public WeightPrimitive {
     }
     std::vector<mx::array> jvp(const std::vector<mx::array>&, const std::vector<mx::array>& tangents,
                                const std::vector<int>&) override {
-        return {linear(tangents[0], w_)};
+        return {linear(tangents[0], w_, rounding_)};
+    }
+    bool is_equivalent(const mx::Primitive& other) const override {
+        return WeightPrimitive::is_equivalent(other) && rounding_ == static_cast<const PackedLinear&>(other).rounding_;
     }
 
   protected:
-    Runner runner() const override {
-        return [](const PackedMatrix& w, const float* x, int rows, float* y) {
-            Activations scratch;
-            linear(pool(), w, scratch, x, rows, y);
-        };
+    Runner runner() const override { return rounding_ == Rounding::Fine ? run<Rounding::Fine> : run<Rounding::Mixed>; }
+
+  private:
+    template <Rounding rounding>
+    static void run(const PackedMatrix& w, const float* x, int rows, float* y) {
+        Activations scratch;
+        linear(pool(), w, rounding, scratch, x, rows, y);
     }
+
+    Rounding rounding_;
 };
 
 class PackedLinearTransposed : public WeightPrimitive {
@@ -97,7 +105,7 @@ class PackedLinearTransposed : public WeightPrimitive {
 
     std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>& cotangents,
                                const std::vector<int>&, const std::vector<mx::array>&) override {
-        return {linear(cotangents[0], w_)};
+        return {linear(cotangents[0], w_, Rounding::Fine)};
     }
 
   protected:
@@ -108,8 +116,8 @@ class PackedLinearTransposed : public WeightPrimitive {
     }
 };
 
-template <typename Product>
-mx::array apply(const mx::array& x, Weights w, int inputs, int outputs) {
+template <typename Product, typename... More>
+mx::array apply(const mx::array& x, Weights w, int inputs, int outputs, More... more) {
     if (x.ndim() == 0 || x.shape(-1) != inputs) {
         std::string last = x.ndim() == 0 ? "no dimension" : std::to_string(x.shape(-1));
         throw std::invalid_argument("the last dimension of the input is " + last + "; accepted: " +
@@ -120,14 +128,14 @@ mx::array apply(const mx::array& x, Weights w, int inputs, int outputs) {
     if (x.size() == 0) return mx::zeros(shape, mx::float32);
     mx::Stream stream = mx::default_stream(mx::Device::cpu);
     mx::array floats = mx::contiguous(mx::astype(x, mx::float32, stream), false, stream);
-    return mx::array(std::move(shape), mx::float32, std::make_shared<Product>(stream, std::move(w)), {floats});
+    return mx::array(std::move(shape), mx::float32, std::make_shared<Product>(stream, std::move(w), more...), {floats});
 }
 
 }  // namespace
 
-mx::array linear(const mx::array& x, Weights w) {
+mx::array linear(const mx::array& x, Weights w, Rounding rounding) {
     int inputs = w->k(), outputs = w->n();
-    return apply<PackedLinear>(x, std::move(w), inputs, outputs);
+    return apply<PackedLinear>(x, std::move(w), inputs, outputs, rounding);
 }
 
 mx::array linear_transposed(const mx::array& y, Weights w) {

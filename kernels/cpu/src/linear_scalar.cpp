@@ -4,40 +4,32 @@
 
 #include "half.h"
 #include "linear_kernels.h"
+#include "linear_quantize.h"
 
 namespace russet {
 namespace {
 
-constexpr float kTiny = 1e-30f;
-
-void quantize(const float* x, int k, int stride, int16_t* values, float* scales, int32_t* sums, float* scaled_sums) {
-    for (int group = 0; group < k / kGroup; ++group, x += kGroup, values += kGroup) {
-        // The largest magnitude as bits: ordered like the floats, with infinity and NaN above them all.
+struct Scalar {
+    // Magnitudes as bits are ordered like the floats, with infinity and NaN above them all.
+    static float largest(const float* x) {
         uint32_t largest = 0;
         for (int i = 0; i < kGroup; ++i) {
             uint32_t magnitude = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
             if (magnitude > largest) largest = magnitude;
         }
-        float most = std::bit_cast<float>(largest);
-        int32_t sum = 0;
-        float scale;
-        if (largest >= 0x7f800000u || most < kTiny) {
-            scale = most < kTiny ? 0.0f : std::bit_cast<float>(0x7fc00000u);
-            std::memset(values, 0, kGroup * sizeof(*values));
-        } else {
-            float inverse = kLargest / most;
-            for (int i = 0; i < kGroup; ++i) {
-                values[i] = static_cast<int16_t>(std::nearbyintf(x[i] * inverse));
-                sum += values[i];
-            }
-            scale = most / kLargest;
-        }
-        const ptrdiff_t at = static_cast<ptrdiff_t>(group) * stride;
-        scales[at] = scale;
-        sums[at] = sum;
-        scaled_sums[at] = scale * static_cast<float>(sum);
+        return std::bit_cast<float>(largest);
     }
-}
+
+    template <bool fine>
+    static int32_t round(const float* x, float inverse, int16_t* values) {
+        int32_t sum = 0;
+        for (int i = 0; i < kGroup; ++i) {
+            values[i] = static_cast<int16_t>(std::nearbyintf(x[i] * inverse) * (fine ? 1 : 128));
+            sum += values[i];
+        }
+        return sum;
+    }
+};
 
 float scale_at(const PackedView& w, const void* scales, int index) {
     switch (w.scale_type) {
@@ -75,13 +67,12 @@ float quantized_product(const PackedView& w, const ActivationsView& x, int m, in
     float total = 0.0f;
     for (int group = 0; group < w.groups(); ++group) {
         int at = group / w.groups_per_scale * scale_row + column;
-        size_t input = static_cast<size_t>(group) * x.stride + m;
-        int32_t product = dot(w, values + group * group_bytes, x.values + static_cast<size_t>(m) * x.k + group * kGroup,
-                              x.sums[input]);
-        float scale = scale_at(w, scales, at) * x.scales[input];
+        const ActivationGroup& input = x.row(m)[group];
+        int32_t product = dot(w, values + group * group_bytes, input.values, input.sum);
+        float scale = scale_at(w, scales, at) * input.scale;
         total = std::fma(static_cast<float>(product), scale, total);
         if (!w.symmetric) {
-            total = std::fma(scale_at(w, scales, at + kBlock), x.scaled_sums[input], total);
+            total = std::fma(scale_at(w, scales, at + kBlock), input.scaled_sum, total);
         }
     }
     return total;
@@ -122,7 +113,7 @@ void multiply(const PackedView& w, const ActivationsView& x, int m0, int m1, int
 }  // namespace
 
 const LinearKernels& linear_kernels_scalar() {
-    static constexpr LinearKernels kernels{quantize, multiply};
+    static constexpr LinearKernels kernels{quantize_row<Scalar>, multiply};
     return kernels;
 }
 

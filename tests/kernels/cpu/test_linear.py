@@ -49,16 +49,26 @@ def affine(n, k, bits, group, *, symmetric=False, scale_type=np.float16, seed=0)
     return packed, dense
 
 
-def rounded(x):
-    """Activations as the kernels see them: 15 bits per 32 inputs, by the definition in linear_kernels.h."""
+def rounded(x, fine=True):
+    """Activations as the kernels see them: 15 bits per 32 inputs or 8, by the definition in linear_kernels.h."""
     groups = x.reshape(x.shape[0], -1, 32)
     most = np.abs(groups).max(-1, keepdims=True)
     q = np.rint(groups * (np.float32(16256.0) / most))
+    if not fine:
+        coarse = most <= 1.75 * most.mean(1, keepdims=True)
+        q = np.where(coarse, 128 * np.rint(groups * (np.float32(127.0) / most)), q)
     return (q.astype(np.float64) * (most / np.float32(16256.0))).reshape(x.shape)
 
 
-def product(x, packed):
-    return np.array(_ext.linear(mx.array(x), packed))
+def product(x, packed, fine=True):
+    return np.array(_ext.linear(mx.array(x), packed, fine))
+
+
+def outlying(rows, k, seed=0):
+    """Activations of which some groups are fine when rounding is mixed: others in each row, and in some rows none."""
+    rng = np.random.default_rng([rows, k, seed])
+    x = rng.standard_normal((rows, k)).astype(np.float32)
+    return x * np.where(rng.random((rows, k)) < 0.01, 20, 1).astype(np.float32)
 
 
 def assert_close(y, x, w, relative=2e-6):
@@ -75,6 +85,23 @@ def test_quantized_product_is_the_exact_product_of_the_rounded_activations(isa, 
         for rows in ROWS:
             x = activations(rows, k, seed=rows)
             assert_close(product(x, packed), rounded(x), w)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mixed_rounding_is_coarse_where_a_group_is_not_far_above_its_row(isa, bits):
+    for n, k in SHAPES:
+        packed, w = affine(n, k, bits, 32, seed=n)
+        for rows in ROWS:
+            x = outlying(rows, k)
+            assert_close(product(x, packed, fine=False), rounded(x, fine=False), w)
+
+
+def test_mixed_rounding_of_a_row_depends_on_that_row_alone(isa):
+    packed, _ = affine(48, 256, 4, 32)
+    x = outlying(19, 256)
+    together = product(x, packed, fine=False)
+    assert (together == np.concatenate([product(x[i : i + 1], packed, fine=False) for i in range(19)])).all()
+    assert not (together == product(x, packed)).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -157,13 +184,14 @@ def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(isa):
                 assert np.array_equal(product(x[:rows], packed), alone[:rows])
 
 
-def test_all_instruction_sets_compute_the_same_bits():
-    x = activations(9, 384)
+@pytest.mark.parametrize("fine", [True, False])
+def test_all_instruction_sets_compute_the_same_bits(fine):
+    x = outlying(9, 384)
     for packed in every_kind(77, 384):
         results = []
         for name in _ext.supported_isas():
             _ext.set_isa(name)
-            results.append(product(x, packed))
+            results.append(product(x, packed, fine))
         _ext.set_isa("auto")
         assert all(np.array_equal(result, results[0]) for result in results)
 
