@@ -55,7 +55,12 @@ class Batch:
     def enact(self, decision: StepPlan, now_s: float) -> worker_pb2.Plan:
         """Carry out a decision made on this very state; returns the message that tells the worker."""
         self.plan_id += 1
-        message = worker_pb2.Plan(epoch=self.epoch, plan_id=self.plan_id, step_tokens=self.step_tokens)
+        message = worker_pb2.Plan(
+            epoch=self.epoch,
+            plan_id=self.plan_id,
+            step_tokens=self.step_tokens,
+            itl_target_us=round(self.config.itl_target_ms * 1e3),
+        )
         for sequence in decision.drop:
             self._let_go(sequence)
         for sequence in decision.preempt:

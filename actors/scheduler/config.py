@@ -20,6 +20,13 @@ class SchedulerConfig(BaseModel):
     step_tokens: int = Field(
         default=512, ge=1, le=65536, description="Token budget of one forward: decode rows, then chunks."
     )
+    itl_target_ms: float = Field(
+        default=15.0,
+        ge=0,
+        le=60000,
+        description="Milliseconds between the tokens of running streams that prompt chunks are kept small for; 0 sets "
+        "no limit.",
+    )
     lease_tokens: int = Field(
         default=32,
         ge=2,

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.worker.pace import BY_TOKENS, FIRST_CHUNK, Prompt, chunks, prompt_ms
 from actors.worker.rows import Rows
+from actors.worker.step_cost import StepCost, Work
 from kernels.decoder import Batch, Int32
 from kernels.sampling import SampleBatch
 
@@ -22,22 +24,37 @@ class Step(NamedTuple):
     """Parameters of the rows that draw, where they are known already."""
 
 
-def choose(known: Int32, computed: Int32, limit: Int32, step_tokens: int) -> Int32:
-    """How many tokens of each row the step computes: one of every decoding row, then prompt chunks in order.
+def choose(
+    known: Int32, computed: Int32, limit: Int32, step_tokens: int, target_ms: float = 0.0, cost: StepCost | None = None
+) -> Int32:
+    """How many tokens of each row the step computes: one of every decoding row, then prompt chunks.
 
     Arrays are [R], rows in order of precedence (meanings: actors.worker.rows). A row decodes where one known token is
-    not in its KV. Chunks share what the decoding rows leave of step_tokens; a row at its limit sits out (0). A step
-    exceeds step_tokens only where decoding rows alone do.
+    not in its KV. Chunks share what the decoding rows leave of step_tokens and, where there is a target for
+    inter-token latency (0: none), of the time that a step may take (actors.worker.pace); a row at its limit sits out
+    (0). A step exceeds step_tokens only where decoding rows alone do. `cost` is None while no step was measured.
     """
     pending = np.maximum(np.minimum(known, limit) - computed, 0)
-    decode = (known - computed == 1) & (pending == 1)
+    streams = known - computed == 1
+    decode = streams & (pending == 1)
     decoding = int(np.count_nonzero(decode))
     if decoding == len(known):
         return pending
-    wanted = np.where(decode, 0, pending)
-    before = np.cumsum(wanted) - wanted
-    chunks = np.clip(max(step_tokens - decoding, 0) - before, 0, wanted)
-    return (chunks + decode).astype(np.int32)
+    counts = decode.astype(np.int32)
+    left = step_tokens - decoding
+    at = np.flatnonzero(pending > decode)
+    if not len(at) or left <= 0:
+        return counts
+    columns = zip(pending[at].tolist(), (known - computed)[at].tolist(), computed[at].tolist(), strict=True)
+    prompts = [Prompt(*column) for column in columns]
+    if not target_ms:
+        counts[at] = chunks(prompts, BY_TOKENS, left, left)
+    elif cost is None:
+        counts[at] = chunks(prompts, BY_TOKENS, FIRST_CHUNK, left)
+    else:
+        work = Work(0, decoding, int((computed[decode] + 1).sum()))
+        counts[at] = chunks(prompts, cost, prompt_ms(cost, work, target_ms, bool(streams.any())), left)
+    return counts
 
 
 def assemble(rows: Rows, slots: Int32, counts: Int32) -> Step:

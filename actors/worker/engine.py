@@ -16,6 +16,7 @@ from actors.worker.results import StepRecord, applied_only
 from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch
 from actors.worker.steady import Steady
+from actors.worker.step_cost import CostModel, Work
 from kernels import ops
 from kernels.decoder import Decoder, Int32, Kv
 from protos.gen import worker_pb2
@@ -61,6 +62,8 @@ class Engine:
         """Slots of the plan's rows that have not ended, in order of precedence."""
         self._steady: Steady | None = None
         self._step_tokens = 1
+        self._itl_target_ms = 0.0
+        self._cost = CostModel()
         self._epoch = self._plan_id = self._steps = 0
         self._failed_steps = 0
         self._waiting_since: float | None = None
@@ -100,6 +103,11 @@ class Engine:
         """For how long the step in progress has run; 0 where there is none."""
         began = self._step_began
         return 0.0 if began is None else time.perf_counter() - began
+
+    @property
+    def prediction_error(self) -> float:
+        """Mean relative error, of late, of the step times by which prompt chunks are sized."""
+        return self._cost.error
 
     def give_up(self, failure: BaseException) -> None:
         """Count the engine as failed although its thread is still busy; it ends once its step does."""
@@ -152,7 +160,8 @@ class Engine:
     def _chosen_step(self) -> Step | None:
         """The step that rows and leases allow; None where no row may run."""
         rows, live = self._rows, self._live
-        counts = choose(rows.known[live], rows.computed[live], rows.limit[live], self._step_tokens)
+        known, computed, limit = rows.known[live], rows.computed[live], rows.limit[live]
+        counts = choose(known, computed, limit, self._step_tokens, self._itl_target_ms, self._cost.cost)
         runs = counts > 0
         return assemble(rows, live[runs], counts[runs]) if runs.any() else None
 
@@ -198,6 +207,7 @@ class Engine:
             self._kv.copy_pages(np.array(plan.copy_from, np.int32), np.array(plan.copy_to, np.int32))
         self._live = slots[~rows.ended[slots]]
         self._step_tokens, self._plan_id = plan.step_tokens, plan.plan_id
+        self._itl_target_ms = plan.itl_target_us / 1e3
         if not len(self._live):
             self._waiting_since = None
         elif self._waiting_since is None:
@@ -269,6 +279,9 @@ class Engine:
             reason = next(iter(errors.values()))
             raise RuntimeError(f"no row could be computed in {FATAL_AFTER} steps; the last: {reason}")
         if not errors:
+            tokens = counts.astype(np.int64)
+            attended = int((tokens * step.batch.lengths + tokens * (tokens + 1) // 2).sum())
+            self._cost.learn(Work(prefilled, decoded, attended), seconds * 1e3)
             self._steady = Steady.of(rows, self._live)
 
     def _record(

@@ -79,6 +79,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._prefill_tokens, self._decode_tokens = tokens.labels(kind="prefill"), tokens.labels(kind="decode")
         self._row_errors = telemetry.counter("russet_worker_row_errors_total", "Rows that ended by an error")
         self._rows = telemetry.gauge("russet_worker_rows", "Rows of the newest plan")
+        self._step_error = telemetry.gauge(
+            "russet_worker_step_error_ratio", "Mean relative error of the step times predicted to size prompt chunks"
+        )
         self._pages = telemetry.gauge("russet_worker_kv_pages", "KV pages of the slab")
 
     async def start(self) -> None:
@@ -157,6 +160,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 records = [record for record in engine.take() if record.epoch == epoch.number]
                 if records:
                     self._observe(records)
+                    self._step_error.set(engine.prediction_error)
                     result = merge(records)
                     epoch.spans.reported(result)
                     yield result

@@ -108,7 +108,7 @@ class RowStart(_message.Message):
     def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens")
+    __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens", "itl_target_us")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Plan(_message.Message):
     COPY_FROM_FIELD_NUMBER: _ClassVar[int]
     COPY_TO_FIELD_NUMBER: _ClassVar[int]
     STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ITL_TARGET_US_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     plan_id: int
     start: _containers.RepeatedCompositeFieldContainer[RowStart]
@@ -129,7 +130,8 @@ class Plan(_message.Message):
     copy_from: _containers.RepeatedScalarFieldContainer[int]
     copy_to: _containers.RepeatedScalarFieldContainer[int]
     step_tokens: int
-    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., start: _Optional[_Iterable[_Union[RowStart, _Mapping]]] = ..., row: _Optional[_Iterable[int]] = ..., limit: _Optional[_Iterable[int]] = ..., page_count: _Optional[_Iterable[int]] = ..., pages: _Optional[_Iterable[int]] = ..., copy_from: _Optional[_Iterable[int]] = ..., copy_to: _Optional[_Iterable[int]] = ..., step_tokens: _Optional[int] = ...) -> None: ...
+    itl_target_us: int
+    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., start: _Optional[_Iterable[_Union[RowStart, _Mapping]]] = ..., row: _Optional[_Iterable[int]] = ..., limit: _Optional[_Iterable[int]] = ..., page_count: _Optional[_Iterable[int]] = ..., pages: _Optional[_Iterable[int]] = ..., copy_from: _Optional[_Iterable[int]] = ..., copy_to: _Optional[_Iterable[int]] = ..., step_tokens: _Optional[int] = ..., itl_target_us: _Optional[int] = ...) -> None: ...
 
 class StepResult(_message.Message):
     __slots__ = ("epoch", "plan_id", "step", "row", "computed", "token_count", "token_ids", "end", "error", "busy_us", "gap_us", "prefill_tokens", "decode_tokens")

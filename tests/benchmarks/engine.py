@@ -37,8 +37,8 @@ class Engine:
         self._stub = stub
         self._draw = random.Random(0)
 
-    async def generate(self, prompt_tokens: int, output_tokens: int) -> Arrivals:
-        """One greedy stream over a random prompt, which ends at nothing but its length."""
+    async def generate(self, prompt_tokens: int, output_tokens: int, arrivals: Arrivals | None = None) -> Arrivals:
+        """One greedy stream over a random prompt, ended by its length alone; `arrivals` is filled as tokens come."""
         ids = [self._draw.randrange(1000, 40000) for _ in range(prompt_tokens)]
         sampling = inference_pb2.Sampling(
             temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0, frequency_penalty=0,
@@ -48,7 +48,7 @@ class Engine:
             request_id=uuid.uuid4().hex, token_ids=ids, prompt_tokens=prompt_tokens, sampling=sampling,
             max_tokens=output_tokens, ignore_eos=True,
         )  # fmt: skip
-        arrivals = Arrivals()
+        arrivals = arrivals or Arrivals()
         async with aclosing(self._stub.Generate(request)) as events:
             async for event in events:
                 if event.token_ids:

@@ -6,6 +6,7 @@ reach the scheduler; the simulated worker notices every page that is not what it
 
 from collections import deque
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -306,6 +307,20 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_decoding_rows(instruments):
     drive.turn()
     assert long.num_computed_tokens == 7, "one token of the budget went to the decoding row"
     drive.run()
+
+
+@pytest.mark.parametrize(("target_ms", "told_us"), [(12.5, 12500), (0, 0)])
+def test_every_plan_carries_the_target_for_inter_token_latency(instruments, target_ms, told_us):
+    drive = Drive(instruments, SchedulerConfig(itl_target_ms=target_ms), pages=64, max_rows=4)
+    told = []
+    apply = drive.worker.apply
+    drive.worker.apply = lambda plan: (told.append(plan.itl_target_us), apply(plan))
+    drive.submit("first", 4, 40)
+    drive.turn()
+    drive.submit("second", 4, 4)
+    drive.run()
+    assert len(told) > 2
+    assert set(told) == {told_us}
 
 
 def test_shortest_policy_runs_short_answers_first(instruments):

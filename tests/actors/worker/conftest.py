@@ -195,7 +195,9 @@ class Scheduler:
         """Leave a row out of the next plan; its pages are free once that is applied."""
         return self.rows.pop(row)
 
-    def plan(self, step_tokens: int = 64, copies: Sequence[tuple[int, int]] = ()) -> worker_pb2.Plan:
+    def plan(
+        self, step_tokens: int = 64, copies: Sequence[tuple[int, int]] = (), itl_target_us: int = 0
+    ) -> worker_pb2.Plan:
         """Send the next plan."""
         plan = worker_pb2.Plan(
             epoch=self.ledger.epoch,
@@ -208,6 +210,7 @@ class Scheduler:
             copy_from=[source for source, _ in copies],
             copy_to=[target for _, target in copies],
             step_tokens=step_tokens,
+            itl_target_us=itl_target_us,
         )
         self.ledger.accept(plan)
         self.engine.submit(plan)

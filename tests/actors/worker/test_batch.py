@@ -18,21 +18,29 @@ def columns(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, n
 
 
 def expected(rows: list[tuple[int, int, int]], step_tokens: int) -> list[int]:
-    """The rule of worker.proto, one row at a time."""
+    """The rule of worker.proto without a target, one row at a time."""
     counts = [0] * len(rows)
     for index, (known, computed, limit) in enumerate(rows):
         if known - computed == 1 and computed < limit:
             counts[index] = 1
     left = max(step_tokens - sum(counts), 0)
-    for index, (known, computed, limit) in enumerate(rows):
-        if known - computed > 1:
-            counts[index] = max(min(known - computed, limit - computed, left), 0)
-            left -= counts[index]
+    prompts = [
+        index for index, (known, computed, limit) in enumerate(rows) if known - computed > 1 and computed < limit
+    ]
+    turns = [(index, max(left // 2, 1)) for index in prompts[:1]]
+    turns += [(index, left) for index in sorted(prompts, key=lambda index: rows[index][0] - rows[index][1])]
+    for index, most in turns:
+        known, computed, limit = rows[index]
+        count = min(known - computed - counts[index], limit - computed - counts[index], left, most)
+        counts[index] += count
+        left -= count
     return counts
 
 
 @given(rows_strategy, st.integers(1, 100))
-def test_decode_first_then_prompts_in_order(rows: list[tuple[int, int, int]], step_tokens: int) -> None:
+def test_decode_first_then_half_for_the_first_prompt_and_the_rest_for_the_shortest(
+    rows: list[tuple[int, int, int]], step_tokens: int
+) -> None:
     assert choose(*columns(rows), step_tokens).tolist() == expected(rows, step_tokens)
 
 
@@ -67,3 +75,8 @@ def test_decoding_rows_run_even_past_the_budget() -> None:
 def test_a_prompt_takes_what_decoding_rows_leave() -> None:
     counts = choose(*columns([(30, 0, 64), (5, 4, 9), (30, 0, 64)]), 40)
     assert counts.tolist() == [30, 1, 9]
+
+
+def test_half_goes_to_the_first_prompt_and_the_rest_to_the_shortest() -> None:
+    counts = choose(*columns([(900, 0, 900), (5, 4, 9), (300, 0, 300), (20, 0, 20)]), 101)
+    assert counts.tolist() == [50, 1, 30, 20]

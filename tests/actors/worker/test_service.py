@@ -132,6 +132,7 @@ class TestEpochs:
         assert 'russet_worker_tokens_total{kind="decode"} 8' in metrics.replace(".0", "")
         assert "russet_worker_step_seconds_count" in metrics
         assert "russet_worker_gap_seconds_count" in metrics
+        assert "russet_worker_step_error_ratio " in metrics
 
     async def test_hello_ends_the_epoch_before(self) -> None:
         async with serving() as (_, stub, _):
