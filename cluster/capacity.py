@@ -1,6 +1,7 @@
 """What this machine has and what the configured models need: the numbers that `topology.place` decides on."""
 
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -22,16 +23,39 @@ def planned(config: Config, node: str) -> tuple[Config, Topology]:
     Raises NotFound for a model that is not there and InvalidArgument where its replicas do not fit, with the numbers:
     both before anything is started.
     """
-    here = Node(node, os.cpu_count() or 1, available_memory())
+    here = Node(node, cores(), available_memory())
     topology = place([here], [_demand(model) for model in config.models])
     for placement in topology.placements:
         log.info("%s on %s with %d threads: %s", placement.replica_id, node, placement.threads, placement.because)
     models = tuple(
-        model.model_copy(update={"threads": model.threads or topology.of(model.served_name)[0].threads})
+        model.model_copy(
+            update={
+                "threads": model.threads
+                or len(model.cpus) // model.replicas
+                or topology.of(model.served_name)[0].threads
+            }
+        )
         for model in config.models
     )
     log.info("configuration: %s", config.model_dump_json())
     return config.model_copy(update={"models": models}), topology
+
+
+def cores() -> int:
+    """Processors that this process may use: those it is bound to, within its control group's share of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [int(quota) / int(period) for quota, period in _cpu_limits(Path("/sys/fs/cgroup")) if quota != "max"]
+    return max(1, math.floor(min([bound, *limits])))
+
+
+def _cpu_limits(root: Path) -> list[list[str]]:
+    """Quota and period, microseconds or "max", of our control group (v2) and those above it."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+    except FileNotFoundError:
+        return []
+    above = [folder for folder in (root / own, *(root / own).parents) if folder.is_relative_to(root)]
+    return [(folder / "cpu.max").read_text().split() for folder in above if (folder / "cpu.max").is_file()]
 
 
 def _demand(model: ModelConfig) -> Demand:

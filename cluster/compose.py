@@ -18,6 +18,7 @@ from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
 from cluster.identity import TelemetryService, scrape
 from cluster.telemetry import telemetry as telemetry_of
+from cluster.topology import replica_index
 from protos.gen import telemetry_pb2, telemetry_pb2_grpc
 
 Target = str | Sequence[str] | Callable[[], Awaitable[Sequence[str]]]
@@ -132,7 +133,7 @@ async def serve_worker(config: Config, model: ModelConfig, replica_id: str, dire
     from protos.gen.worker_pb2_grpc import add_WorkerServicer_to_server
 
     telemetry = telemetry_of(config.telemetry, "worker", replica_id)
-    service = WorkerService(model, telemetry)
+    service = WorkerService(model.of_replica(replica_index(replica_id)), telemetry)
     serving = await _serve(
         "worker", f"worker-{replica_id}", service, add_WorkerServicer_to_server, directory, telemetry
     )

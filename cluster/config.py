@@ -8,9 +8,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from actors.base.errors import InvalidArgument
 from actors.learner.config import LearnerConfig
@@ -30,6 +30,21 @@ class ModelConfig(WorkerConfig):
     """A model to serve: how its workers run it, and how many replicas of it there are."""
 
     replicas: int = Field(default=1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
+
+    @model_validator(mode="after")
+    def _every_thread_has_a_processor(self) -> Self:
+        each, left = divmod(len(self.cpus), self.replicas)
+        if left or (self.cpus and self.threads not in (0, each)):
+            raise ValueError(
+                f"cpus = {list(self.cpus)} for {self.replicas} replicas with threads = {self.threads}: "
+                "there must be one processor for each thread of each replica (threads = 0 takes as many as there are)"
+            )
+        return self
+
+    def of_replica(self, index: int) -> Self:
+        """The same for replica number `index`: of `cpus`, in order, the ones that are its own."""
+        each = len(self.cpus) // self.replicas
+        return self.model_copy(update={"cpus": self.cpus[index * each : (index + 1) * each]})
 
 
 class RayConfig(BaseModel):

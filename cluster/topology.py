@@ -57,6 +57,11 @@ def replica_id(model: str, index: int) -> str:
     return f"{model}-{index}"
 
 
+def replica_index(replica_id: str) -> int:
+    """The number in a replica's name."""
+    return int(replica_id.rpartition("-")[2])
+
+
 def place(nodes: Sequence[Node], demands: Sequence[Demand]) -> Topology:
     """Put the largest replicas first, each on the node with the most memory left; equal nodes by id.
 

@@ -1,6 +1,7 @@
 """Which interpreter runs a model: chosen once per model, by the device and by what is installed."""
 
 import logging
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -20,18 +21,23 @@ def build_decoder(
     threads: int = 0,
     dtype: mx.Dtype | None = None,
     rounding: Rounding = "fine",
+    cpus: Sequence[int] = (),
+    awake_us: int = 100,
 ) -> Decoder:
     """The decoder of a model.
 
     backend: "mlx" interprets it with MLX operations on the default device; "cpu" is the compiled C++ decoder; "auto" is
     MLX on a GPU, else C++ where it is installed and supports the model, else MLX on the CPU with a warning.
-    threads: of the C++ kernels (one pool for the whole process); 0 is one per processor.
+    threads: of the C++ kernels; 0 is one for each of `cpus`, or where there are none one per processor. They belong to
+    the calling thread, which works among them and is the one to run the decoder, and end with it.
+    cpus: processors that these threads are bound to, one each, the caller on the first; none leaves it to the system.
+    awake_us: how long a thread without work waits awake for more before it sleeps, microseconds.
     dtype: of activations and KV in MLX; None is float32 on a CPU, bfloat16 on a GPU. The C++ decoder has its own
     numbers, so a dtype makes "auto" choose MLX.
     rounding: of the activations that quantized weights meet in the C++ kernels (kernels/decoder.py: Rounding); MLX
     rounds none and refuses "mixed".
-    Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, and where
-    "mixed" cannot be had.
+    Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, for threads
+    and cpus that this machine does not offer, and for cpus or "mixed" where MLX runs the model.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; accepted: {', '.join(BACKENDS)}")
@@ -39,7 +45,7 @@ def build_decoder(
         raise ValueError(f"threads is {threads}; accepted: 0 (one per processor) or more")
     on_gpu = mx.default_device().type == mx.gpu
     if backend == "mlx" or (backend == "auto" and (on_gpu or dtype is not None)):
-        _refuse_mixed(rounding)
+        _refuse_for_mlx(rounding, cpus)
         return MlxDecoder(spec, weights, dtype)
     if dtype is not None:
         raise ValueError(f"the CPU decoder takes no dtype, got {dtype}; backend 'mlx' does")
@@ -47,11 +53,11 @@ def build_decoder(
     if reason is None:
         from kernels.cpu.decoder import CpuDecoder  # needs the extension
 
-        cpu._ext.set_threads(threads)
+        cpu._ext.own_threads(threads, list(cpus), awake_us)
         return CpuDecoder(spec, weights, rounding=rounding)
     if backend == "cpu":
         raise ValueError(f"the CPU decoder cannot run this model: {reason}; backend 'mlx' can, slowly")
-    _refuse_mixed(rounding)
+    _refuse_for_mlx(rounding, cpus)
     log.warning(
         "this model runs on stock MLX operations on the CPU, about 10 tokens/s in all for 135M parameters where the "
         "compiled kernels do several hundred: %s",
@@ -60,9 +66,11 @@ def build_decoder(
     return MlxDecoder(spec, weights)
 
 
-def _refuse_mixed(rounding: Rounding) -> None:
+def _refuse_for_mlx(rounding: Rounding, cpus: Sequence[int]) -> None:
     if rounding != "fine":
         raise ValueError(f'rounding is {rounding!r}, which MLX operations do not do; accepted with them: "fine"')
+    if cpus:
+        raise ValueError(f"cpus are {list(cpus)}; accepted: none, where MLX runs the model: its threads are its own")
 
 
 def _why_not_cpu(spec: DecoderSpec, weights: DecoderWeights) -> str | None:

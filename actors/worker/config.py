@@ -34,7 +34,18 @@ class WorkerConfig(BaseModel):
     step_timeout_s: float = Field(
         default=300, gt=0, le=86400, description="Longest one forward may take; an engine stuck longer is given up"
     )
-    threads: int = Field(default=0, ge=0, le=1024, description="Threads of the forward; 0 takes one a core")
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of the forward; 0 takes this replica's share of the cores"
+    )
+    cpus: tuple[int, ...] = Field(
+        default=(), description="Processors that the forward's threads are bound to, one each; none binds no thread"
+    )
+    awake_us: int = Field(
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="Microseconds that a thread without work waits awake for more before it sleeps",
+    )
     rounding: Literal["fine", "mixed"] = Field(
         default="fine",
         description="Of activations in the C++ kernels: fine (15 bits, hardly different from float32) or mixed "

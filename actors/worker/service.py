@@ -259,7 +259,13 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
     model = load_model(config.model)
     try:
         decoder = build_decoder(
-            model.spec, model.weights, backend=config.backend, threads=config.threads, rounding=config.rounding
+            model.spec,
+            model.weights,
+            backend=config.backend,
+            threads=config.threads,
+            cpus=config.cpus,
+            awake_us=config.awake_us,
+            rounding=config.rounding,
         )
     except ValueError as refusal:
         raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal

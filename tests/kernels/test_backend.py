@@ -103,6 +103,11 @@ def test_negative_threads_are_refused() -> None:
         build_decoder(SPEC, WEIGHTS, threads=-1)
 
 
+def test_mlx_binds_no_threads() -> None:
+    with pytest.raises(ValueError, match=r"cpus are \[0\]; accepted: none, where MLX"):
+        build_decoder(SPEC, WEIGHTS, backend="mlx", cpus=[0])
+
+
 def test_a_slab_of_another_backend_is_refused() -> None:
     class Foreign:
         pages, page_size, nbytes = 1, 4, 0

@@ -158,8 +158,17 @@ void bind_linear(nb::module_& m) {
         "How often each chunk ran when so many phases of `chunks` chunks were worked through: for tests.");
     m.def("threads", [] { return pool().threads(); }, "Threads that the kernels run on.");
     m.def(
-        "set_threads", [](int threads) { pool().resize(threads); }, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
-        "Run on this many threads; 0 is one per processor.");
+        "set_threads", [](int threads) { pool().set({.threads = threads}); }, "threads"_a,
+        nb::call_guard<nb::gil_scoped_release>(), "Run on this many threads; 0 is one per processor.");
+    m.def(
+        "own_threads",
+        [](int threads, std::vector<int> cpus, int awake_us) {
+            own_pool({.threads = threads, .cpus = std::move(cpus), .awake_us = awake_us});
+        },
+        "threads"_a, "cpus"_a, "awake_us"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Give the calling thread's work threads of its own, which end with it. They are bound to `cpus`, one each and the "
+        "calling thread on the first, where there are any; `threads` may be 0: as many as cpus, or as processors. One "
+        "without work waits awake for `awake_us` microseconds before it sleeps. ValueError for what cannot be honoured.");
 }
 
 }  // namespace russet

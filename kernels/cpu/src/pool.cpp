@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
+#include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
+#include <unistd.h>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,12 +18,10 @@
 namespace russet {
 namespace {
 
-// Between two phases of a forward there are microseconds; between two forwards there may be hundreds. A worker waits
-// awake for the first kind and asleep for the second.
-constexpr auto kAwake = std::chrono::microseconds(100);
 // A waiting thread spins this often, then gives its core away at each look: the chunk it waits for may be held by a
 // thread that wants this very core.
 constexpr int kSpins = 500;
+constexpr int kLongestAwakeUs = 1'000'000;
 constexpr int kMostThreads = 1024;
 
 thread_local bool inside_chunk = false;
@@ -33,41 +34,115 @@ inline void relax() {
 #endif
 }
 
+#if defined(__linux__)
+// What the process may run on. Asked of its first thread: the caller may be bound to one of them already.
+cpu_set_t allowed() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    sched_getaffinity(getpid(), sizeof(set), &set);
+    return set;
+}
+#endif
+
 int processors() {
 #if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+    const cpu_set_t set = allowed();
+    if (CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
 #endif
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-[[noreturn]] void refuse(int threads) {
-    throw std::invalid_argument("threads is " + std::to_string(threads) + "; accepted: 0 (one per processor) to " +
-                                std::to_string(kMostThreads));
+[[noreturn]] void refuse(const std::string& what, const std::string& accepted) {
+    throw std::invalid_argument(what + "; accepted: " + accepted);
 }
+
+std::string listed(const std::vector<int>& cpus) {
+    std::string text;
+    for (int cpu : cpus) text += (text.empty() ? "" : ", ") + std::to_string(cpu);
+    return text;
+}
+
+void check_cpus(const std::vector<int>& cpus) {
+#if defined(__linux__)
+    const cpu_set_t set = allowed();
+    std::vector<int> known;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (CPU_ISSET(cpu, &set)) known.push_back(cpu);
+    }
+    for (size_t i = 0; i < cpus.size(); ++i) {
+        const bool repeated = std::find(cpus.begin(), cpus.begin() + i, cpus[i]) != cpus.begin() + i;
+        if (repeated || std::find(known.begin(), known.end(), cpus[i]) == known.end()) {
+            refuse("cpus are " + listed(cpus), "different ones of those this process may use: " + listed(known));
+        }
+    }
+#else
+    if (!cpus.empty()) refuse("cpus are " + listed(cpus), "none: this system does not bind threads to processors");
+#endif
+}
+
+// The settings with `threads` known. Throws invalid_argument where they cannot be honoured.
+PoolSettings resolved(PoolSettings settings) {
+    if (settings.threads < 0 || settings.threads > kMostThreads) {
+        refuse("threads is " + std::to_string(settings.threads),
+               "0 (one per processor) to " + std::to_string(kMostThreads));
+    }
+    if (settings.awake_us < 0 || settings.awake_us > kLongestAwakeUs) {
+        refuse("awake_us is " + std::to_string(settings.awake_us), "0 to " + std::to_string(kLongestAwakeUs));
+    }
+    check_cpus(settings.cpus);
+    const int cpus = static_cast<int>(settings.cpus.size());
+    if (settings.threads == 0) settings.threads = cpus > 0 ? cpus : processors();
+    if (cpus > 0 && settings.threads != cpus) {
+        refuse("threads is " + std::to_string(settings.threads) + " for " + std::to_string(cpus) + " cpus",
+               "as many threads as cpus, or threads = 0");
+    }
+    return settings;
+}
+
+// Bind a thread to a processor; -1 lets it run on all that the process may use.
+void bind(pthread_t thread, int cpu) {
+#if defined(__linux__)
+    cpu_set_t set = allowed();
+    if (cpu >= 0) {
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+    }
+    pthread_setaffinity_np(thread, sizeof(set), &set);  // a processor taken away meanwhile leaves it where it was
+#endif
+}
+
+thread_local std::unique_ptr<Pool> own;
 
 constexpr uint64_t untaken(uint64_t ticket) { return ticket & 0xffffffffu; }
 
 }  // namespace
 
-Pool::Pool(int threads) { start(threads); }
+Pool::Pool(PoolSettings settings) : settings_(resolved(std::move(settings))) { start(); }
 
 Pool::~Pool() { stop(); }
 
-void Pool::resize(int threads) {
+void Pool::set(PoolSettings settings) {
     std::lock_guard turn(run_mutex_);
-    if (threads < 0 || threads > kMostThreads) refuse(threads);
+    settings = resolved(std::move(settings));
     stop();
-    start(threads);
+    if (!settings_.cpus.empty() && settings.cpus.empty()) bind(pthread_self(), -1);
+    settings_ = std::move(settings);
+    start();
 }
 
-void Pool::start(int threads) {
-    if (threads < 0 || threads > kMostThreads) refuse(threads);
-    if (threads == 0) threads = processors();
+void Pool::start() {
     stopping_ = false;
-    workers_.reserve(threads - 1);
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
-    threads_ = threads;
+    const bool bound = !settings_.cpus.empty();
+    if (bound) bind(pthread_self(), settings_.cpus[0]);
+    workers_.reserve(settings_.threads - 1);
+    for (int i = 1; i < settings_.threads; ++i) {
+        std::thread& thread = workers_.emplace_back([this] { worker(); });
+#if defined(__linux__)
+        pthread_setname_np(thread.native_handle(), ("russet-pool-" + std::to_string(i)).c_str());
+#endif
+        if (bound) bind(thread.native_handle(), settings_.cpus[i]);
+    }
+    threads_ = settings_.threads;
 }
 
 void Pool::stop() {
@@ -127,8 +202,8 @@ void Pool::work_through_phase() {
     inside_chunk = false;
 }
 
-bool Pool::spin_for_phase() const {
-    auto until = std::chrono::steady_clock::now() + kAwake;
+bool Pool::wait_awake() const {
+    auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(settings_.awake_us);
     do {
         for (int spins = 0; spins < kSpins; ++spins) {
             if (untaken(ticket_.load(std::memory_order_relaxed)) > 0) return true;
@@ -142,7 +217,7 @@ bool Pool::spin_for_phase() const {
 void Pool::worker() {
     while (!stopping_.load(std::memory_order_relaxed)) {
         work_through_phase();
-        if (spin_for_phase()) continue;
+        if (wait_awake()) continue;
         std::unique_lock lock(sleep_mutex_);
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         wake_.wait(lock, [this] {
@@ -153,8 +228,17 @@ void Pool::worker() {
 }
 
 Pool& pool() {
-    static Pool instance(0);
+    if (own) return *own;
+    static Pool instance{PoolSettings{}};
     return instance;
+}
+
+void own_pool(PoolSettings settings) {
+    if (own) {
+        own->set(std::move(settings));
+    } else {
+        own = std::make_unique<Pool>(std::move(settings));
+    }
 }
 
 }  // namespace russet

@@ -34,30 +34,43 @@ class FunctionRef<Result(Args...)> {
     Result (*call_)(void*, Args...);
 };
 
+struct PoolSettings {
+    // How many work on each phase, the caller of run among them; 0 is one per entry of `cpus`, or where that is empty
+    // one per processor this process may use.
+    int threads = 0;
+    // Processors that the threads are bound to, one each, the caller of set on the first. Empty: the system places them.
+    std::vector<int> cpus{};
+    // How long a thread without work waits awake for the next phase before it sleeps, microseconds. Between two phases
+    // of a forward there are microseconds; between two forwards there may be hundreds.
+    int awake_us = 100;
+};
+
 class Pool {
   public:
-    // `threads` >= 1 work on each phase, the caller of run among them; 0 takes one per processor this process may use.
-    explicit Pool(int threads);
+    explicit Pool(PoolSettings settings);
     ~Pool();
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
     int threads() const { return threads_.load(std::memory_order_relaxed); }
 
-    // As the constructor. Waits for a phase that is running; must not be called from a chunk.
-    void resize(int threads);
+    // As the constructor. Waits for a phase that is running; must not be called from a chunk. Throws invalid_argument
+    // for settings that cannot be honoured, and changes nothing then.
+    void set(PoolSettings settings);
 
     // Call work(i) once for every i in [0, chunks), on any thread, in any order; return when all are done. `work` must
     // not throw. Callers on several threads take turns; a run inside a chunk is done by the calling thread alone.
     void run(int chunks, FunctionRef<void(int chunk)> work);
 
   private:
-    void start(int threads);
+    void start();
     void stop();
     bool take_chunk(int& chunk);
     void work_through_phase();
     void worker();
-    bool spin_for_phase() const;
+    bool wait_awake() const;
+
+    PoolSettings settings_;  // Changed only while there are no workers.
 
     // A phase and its chunks not yet taken, in one word: phase << 32 | untaken. A chunk is taken by lowering it, which
     // fails when the phase has moved on, so a thread that slept through a phase can never touch the next one's work.
@@ -75,7 +88,11 @@ class Pool {
     std::vector<std::thread> workers_;
 };
 
-// The pool of the process, made on first use with one thread per processor. Resize it to change that.
+// The pool that the calling thread's work runs on: its own where own_pool gave it one, otherwise that of the process,
+// which is made on first use with one thread per processor.
 Pool& pool();
+
+// Give the calling thread a pool of its own, or change the settings of the one it has. The pool ends with the thread.
+void own_pool(PoolSettings settings);
 
 }  // namespace russet
