@@ -4,15 +4,23 @@ import mlx.core as mx
 import numpy as np
 
 from kernels.decoder import Int32
-from kernels.sampling import SampleBatch, check, uniform
+from kernels.sampling import (
+    POWER_OF_TWO,
+    SHARE_BITS,
+    WEIGHT_BITS,
+    SampleBatch,
+    allowed,
+    check,
+    least_weight,
+    nothing_to_draw,
+    rate,
+    share,
+    uniform,
+)
 
 
 def sample(logits: mx.array, batch: SampleBatch) -> Int32:
-    """Draw a token for each row of logits [R, vocab] -> ids [R]; raises ValueError as kernels.sampling.sample does.
-
-    On a GPU, which has no float64, sums are float32: a draw then differs from the specification's where u falls within
-    about 1e-6 of a boundary.
-    """
+    """Draw a token for each row of logits [R, vocab] -> ids [R]; raises ValueError as kernels.sampling.sample does."""
     rows, vocab = logits.shape
     check(batch, rows, vocab)
     if rows == 0:
@@ -25,12 +33,12 @@ def sample(logits: mx.array, batch: SampleBatch) -> Int32:
     mx.eval(drawn, peaks)
     bad = np.flatnonzero(~np.isfinite(np.array(peaks)[:, 0]))
     if len(bad):
-        raise ValueError(f"row {bad[0]} has no token to draw: the largest of its logits is {peaks[int(bad[0])].item()}")
+        raise nothing_to_draw(batch, int(bad[0]), vocab, float(np.array(peaks)[bad[0], 0]))
     return np.array(drawn).astype(np.int32)
 
 
 def _adjusted(logits: mx.array, batch: SampleBatch) -> mx.array:
-    """Penalties and biases, written only where there are some."""
+    """Penalties, biases and masks, written only where there are some."""
     every = np.arange(len(logits))
     if len(batch.seen_ids):
         row = np.repeat(every, np.diff(batch.seen_starts))
@@ -44,32 +52,48 @@ def _adjusted(logits: mx.array, batch: SampleBatch) -> mx.array:
     if len(batch.bias_ids):
         at = (mx.array(np.repeat(every, np.diff(batch.bias_starts))), mx.array(batch.bias_ids))
         logits[at] = logits[at] + mx.array(batch.bias_values)
+    if len(batch.masked_rows):
+        at, bits = mx.array(batch.masked_rows), allowed(batch.masks, logits.shape[1])
+        logits[at] = mx.where(mx.array(bits.view(np.uint8)) == 1, logits[at], -mx.inf)
     return logits
 
 
 def _drawn(adjusted: mx.array, peaks: mx.array, batch: SampleBatch) -> mx.array:
-    wide = mx.float64 if mx.default_device().type == mx.cpu else mx.float32
-
-    def column(values: np.ndarray) -> mx.array:
-        return mx.array(values[:, None]).astype(wide)
-
-    temperature = column(np.where(batch.temperature == 0, np.float32(1), batch.temperature))
-    weights = mx.exp((adjusted.astype(wide) - peaks.astype(wide)) / temperature)
-    if batch.top_k.any() or (batch.top_p < 1).any():
-        vocab = adjusted.shape[1]
+    weights = _weights(adjusted, peaks, batch)
+    vocab = adjusted.shape[1]
+    if batch.top_k.any():
         order = mx.argsort(-adjusted, axis=-1)
-        ranked = mx.take_along_axis(weights, order, axis=-1)
-        top_k = np.where(batch.top_k > 0, batch.top_k, vocab)[:, None]
-        ranked = mx.where(mx.arange(vocab) < mx.array(top_k), ranked, 0)
-        running = mx.cumsum(ranked, axis=-1)
-        # A token stays where those before it do not yet reach top_p. (At 1, rounding must not cut the last ones.)
-        share = mx.where(mx.array(batch.top_p)[:, None] < 1, column(batch.top_p), 2)
-        before = mx.concatenate([mx.zeros_like(running[:, :1]), running[:, :-1]], axis=-1)
-        ranked = mx.where(before < share * running[:, -1:], ranked, 0)
+        top_k = mx.array(np.where(batch.top_k > 0, batch.top_k, vocab)[:, None])
+        ranked = mx.where(mx.arange(vocab) < top_k, mx.take_along_axis(weights, order, axis=-1), 0)
         weights = mx.put_along_axis(mx.zeros_like(weights), order, ranked, axis=-1)
-    weights = mx.where(weights >= column(batch.min_p), weights, 0)
+    if (batch.top_p < 1).any():
+        order = mx.argsort(-weights, axis=-1)
+        ranked = mx.take_along_axis(weights, order, axis=-1)
+        running = mx.cumsum(ranked, axis=-1)
+        wanted = _share_of(running[:, -1:], share(batch.top_p), up=True)
+        ranked = mx.where(running - ranked < wanted, ranked, 0)  # one stays while those before it are too light
+        weights = mx.put_along_axis(mx.zeros_like(weights), order, ranked, axis=-1)
+    weights = mx.where(weights >= mx.array(least_weight(batch.min_p)[:, None]), weights, 0)
     running = mx.cumsum(weights, axis=-1)
-    target = column(uniform(batch.seed, batch.position)) * running[:, -1:]
-    hits = (running > target) & (weights > 0)
-    # In float32 the target can round up to the whole sum, and nothing exceeds it: then the likeliest is as good.
-    return mx.where(hits.any(axis=-1), mx.argmax(hits, axis=-1), mx.argmax(weights, axis=-1))
+    bar = _share_of(running[:, -1:], uniform(batch.seed, batch.position), up=False)
+    return mx.argmax(running > bar, axis=-1)
+
+
+def _weights(adjusted: mx.array, peaks: mx.array, batch: SampleBatch) -> mx.array:
+    """kernels.sampling.weights of all rows, int64."""
+    temperature = np.where(batch.temperature == 0, np.float32(1), batch.temperature)
+    exponent = mx.maximum((adjusted - peaks) * mx.array(rate(temperature)[:, None]), -WEIGHT_BITS - 2)
+    whole = mx.round(exponent)
+    fraction = exponent - whole
+    power = mx.full(fraction.shape, POWER_OF_TWO[-1])
+    for coefficient in POWER_OF_TWO[-2::-1]:
+        power = power * fraction + coefficient
+    scale = (whole.astype(mx.int32) + (127 + WEIGHT_BITS)) << 23  # the bits of 2^(whole + 30)
+    return mx.round(power * scale.view(mx.float32)).astype(mx.int64)
+
+
+def _share_of(total: mx.array, share: np.ndarray, *, up: bool) -> mx.array:
+    """share [R] * 2^-24 of the totals [R, 1], rounded up or down; in two halves, for the product has over 64 bits."""
+    low = (1 << SHARE_BITS) - 1
+    part = mx.array(share[:, None])
+    return (total >> SHARE_BITS) * part + (((total & low) * part + (low if up else 0)) >> SHARE_BITS)

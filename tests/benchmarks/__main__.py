@@ -6,7 +6,7 @@ Parts: serving (the whole system over HTTP, beside mlx-lm's server where tests/b
 overhead (gateway, router and scheduler around a worker that answers at once), plan (the scheduler's), engine (without
 HTTP). Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON
 line in .bench/. Run it on a quiet machine: each table says how busy others kept it. Beside these, on their own:
-tests.benchmarks.forward, .linear, .plan and .perplexity.
+tests.benchmarks.forward, .linear, .plan, .sampling and .perplexity.
 """
 
 import argparse

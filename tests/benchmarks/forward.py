@@ -1,4 +1,4 @@
-"""Speed of the CPU decoder alone: decode at several batch sizes, prefill, sampling, beside what memory allows.
+"""Speed of the CPU decoder alone: decode at several batch sizes, prefill, beside what memory allows.
 
     python -m tests.benchmarks.forward [--model smollm2-135m-instruct] [--context 128] [--threads 0] [--rounds 3]
 
@@ -16,7 +16,6 @@ from actors.worker.models import load_model
 from kernels.cpu import _ext
 from kernels.cpu.decoder import CpuDecoder
 from kernels.decoder import Batch, Int32
-from kernels.sampling import SampleBatch
 
 PAGE_SIZE = 16
 DECODE_STEPS = 16
@@ -63,24 +62,6 @@ def prefill_seconds(decoder: CpuDecoder, tokens: int) -> float:
     return time.perf_counter() - start
 
 
-def sample_seconds(vocab: int, rows: int, top_k: int, top_p: float) -> float:
-    """Seconds to draw for `rows` rows of logits shaped like a language model's."""
-    logits = np.random.default_rng(0).normal(0, 3, (rows, vocab)).astype(np.float32)
-    logits[:, :8] += 12
-    ones, none, empty = np.ones(rows, np.float32), np.zeros(rows, np.float32), np.zeros(0, np.int32)
-    starts = np.zeros(rows + 1, np.int32)
-    batch = SampleBatch(
-        ones, np.full(rows, top_k, np.int32), top_p * ones, none, ones, none, none, np.arange(rows, dtype=np.uint64),
-        np.arange(rows, dtype=np.int32), starts, empty, empty, starts, empty, np.zeros(0, np.float32),
-    )  # fmt: skip
-    out = np.zeros(rows, np.int32)
-    _ext.sample(logits, *batch, out)
-    start = time.perf_counter()
-    for _ in range(20):
-        _ext.sample(logits, *batch, out)
-    return (time.perf_counter() - start) / 20
-
-
 def main() -> None:
     """Print one line per measurement."""
     arguments = argparse.ArgumentParser(description="Speed of the CPU decoder alone.")
@@ -104,9 +85,6 @@ def main() -> None:
     for tokens in (128, 512):
         seconds = statistics.median(prefill_seconds(decoder, tokens) for _ in range(options.rounds))
         print(f"prefill {tokens:4d} tokens {1e3 * seconds:7.1f} ms       {tokens / seconds:8.0f} tokens/s")
-    for name, top_k, top_p in (("plain", 0, 1.0), ("top-k 50", 50, 1.0), ("top-p 0.9", 0, 0.9), ("both", 50, 0.9)):
-        seconds = statistics.median(sample_seconds(model.spec.vocab, 32, top_k, top_p) for _ in range(options.rounds))
-        print(f"sample    32 rows  {1e3 * seconds:8.3f} ms        {name}")
 
 
 if __name__ == "__main__":

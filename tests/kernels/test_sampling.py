@@ -28,10 +28,24 @@ def sample(request: pytest.FixtureRequest) -> Sampler:
     return SAMPLERS[request.param]
 
 
+def packed(allowed: set[int], vocab: int) -> np.ndarray:
+    """A mask's words."""
+    words = np.zeros(-(-vocab // 32), np.uint32)
+    for i in allowed:
+        words[i // 32] |= np.uint32(1 << i % 32)
+    return words
+
+
 def batch(
-    rows: int = 1, *, seen: list[dict[int, int]] | None = None, bias: list[dict[int, float]] | None = None, **columns
+    rows: int = 1,
+    *,
+    seen: list[dict[int, int]] | None = None,
+    bias: list[dict[int, float]] | None = None,
+    masks: dict[int, np.ndarray] | None = None,
+    **columns,
 ) -> SampleBatch:
-    """Columns given as scalars or lists; `seen` maps an id to its count in the output, `bias` an id to its bias."""
+    """Columns given as scalars or lists; `seen` maps an id to its count in the output, `bias` an id to its bias,
+    `masks` a row to its mask's words."""
     values = {
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition": 1.0, "presence": 0.0,
         "frequency": 0.0, "seed": 0, "position": 0,
@@ -50,7 +64,13 @@ def batch(
         bias_starts=np.cumsum([0, *map(len, bias)], dtype=np.int32),
         bias_ids=np.array([i for row in bias for i in row], np.int32),
         bias_values=np.array([value for row in bias for value in row.values()], np.float32),
-    )
+    )._replace(**_masks(masks or {}))
+
+
+def _masks(masks: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    if not masks:
+        return {}
+    return {"masked_rows": np.array(list(masks), np.int32), "masks": np.stack(list(masks.values()))}
 
 
 def random_logits(rows: int, vocab: int, seed: int = 0) -> np.ndarray:
@@ -61,6 +81,8 @@ def drawn(sample: Sampler, logits: list[float], draws: int = 400, **columns) -> 
     """Ids that one row of logits gives at positions 0, 1, ..."""
     rows = np.tile(np.array(logits, np.float32), (draws, 1))
     spans = {name: [columns.pop(name)] * draws for name in ("seen", "bias") if name in columns}
+    if (allowed := columns.pop("allowed", None)) is not None:
+        spans["masks"] = dict.fromkeys(range(draws), packed(allowed, len(logits)))
     return sample(rows, batch(draws, position=np.arange(draws), **spans, **columns))
 
 
@@ -83,7 +105,7 @@ def test_philox_known_answers(counter: list[int], key: list[int], words: list[in
 
 
 def test_uniform_is_the_top_bits_of_the_first_word() -> None:
-    assert sampling.uniform(np.zeros(1, np.uint64), np.zeros(1, np.int32))[0] == (0x6627E8D5 >> 8) / 2**24
+    assert sampling.uniform(np.zeros(1, np.uint64), np.zeros(1, np.int32))[0] == 0x6627E8D5 >> 8
     high = np.array([7 + (1 << 32), 7], np.uint64)
     assert len(set(sampling.uniform(high, np.zeros(2, np.int32)).tolist())) == 2
 
@@ -133,6 +155,15 @@ def test_stages_come_in_their_order(sample: Sampler) -> None:
         ({"top_k": 2, "top_p": 0.56}, {0}),  # 0.4 of 0.7 is 0.57: renormalised before top-p
         ({"bias": {0: -np.inf}, "top_k": 2}, {1, 2}),
         ({"temperature": 0.01}, {0}),
+        ({"allowed": {1, 3}}, {1, 3}),
+        ({"allowed": {1, 2, 3}, "top_k": 2}, {1, 2}),
+        ({"allowed": {1, 2, 3}, "top_p": 0.49}, {1}),  # 0.3 of 0.6
+        ({"allowed": {2, 3}, "min_p": 0.6}, {2}),  # of the largest that is allowed
+        ({"allowed": {2, 3}, "temperature": 0}, {2}),
+        ({"allowed": {1, 3}, "bias": {0: 100.0, 2: 9.0}}, {1, 3}),  # a bias does not lift the mask
+        ({"allowed": {1, 3}, "bias": {0: np.inf}}, {1, 3}),
+        ({"allowed": {1, 3}, "bias": {1: -np.inf}}, {3}),
+        ({"allowed": {1, 3}, "seen": {0: 1, 2: 0}, "presence": -50, "repetition": 3}, {1, 3}),
     ],
     ids=str,
 )
@@ -154,6 +185,45 @@ def test_distribution_by_chi_square(sample: Sampler, temperature: float) -> None
     expected *= draws / expected.sum()
     counts = np.bincount(drawn(sample, logits.tolist(), draws, temperature=temperature, seed=11), minlength=8)
     assert ((counts - expected) ** 2 / expected).sum() < 24.3  # 7 degrees of freedom, p = 0.001; the seed is fixed
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.0])
+def test_weights_are_the_softmax(temperature: float) -> None:
+    logits = random_logits(1, 20000)[0] * 4
+    exact = 2.0**30 * np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    got = sampling.weights(logits, sampling.rate(np.array([temperature], np.float32))[0])
+    assert got.max() == 2**30
+    rate_error = abs(float(np.float32(temperature)) / temperature - 1)
+    assert (abs(got - exact) <= 0.5 + (3e-6 + 40 * rate_error) * exact).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e30, 3e38])
+def test_extreme_temperatures(sample: Sampler, temperature: float) -> None:
+    support = set(drawn(sample, [0, 1, 3, 3, -np.inf], temperature=temperature).tolist())
+    assert support == ({2, 3} if temperature < 1 else {0, 1, 2, 3})
+
+
+def test_a_mask_ends_with_the_vocabulary(sample: Sampler) -> None:
+    """Bits past the last id mean nothing, and words are read in order."""
+    for vocab in (31, 32, 33, 64, 100):
+        words = packed({vocab - 1}, vocab)
+        if vocab % 32:
+            words[-1] |= np.uint32(0xFFFFFFFF << vocab % 32 & 0xFFFFFFFF)
+        logits = np.zeros((2, vocab), np.float32)
+        assert sample(logits, batch(2, seed=4, masks={1: words}))[1] == vocab - 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_mask_that_allows_nothing_is_named(sample: Sampler, temperature: float) -> None:
+    nothing = np.array([0, 0xFFFFFFF0], np.uint32)  # bits past the vocabulary allow nothing
+    with pytest.raises(ValueError, match="row 2 has no token to draw: its mask allows none of the 36 ids"):
+        sample(np.zeros((3, 36), np.float32), batch(3, temperature=temperature, masks={0: packed({3}, 36), 2: nothing}))
+
+
+def test_a_mask_whose_ids_are_banned_is_nothing_to_draw(sample: Sampler) -> None:
+    banned = batch(1, masks={0: packed({1}, 4)}, bias=[{1: -np.inf}])
+    with pytest.raises(ValueError, match="row 0 has no token to draw: the largest of its logits is -inf"):
+        sample(np.zeros((1, 4), np.float32), banned)
 
 
 def test_seeds_are_independent_streams(sample: Sampler) -> None:
@@ -180,7 +250,7 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(name: str, data: st.DataObj
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_implementations_agree(data: st.DataObject) -> None:
-    """On the CPU all sum in float64 and agree but where u falls within rounding of a boundary: not in these."""
+    """Id by id: their weights are the same integers."""
     rows, vocab = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1, 2, 17, 257]))
     logits, any_batch = random_logits(rows, vocab, data.draw(st.integers(0, 99))), _any_batch(data, rows, vocab)
     want = sampling.sample(logits, any_batch).tolist()
@@ -241,6 +311,16 @@ def test_all_banned_is_nothing_to_draw(sample: Sampler) -> None:
             "bias_ids",
         ),
         ({"bias_values": np.zeros(1, np.float32)}, "bias has 0 ids but 1 values"),
+        (_masks({0: np.ones(2, np.uint32)}), r"masks must be \[1, 1\], a row for each of masked_rows; got \[1, 2\]"),
+        ({"masked_rows": np.zeros(1, np.int32)}, r"masks must be \[1, 1\].*; got \[0, 0\]"),
+        (_masks({1: np.ones(1, np.uint32)}), r"masked_rows must rise within \[0, 1\)"),
+        (_masks({-1: np.ones(1, np.uint32)}), r"masked_rows must rise within \[0, 1\)"),
+        ({"temperature": np.array([-1], np.float32)}, r"temperature must lie in \[0, inf\), got -1.* in row 0"),
+        ({"temperature": np.array([np.inf], np.float32)}, r"temperature must lie in \[0, inf\), got inf"),
+        ({"top_k": np.array([-1], np.int32)}, r"top_k must lie in \[0, inf\), got -1"),
+        ({"top_p": np.array([0], np.float32)}, r"top_p must lie in \(0, 1\], got 0"),
+        ({"top_p": np.array([np.nan], np.float32)}, r"top_p must lie in \(0, 1\], got nan"),
+        ({"min_p": np.array([1.5], np.float32)}, r"min_p must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_a_malformed_batch_is_refused(sample: Sampler, change: dict, message: str) -> None:
@@ -253,8 +333,11 @@ def _any_batch(data: st.DataObject, rows: int, vocab: int) -> SampleBatch:
         return data.draw(st.lists(strategy, min_size=rows, max_size=rows))
 
     ids = st.integers(0, vocab - 1)
+    masked = data.draw(st.sets(st.integers(0, rows - 1)))
+    masks = {row: packed(data.draw(st.sets(ids, min_size=1)), vocab) for row in sorted(masked)}
     return batch(
         rows,
+        masks=masks,
         temperature=column(st.sampled_from([0, 0.3, 1, 1.7])),
         top_k=column(st.sampled_from([0, 1, 3, 300])),
         top_p=column(st.sampled_from([1, 0.9, 0.3])),
@@ -271,6 +354,7 @@ def _any_batch(data: st.DataObject, rows: int, vocab: int) -> SampleBatch:
 
 def _row(whole: SampleBatch, r: int) -> SampleBatch:
     columns = {name: value[r : r + 1] for name, value in whole._asdict().items() if "_starts" not in name}
+    mine = whole.masked_rows == r
     seen = slice(whole.seen_starts[r], whole.seen_starts[r + 1])
     bias = slice(whole.bias_starts[r], whole.bias_starts[r + 1])
     return SampleBatch(**columns | {
@@ -280,4 +364,6 @@ def _row(whole: SampleBatch, r: int) -> SampleBatch:
         "bias_starts": np.array([0, bias.stop - bias.start], np.int32),
         "bias_ids": whole.bias_ids[bias],
         "bias_values": whole.bias_values[bias],
+        "masked_rows": np.zeros(mine.sum(), np.int32),
+        "masks": whole.masks[mine],
     })  # fmt: skip

@@ -101,13 +101,16 @@ void sample_into(const Table<float>& logits, const Column<float>& temperature, c
                  const Column<int32_t>& position, const Column<int32_t>& seen_starts, const Column<int32_t>& seen_ids,
                  const Column<int32_t>& seen_output_counts, const Column<int32_t>& bias_starts,
                  const Column<int32_t>& bias_ids, const Column<float>& bias_values,
+                 const Column<int32_t>& masked_rows, const Table<uint32_t>& masks,
                  nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
     if (out.shape(0) != logits.shape(0)) throw std::invalid_argument("out must have one entry per row of logits");
     nb::gil_scoped_release released;
     SampleParameters parameters{span(temperature), span(top_k),       span(top_p),    span(min_p),
                                 span(repetition),  span(presence),    span(frequency), span(seed),
                                 span(position),    span(seen_starts), span(seen_ids), span(seen_output_counts),
-                                span(bias_starts), span(bias_ids),    span(bias_values)};
+                                span(bias_starts), span(bias_ids),    span(bias_values),
+                                span(masked_rows), {masks.data(), masks.shape(0) * masks.shape(1)},
+                                static_cast<int>(masks.shape(1))};
     sample(pool(), logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1)), parameters,
            out.data());
 }
@@ -188,7 +191,7 @@ void bind_decoder(nb::module_& m) {
           "top_p"_a.noconvert(), "min_p"_a.noconvert(), "repetition"_a.noconvert(), "presence"_a.noconvert(),
           "frequency"_a.noconvert(), "seed"_a.noconvert(), "position"_a.noconvert(), "seen_starts"_a.noconvert(),
           "seen_ids"_a.noconvert(), "seen_output_counts"_a.noconvert(), "bias_starts"_a.noconvert(),
-          "bias_ids"_a.noconvert(), "bias_values"_a.noconvert(), "out"_a.noconvert(),
+          "bias_ids"_a.noconvert(), "bias_values"_a.noconvert(), "masked_rows"_a.noconvert(), "masks"_a.noconvert(), "out"_a.noconvert(),
           "Draw one id per row of logits [R, vocab] into out int32 [R] (kernels/sampling.py).");
 }
 

@@ -17,6 +17,7 @@ inline V power_of_two(V n) {
     __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
+inline void store_nearest(int32_t* p, V v) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(v)); }
 inline float sum(V v) { return _mm512_reduce_add_ps(v); }
 inline float largest(V v) { return _mm512_reduce_max_ps(v); }
 inline V load_half(const uint16_t* p) {
@@ -37,6 +38,9 @@ inline V nearest(V v) { return _mm256_round_ps(v, 8); }
 inline V power_of_two(V n) {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+inline void store_nearest(int32_t* p, V v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtps_epi32(v));
 }
 inline float sum(V v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -63,6 +67,7 @@ inline V power_of_two(V n) {
     int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
     return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
 }
+inline void store_nearest(int32_t* p, V v) { vst1q_s32(p, vcvtnq_s32_f32(v)); }
 inline float sum(V v) { return vaddvq_f32(v); }
 inline float largest(V v) { return vmaxvq_f32(v); }
 inline V load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
@@ -77,6 +82,7 @@ inline V larger(V a, V b) { return a > b ? a : b; }
 inline V smaller(V a, V b) { return a < b ? a : b; }
 inline V nearest(V v) { return nearbyintf(v); }
 inline V power_of_two(V n) { return ldexpf(1.0f, static_cast<int>(n)); }
+inline void store_nearest(int32_t* p, V v) { *p = static_cast<int32_t>(nearbyintf(v)); }
 inline float sum(V v) { return v; }
 inline float largest(V v) { return v; }
 inline V load_half(const uint16_t* p) {

@@ -12,6 +12,7 @@ namespace russet {
 
 constexpr int kPeakBlock = 64;
 constexpr int kSumBlock = 256;
+constexpr int kWeightBits = 30;
 
 // Up to 16 neighbouring keys of one page, in the slab's layout (slab.h).
 struct KeyBlock {
@@ -56,8 +57,15 @@ struct VectorKernels {
                        float* merged, float* maxima, float* sums);
     // maxima[b] = the largest of x[64 b, 64 (b + 1)); returns the largest of all, or NaN where any is NaN.
     float (*peaks)(const float* x, int n, float* maxima);
-    // w[i] = e^((x[i] - peak) * rate), or 0 where that is below `least`; sums[b] = sum of w[256 b, 256 (b + 1)).
-    void (*weigh)(const float* x, float peak, double rate, double least, int n, double* w, double* sums);
+    // w[i] = 2^30 * 2^((x[i] - peak) * rate) as kernels/sampling.py rounds it; sums[b] = sum of w[256 b, 256 (b + 1)).
+    // `maxima` and `peak` are what `peaks` says of x.
+    void (*weigh)(const float* x, const float* maxima, float peak, float rate, int n, int32_t* w, int64_t* sums);
+    // Sum of the w[i] >= least.
+    int64_t (*sum_from)(const int32_t* w, int n, int32_t least);
+    // first + i for every w[i] >= least, in order; returns how many. May write up to 16 past them.
+    int (*select)(const int32_t* w, int n, int32_t least, int32_t first, int32_t* ids);
+    // out[i] = x[i] where bit i % 32 of words[i / 32] is 1, else -inf.
+    void (*mask)(const float* x, const uint32_t* words, int n, float* out);
 };
 
 // Those of the instruction set in use (isa.h).

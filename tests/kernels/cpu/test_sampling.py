@@ -34,7 +34,7 @@ def batch_of(rows: list[dict]) -> SampleBatch:
     """A batch from one dict per row; what a row does not name is off."""
     off = {
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition": 1.0, "presence": 0.0,
-        "frequency": 0.0, "seed": 0, "position": 0, "seen": {}, "bias": {},
+        "frequency": 0.0, "seed": 0, "position": 0, "seen": {}, "bias": {}, "mask": None,
     }  # fmt: skip
     rows = [off | row for row in rows]
 
@@ -46,11 +46,13 @@ def batch_of(rows: list[dict]) -> SampleBatch:
         ids = np.array([i for row in rows for i in row[name]], np.int32)
         return starts, ids, np.array([v for row in rows for v in row[name].values()], dtype)
 
+    masked = [r for r, row in enumerate(rows) if row["mask"] is not None]
+    masks = np.stack([rows[r]["mask"] for r in masked]) if masked else np.zeros((0, 0), np.uint32)
     return SampleBatch(
         column("temperature", np.float32), column("top_k", np.int32), column("top_p", np.float32),
         column("min_p", np.float32), column("repetition", np.float32), column("presence", np.float32),
         column("frequency", np.float32), column("seed", np.uint64), column("position", np.int32),
-        *spans("seen", np.int32), *spans("bias", np.float32),
+        *spans("seen", np.int32), *spans("bias", np.float32), np.array(masked, np.int32), masks,
     )  # fmt: skip
 
 
@@ -77,15 +79,23 @@ ROWS = st.fixed_dictionaries(
     vocab=st.sampled_from([17, 64, 65, 300, 1000, 5003]),
     kind=st.sampled_from(["normal", "steep", "coarse", "equal"]),
     seed=st.integers(0, 2**32 - 1),
+    masked=st.sampled_from([0.0, 0.0, 0.02, 0.6]),
 )
-def test_same_ids_as_the_specification(isa: str, rows: list[dict], vocab: int, kind: str, seed: int) -> None:
-    logits = np.random.default_rng(seed).normal(0, 3, (len(rows), vocab)).astype(np.float32)
+def test_same_ids_as_the_specification(
+    isa: str, rows: list[dict], vocab: int, kind: str, seed: int, masked: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (len(rows), vocab)).astype(np.float32)
     if kind == "steep":
         logits *= 40
     elif kind == "coarse":
         logits = np.round(logits)  # many ties
     elif kind == "equal":
         logits[:] = -2.5
+    for row in rows[:3] if masked else []:
+        allows = rng.random(-(-vocab // 32) * 32) >= masked
+        allows[16] = not np.isneginf(row["bias"].get(16, 0))  # the biases ban no other than these
+        row["mask"] = np.packbits(allows, bitorder="little").view(np.uint32)
     batch = batch_of(rows)
     np.testing.assert_array_equal(fused(logits, batch), sampling.sample(logits, batch))
 
