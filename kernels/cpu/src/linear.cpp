@@ -28,11 +28,19 @@ size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * un
 const LinearKernels& kernels() {
     switch (active()) {
 #if defined(__x86_64__)
+#if RUSSET_AMX
+        case Isa::Amx:
+            return linear_kernels_amx();
+#endif
+        case Isa::AmxEmulated:
+            return linear_kernels_amx_emulated();
         case Isa::Avx512Vnni:
             return linear_kernels_avx512();
         case Isa::Avx2:
             return linear_kernels_avx2();
 #elif defined(__aarch64__)
+        case Isa::NeonI8mm:
+            return linear_kernels_neon_i8mm();
         case Isa::NeonDotprod:
             return linear_kernels_neon_dotprod();
         case Isa::Neon:

@@ -1,6 +1,7 @@
 // The kernels for AVX-512 with VNNI: one register is 16 outputs, one dpbusd multiplies 4 inputs of each.
 #include <immintrin.h>
 
+#include "linear_avx512.h"
 #include "linear_kernels.h"
 #include "linear_quantize.h"
 #include "linear_tiles.h"
@@ -9,13 +10,6 @@ namespace russet {
 namespace {
 
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-
-inline __m512 load_scales(const uint8_t* at, ScaleType type) {
-    if (type == ScaleType::Float16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-    if (type == ScaleType::Float32) return _mm512_loadu_ps(at);
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
 
 template <Format format>
 inline __m512 load_weights(const uint8_t* at) {
@@ -28,12 +22,6 @@ inline __m512i four_inputs(const int8_t* x) {
     int32_t bits;
     __builtin_memcpy(&bits, x, 4);
     return _mm512_set1_epi32(bits);
-}
-
-inline void put(float* y, __m512 value, int outputs, Write write) {
-    const __mmask16 mask = outputs >= kBlock ? 0xffff : static_cast<__mmask16>((1u << outputs) - 1);
-    if (write == Write::Add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
-    _mm512_mask_storeu_ps(y, mask, value);
 }
 
 // work(Number<0>), work(Number<1>) .. work(Number<count - 1>): a loop that is surely unrolled, so that what it indexes
@@ -89,21 +77,6 @@ struct Avx512 {
             _mm_storeu_si128(halves + 2, _mm512_cvtepi32_epi8(low));
         }
         return _mm512_reduce_add_epi32(sum) * (fine ? 1 : 128);
-    }
-
-    // The weights of a group: four inputs of 16 outputs to a register.
-    template <Format format>
-    static inline void unpack(const uint8_t* values, __m512i (&weights)[8]) {
-        if constexpr (format == Format::Affine4) {
-            const __m512i low_half = _mm512_set1_epi8(15);
-            for (int j = 0; j < 4; ++j) {
-                const __m512i packed = _mm512_loadu_si512(values + j * 64);
-                weights[2 * j] = _mm512_and_si512(packed, low_half);
-                weights[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low_half);
-            }
-        } else {
-            for (int j = 0; j < 8; ++j) weights[j] = _mm512_loadu_si512(values + j * 64);
-        }
     }
 
     // product[r] += the dots of the weights with 32 bytes of each row.

@@ -137,14 +137,28 @@ void bind_linear(nb::module_& m) {
     m.def("set_isa", &force, "name"_a, "Use this instruction set; \"auto\" is the best one. ValueError names those here.");
     m.def(
         "supported_isas",
-        [] {
+        [](bool emulated) {
             std::vector<std::string> names;
-            for (Isa isa : {Isa::Avx512Vnni, Isa::Avx2, Isa::NeonDotprod, Isa::Neon, Isa::Scalar}) {
-                if (supported(isa)) names.emplace_back(name(isa));
-            }
+            for (Isa isa : supported(emulated)) names.emplace_back(name(isa));
             return names;
         },
-        "The instruction sets that run here, fastest first.");
+        "emulated"_a = false,
+        "The instruction sets that run here, fastest first. With `emulated`, those that only tests force as well.");
+    m.def("amx_refusal", &amx_refusal,
+          "Why AMX is not used although the processor has it; empty where it has none, or where it is used.");
+    m.def(
+        "assume_amx",
+        [](bool saved, int refusal) {
+            Features features = detect();
+            features.amx_int8 = true;
+            features.amx_saved = saved;
+            features.amx_refusal = refusal;
+            assume(features);
+        },
+        "saved"_a, "refusal"_a,
+        "For tests: as if the processor had AMX, the system saved its tiles or not, and answered the request for them "
+        "with this errno (0 grants it). Until detect_isa().");
+    m.def("detect_isa", [] { assume(detect()); }, "Find what this machine has, again, and use the fastest.");
     m.def(
         "count_chunks",
         [](int chunks, int phases) {

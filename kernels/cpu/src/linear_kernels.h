@@ -78,7 +78,7 @@ struct PackedView {
 //
 //     scalar           as they are
 //     AVX2             as they are, but each four in the order 0, 2, 1, 3: with pairs of weights unpacked to 16 bits
-//     VNNI, NEON       q = 128 * high + low: 32 bytes high, -127..127, then 32 bytes low, -64..63, since products of
+//     VNNI, AMX, NEON  q = 128 * high + low: 32 bytes high, -127..127, then 32 bytes low, -64..63, since products of
 //                      bytes are what is fast there, and weights unpacked once serve both;
 //                      the low halves of a coarse group are zeros, and their products may be left out
 //
@@ -113,9 +113,12 @@ const LinearKernels& linear_kernels_scalar();
 #if defined(__x86_64__)
 const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx512();
+const LinearKernels& linear_kernels_amx();
+const LinearKernels& linear_kernels_amx_emulated();
 #elif defined(__aarch64__)
 const LinearKernels& linear_kernels_neon();
 const LinearKernels& linear_kernels_neon_dotprod();
+const LinearKernels& linear_kernels_neon_i8mm();
 #endif
 
 }  // namespace russet

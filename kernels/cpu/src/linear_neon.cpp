@@ -1,5 +1,6 @@
 // The kernels for arm64 processors without dot-product instructions.
 #define RUSSET_DOTPROD 0
+#define RUSSET_I8MM 0
 #include "linear_neon_body.h"
 
 namespace russet {

@@ -1,5 +1,6 @@
-// The kernels for arm64: 16 outputs are four registers. Included by linear_neon.cpp and linear_neon_dotprod.cpp, which
-// say by RUSSET_DOTPROD whether sdot, four products of bytes in one instruction, may be used.
+// The kernels for arm64: 16 outputs are four registers. Included by linear_neon.cpp, linear_neon_dotprod.cpp and
+// linear_neon_i8mm.cpp, which say by RUSSET_DOTPROD and RUSSET_I8MM whether these may be used: sdot, four products of
+// bytes for each of four outputs in one instruction, and smmla, eight for each of two outputs and two rows.
 #pragma once
 
 #include <arm_neon.h>
@@ -69,6 +70,43 @@ inline void unpack(const uint8_t* values, int8x16_t (&weights)[8]) {
         }
     }
 }
+
+// What the rows of a tile have in common: product[r] += the products of the weights with 32 bytes of row r.
+#if RUSSET_I8MM
+// Two rows times two outputs at once: so of the weights, eight inputs of two outputs to a register, and the same of the
+// rows; the last of an odd number of rows is its own partner, at the price of sdot.
+template <int rows>
+inline void accumulate(const int8x16_t (&weights)[8], const int8_t* const (&inputs)[rows], int32x4_t (&product)[rows]) {
+    if constexpr (rows == 1) {
+        product[0] = dot32(product[0], weights, inputs[0]);
+    } else {
+        int8x16_t left[4], right[4];  // outputs 0 and 1, outputs 2 and 3
+        for (int j = 0; j < 4; ++j) {
+            const int32x4_t four = vreinterpretq_s32_s8(weights[2 * j]);
+            const int32x4_t next = vreinterpretq_s32_s8(weights[2 * j + 1]);
+            left[j] = vreinterpretq_s8_s32(vzip1q_s32(four, next));
+            right[j] = vreinterpretq_s8_s32(vzip2q_s32(four, next));
+        }
+        for (int r = 0; r < rows; r += 2) {
+            const int other = r + 1 < rows ? r + 1 : r;
+            int32x4_t a = vdupq_n_s32(0), b = vdupq_n_s32(0);
+            for (int j = 0; j < 4; ++j) {
+                const int8x16_t both = vcombine_s8(vld1_s8(inputs[r] + 8 * j), vld1_s8(inputs[other] + 8 * j));
+                a = vmmlaq_s32(a, both, left[j]);
+                b = vmmlaq_s32(b, both, right[j]);
+            }
+            const int64x2_t low = vreinterpretq_s64_s32(a), high = vreinterpretq_s64_s32(b);
+            product[r] = vaddq_s32(product[r], vreinterpretq_s32_s64(vzip1q_s64(low, high)));
+            if (other != r) product[other] = vaddq_s32(product[other], vreinterpretq_s32_s64(vzip2q_s64(low, high)));
+        }
+    }
+}
+#else
+template <int rows>
+inline void accumulate(const int8x16_t (&weights)[8], const int8_t* const (&inputs)[rows], int32x4_t (&product)[rows]) {
+    for (int r = 0; r < rows; ++r) product[r] = dot32(product[r], weights, inputs[r]);
+}
+#endif
 
 // Four outputs of which the first `outputs` exist.
 inline void put(float* y, float32x4_t value, int outputs, Write write) {
@@ -144,19 +182,31 @@ struct Neon {
         const int groups = w.k / kGroup;
         for (int group = 0; group < groups; ++group) {
             const int quarter_bytes = scale_bytes / kQuarters;
+            const int8_t *high[rows], *low[rows];
+            int32_t fine = 0;
+            for (int r = 0; r < rows; ++r) {
+                high[r] = reinterpret_cast<const int8_t*>(inputs[r][group].values);
+                low[r] = high[r] + kGroup;
+                fine |= inputs[r][group].fine;
+            }
             for (int c = 0; c < kQuarters; ++c) {
                 int8x16_t weights[8];
                 unpack<format>(values + c * 16, weights);
                 const float32x4_t scale = load_scales(scales + c * quarter_bytes, w.scale_type);
+                // 128 times the high halves' product, then the low halves' on top of it.
+                int32x4_t product[rows];
+                for (int r = 0; r < rows; ++r) product[r] = vdupq_n_s32(0);
+                accumulate<rows>(weights, high, product);
                 for (int r = 0; r < rows; ++r) {
-                    const ActivationGroup& input = inputs[r][group];
-                    const int8_t* halves = reinterpret_cast<const int8_t*>(input.values);
-                    // 128 times the high halves' product, then the low halves' on top of it.
-                    int32x4_t product = vshlq_n_s32(dot32(vdupq_n_s32(0), weights, halves), 7);
-                    if constexpr (kMissing != 0) product = vaddq_s32(product, vdupq_n_s32(kMissing * input.sum));
-                    if (input.fine) product = dot32(product, weights, halves + kGroup);
-                    const float32x4_t both = vmulq_n_f32(scale, input.scale);
-                    total[r][c] = vfmaq_f32(total[r][c], vcvtq_f32_s32(product), both);
+                    product[r] = vshlq_n_s32(product[r], 7);
+                    if constexpr (kMissing != 0) {
+                        product[r] = vaddq_s32(product[r], vdupq_n_s32(kMissing * inputs[r][group].sum));
+                    }
+                }
+                if (fine) accumulate<rows>(weights, low, product);
+                for (int r = 0; r < rows; ++r) {
+                    const float32x4_t both = vmulq_n_f32(scale, inputs[r][group].scale);
+                    total[r][c] = vfmaq_f32(total[r][c], vcvtq_f32_s32(product[r]), both);
                 }
                 if constexpr (!symmetric) {
                     const float32x4_t bias = load_scales(scales + scale_bytes + c * quarter_bytes, w.scale_type);
