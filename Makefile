@@ -1,5 +1,6 @@
 # Everything a newcomer or CI runs. `make up` and `make test` need Python 3.11+ and, for speed on CPUs, a C++ compiler.
 PYTHON ?= python3
+LLAMA ?= .peers/llama.cpp
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +24,7 @@ check: $(VENV)/developing
 	$(BIN)/lint-imports
 
 bench: $(VENV)/developing
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks --llama "$(LLAMA)"
 
 format: $(VENV)/developing
 	$(BIN)/ruff check --fix .

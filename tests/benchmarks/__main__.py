@@ -1,12 +1,14 @@
 """What Russet's speed is, beside what was asked for and what else there is.
 
-    python -m tests.benchmarks [--rounds 3] [--quick] [--only NAME] [--url http://127.0.0.1:8000]
+    python -m tests.benchmarks [--rounds 3] [--quick] [--only NAME] [--llama FOLDER] [--url http://127.0.0.1:8000]
 
-Parts: serving (the whole system over HTTP, beside mlx-lm's server where tests/benchmarks/install-peers installed it),
-overhead (gateway, router and scheduler around a worker that answers at once), plan (the scheduler's), engine (without
-HTTP). Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON
-line in .bench/. Run it on a quiet machine: each table says how busy others kept it. Beside these, on their own:
-tests.benchmarks.forward, .linear, .plan, .sampling and .perplexity.
+Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, worker and sampling, without HTTP), long
+(at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy
+(beside float32), overhead (gateway, router and scheduler around a worker that answers at once) and serving (the whole
+system over HTTP). Those of speed stand beside llama.cpp, and serving beside mlx-lm's server too, where
+tests/benchmarks/install-peers installed them. Each figure is a median with its 95 % bootstrap interval over interleaved
+rounds; every sample is kept as a JSON line in .bench/, with pictures of them. Run it on a quiet machine: each table
+says how busy others kept it. Beside these, on their own: tests.benchmarks.forward, .linear, .plan and .perplexity.
 """
 
 import argparse
@@ -17,25 +19,41 @@ import time
 from rich.console import Console
 
 from actors.base.errors import RussetError
-from tests.benchmarks import engine, overhead, plan, serving
+from tests.benchmarks import accuracy, decoding, engine, larger, overhead, picture, plan, serving
 from tests.benchmarks.harness import ROOT, Options, keep, missed, show, take
 
-PARTS = {part.name: part for part in (plan.PART, engine.PART, overhead.PART, serving.PART)}
+PARTS = {
+    part.name: part
+    for part in (
+        plan.PART,
+        decoding.KERNELS,
+        engine.PART,
+        decoding.LONG_CONTEXTS,
+        decoding.BUSY_MACHINE,
+        larger.PART,
+        accuracy.PART,
+        overhead.PART,
+        serving.PART,
+    )
+}
 
 
 def main() -> int:
     """Run the chosen parts; 1 where one could not be run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=None, help="rounds of each part (default 3; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="few requests and no peers: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="few requests, one round and no servers of others: does it run?"
+    )
     parser.add_argument("--only", choices=list(PARTS), action="append", help="this part; may be repeated")
     parser.add_argument(
         "--url",
         help="serving: a Russet that runs already (it then counts as others), instead of a `russet serve` of our own",
     )
+    parser.add_argument("--llama", default=Options().llama, help="folder of llama.cpp's programs (default %(default)s)")
     chosen = parser.parse_args()
     url = chosen.url and chosen.url.rstrip("/").removesuffix("/v1")
-    options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, url)
+    options = Options(chosen.rounds or (1 if chosen.quick else 3), chosen.quick, url, chosen.llama)
     out = Console() if sys.stdout.isatty() else Console(width=140)
     progress = Console(stderr=True)
     began, reports = time.monotonic(), []
@@ -52,7 +70,10 @@ def main() -> int:
         show(report, out)
     for line in missed(reports):
         out.print(f"[red]missed[/red]  {line}", highlight=False)
-    out.print(f"{keep(reports, options).relative_to(ROOT)}, {time.monotonic() - began:.0f} s")
+    kept = keep(reports, options)
+    for path in (kept, *picture.draw(kept)):
+        out.print(path.relative_to(ROOT))
+    out.print(f"{time.monotonic() - began:.0f} s")
     return 0
 
 

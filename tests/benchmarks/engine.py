@@ -1,4 +1,7 @@
-"""The engine behind its scheduler, in one process and without HTTP: decoding at several batch sizes, and prefill."""
+"""The engine behind its scheduler, in one process and without HTTP, beside llama.cpp's decoder: decode and prefill.
+
+Ours schedules, samples and sends every token to a client of its own; llama.cpp's benchmark only computes.
+"""
 
 import asyncio
 import random
@@ -7,19 +10,23 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from actors.base.channel import connect
+from actors.worker.models.catalogue import locate
 from cluster.config import load
 from cluster.local import LocalCluster
+from kernels.cpu import _ext
 from protos.gen import inference_pb2, scheduler_pb2, scheduler_pb2_grpc
+from tests.benchmarks.decoding import MODEL, PREFILL, PROMPT, beside, decode_figure, llama_contender
 from tests.benchmarks.exposed_gap import gap_totals, mean_gap_us
 from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
+from tests.benchmarks.llama import Llama
 from tests.benchmarks.processes import private_home
 
-BATCHES = (1, 8, 16, 32)
-PROMPT, OUTPUT = 128, 64
-PREFILL = 512
-PREFILLED = Figure(f"prefill of {PREFILL}", "tokens/s")
+OUTPUT = 64
+DECODE = {rows: decode_figure(rows, times) for rows, times in ((1, 1.5), (8, 2.2), (16, 2.6), (32, 3.0))}
+PREFILLED = Figure(f"prefill of {PREFILL}", "tokens/s", ratios=beside(2.5))
 
 
 @dataclass
@@ -88,18 +95,26 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
 
             async def measure() -> Samples:
                 samples: dict[Figure, Sequence[float]] = {}
-                for streams in BATCHES:
+                for streams, figure in DECODE.items():
                     rounds = range(1 if options.quick else 3)
                     before = await gap_totals(cluster.http)
                     rates = [await engine.decode_tokens_per_s(streams) for _ in rounds]
-                    samples[Figure(f"decode, {streams} rows", "tokens/s")] = rates
+                    samples[figure] = rates
                     gap = mean_gap_us(before, await gap_totals(cluster.http))
                     samples[Figure(f"exposed gap, {streams} rows", "us a step", higher_is_better=False)] = gap
                 samples[PREFILLED] = [await engine.prefill_tokens_per_s() for _ in range(1 if options.quick else 3)]
                 return samples
 
-            yield [Contender("Russet", measure, f"rows of {PROMPT} + {OUTPUT} tokens through the scheduler's stub")]
+            yield [
+                Contender("Russet", measure, f"rows of {PROMPT} + {OUTPUT} tokens through the scheduler's stub"),
+                llama_contender(Llama(Path(options.llama), locate(MODEL)[1], _ext.threads()), _llama),
+            ]
             await channel.close()
+
+
+async def _llama(programs: Llama) -> dict[Figure, list[float]]:
+    rates = await programs.decode(PROMPT, list(DECODE))
+    return {DECODE[rows]: [rate] for rows, rate in rates.items()} | {PREFILLED: [await programs.prefill(PREFILL)]}
 
 
 PART = Part("engine", "The engine in process", _contenders)

@@ -15,9 +15,10 @@ import numpy as np
 from actors.worker.models import load_model
 from kernels.cpu import _ext
 from kernels.cpu.decoder import CpuDecoder
-from kernels.decoder import Batch, Int32
+from kernels.decoder import Batch, Int32, Kv
 
 PAGE_SIZE = 16
+CHUNK = 512
 DECODE_STEPS = 16
 
 
@@ -36,19 +37,35 @@ def page_table(rows: int, tokens: int) -> Int32:
     return np.arange(rows * pages, dtype=np.int32).reshape(pages, rows).T.copy()
 
 
-def decode_seconds(decoder: CpuDecoder, rows: int, context: int) -> float:
-    """Seconds per step of `rows` rows that each have `context` tokens."""
-    table = page_table(rows, context + DECODE_STEPS)
+def prompted(decoder: CpuDecoder, rows: int, context: int, room: int) -> tuple[Kv, Int32]:
+    """A slab in which `rows` rows have `context` tokens each and room for more, and their page table.
+
+    The prompt is computed once and its pages copied: every row reads memory of its own, as rows of different prompts
+    would. Pages never written would all read as one page of zeros, which stays in the cache.
+    """
+    table = page_table(rows, context + room)
     kv = decoder.allocate_kv(table.size, PAGE_SIZE)
+    ids = (np.arange(context) % 1000 + 100).astype(np.int32)
+    for begin in range(0, context, CHUNK):
+        chunk = ids[begin : begin + CHUNK]
+        starts, none = np.array([0, chunk.size], np.int32), np.zeros(0, np.int32)
+        decoder.forward(Batch(chunk, starts, np.array([begin], np.int32), table[:1], none), kv)
+    others = table[1:]
+    kv.copy_pages(np.tile(table[0], len(others)), others.ravel())
+    return kv, table
+
+
+def decode_seconds(decoder: CpuDecoder, rows: int, context: int, steps: int = DECODE_STEPS) -> float:
+    """Seconds per step of `rows` rows that each have `context` tokens before the first."""
+    kv, table = prompted(decoder, rows, context, steps + 1)
     starts, every = np.arange(rows + 1, dtype=np.int32), np.arange(rows, dtype=np.int32)
     tokens = np.arange(100, 100 + rows, dtype=np.int32)
-    # Lengths grow as in decoding; the context's own K and V are zeros, which take as long as any.
-    steps = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(DECODE_STEPS)]
-    decoder.forward(steps[0], kv)
+    batches = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(steps + 1)]
+    decoder.forward(batches[0], kv)
     start = time.perf_counter()
-    for step in steps:
-        decoder.forward(step, kv)
-    return (time.perf_counter() - start) / DECODE_STEPS
+    for batch in batches[1:]:
+        decoder.forward(batch, kv)
+    return (time.perf_counter() - start) / steps
 
 
 def prefill_seconds(decoder: CpuDecoder, tokens: int) -> float:

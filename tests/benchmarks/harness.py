@@ -26,12 +26,16 @@ QUIET_PERCENT = 10
 
 @dataclass(frozen=True)
 class Figure:
-    """What is measured, and what issue or plan asks of it."""
+    """What is measured, and what is asked of it."""
 
     name: str
     unit: str
     target: float | None = None
     higher_is_better: bool = True
+    ratios: tuple[tuple[str, float], ...] = ()
+    """(peer, how many times better ours has to be than its)."""
+    streams: int | None = None
+    """Rows or clients at once, where it is a point of a curve over them."""
 
     def met(self, value: float) -> bool | None:
         """Whether `value` meets the target; None without one."""
@@ -39,12 +43,16 @@ class Figure:
             return None
         return value >= self.target if self.higher_is_better else value <= self.target
 
+    def met_beside(self, peer: str, ratio: float) -> bool | None:
+        """Whether ours is as many times better than `peer` as asked; None where nothing is."""
+        least = dict(self.ratios).get(peer)
+        return None if least is None else ratio >= least
+
     @property
     def asked(self) -> str:
-        """The target as text."""
-        if self.target is None:
-            return ""
-        return f"{'>=' if self.higher_is_better else '<='} {self.target:g}"
+        """The targets as text, a line each."""
+        lines = [] if self.target is None else [f"{'>=' if self.higher_is_better else '<='} {self.target:g}"]
+        return "\n".join([*lines, *(f"{times:g} x {peer}" for peer, times in self.ratios)])
 
 
 Samples = Mapping[Figure, Sequence[float]]
@@ -59,6 +67,8 @@ class Contender:
     note: str = ""
     peer: bool = False
     """Another program, which ours (the first column) is held against."""
+    once: bool = False
+    """Too slow for more than the first round."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Options:
     rounds: int = 3
     quick: bool = False
     url: str | None = None
+    llama: str = str(ROOT / ".peers" / "llama.cpp")
+    """Where llama.cpp's programs lie."""
 
 
 @dataclass
@@ -103,6 +115,8 @@ async def take(part: Part, options: Options, progress: Callable[[str], None]) ->
         for number in range(options.rounds):
             shift = number % len(contenders)
             for contender in (*contenders[shift:], *contenders[:shift]):
+                if contender.once and number:
+                    continue
                 progress(f"round {number + 1} of {options.rounds}: {contender.name}")
                 report.load_average.append(os.getloadavg()[0])
                 before = Usage.now()
@@ -127,10 +141,9 @@ class Usage:
         times = psutil.cpu_times()
         used = ("user", "nice", "system", "irq", "softirq", "steal")
         this = psutil.Process()
-        ours = [process.cpu_times() for process in (this, *this.children(recursive=True))]
         return cls(
             sum(getattr(times, name, 0.0) for name in used),
-            sum(each.user + each.system for each in ours),
+            sum(cpu_seconds(process) for process in (this, *this.children(recursive=True))),
             time.monotonic(),
         )
 
@@ -139,6 +152,15 @@ class Usage:
         others_s = (self.machine_s - before.machine_s) - (self.ours_s - before.ours_s)
         passed_s = (self.at_s - before.at_s) * (psutil.cpu_count() or 1)
         return max(0.0, 100 * others_s / passed_s) if passed_s else 0.0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of its children that ended; 0 where it just went."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def interval(values: Sequence[float], other: Sequence[float] | None = None) -> tuple[float, float] | None:
@@ -150,6 +172,14 @@ def interval(values: Sequence[float], other: Sequence[float] | None = None) -> t
         medians = medians / _resampled_medians(other, 2)
     low, high = np.percentile(medians, (2.5, 97.5))
     return float(low), float(high)
+
+
+def times_better(
+    figure: Figure, ours: Sequence[float], theirs: Sequence[float]
+) -> tuple[float, tuple[float, float] | None]:
+    """The ratio of the medians, above 1 where ours is better, and its interval."""
+    better, worse = (ours, theirs) if figure.higher_is_better else (theirs, ours)
+    return float(np.median(better) / np.median(worse)), interval(better, worse)
 
 
 def _resampled_medians(values: Sequence[float], seed: int) -> Any:
@@ -177,24 +207,26 @@ def table(report: Report) -> Table:
         result.add_column(contender.name, justify="right")
     for figure, columns in report.samples.items():
         ours = columns.get(report.contenders[0].name, ())
-        cells = [_cell(figure, columns.get(one.name, ()), ours, one.peer) for one in report.contenders]
+        cells = [
+            _cell(figure, columns.get(one.name, ()), ours, one.name if one.peer else None) for one in report.contenders
+        ]
         result.add_row(f"{figure.name}, {figure.unit}", figure.asked, *cells)
     return result
 
 
-def _cell(figure: Figure, values: Sequence[float], ours: Sequence[float], peer: bool) -> str:
+def _cell(figure: Figure, values: Sequence[float], ours: Sequence[float], peer: str | None) -> str:
     if not values:
         return "-"
     median = float(np.median(values))
-    if not peer:
+    if peer is None:
         colour = {True: "green", False: "red", None: "bold"}[figure.met(median)]
         return f"[{colour}]{_number(median)}[/{colour}]{_span(interval(values))}"
     cell = f"{_number(median)}{_span(interval(values))}"
     if not ours:
         return cell
-    better, worse = (ours, values) if figure.higher_is_better else (values, ours)
-    ratio = float(np.median(better) / np.median(worse))
-    return f"{cell}\n[dim]ours x {_number(ratio)}{_span(interval(better, worse))}[/dim]"
+    ratio, bounds = times_better(figure, ours, values)
+    colour = {True: "green", False: "red", None: "dim"}[figure.met_beside(peer, ratio)]
+    return f"{cell}\n[{colour}]ours x {_number(ratio)}[/{colour}]{_span(bounds)}"
 
 
 def _span(bounds: tuple[float, float] | None) -> str:
@@ -206,31 +238,47 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def lines(report: Report, options: Options) -> list[dict[str, Any]]:
+    """What is kept of a report: every sample, with a figure's medians, intervals and ratios to ours, and conditions."""
+    kept, machine = [], _machine()
+    for figure, columns in report.samples.items():
+        ours = columns.get(report.contenders[0].name, ())
+        for contender in report.contenders:
+            values = columns.get(contender.name, ())
+            if not values:
+                continue
+            median = float(np.median(values))
+            line = {
+                "part": report.part.name,
+                "title": report.part.title,
+                "figure": asdict(figure),
+                "contender": contender.name,
+                "note": contender.note,
+                "median": median,
+                "interval": interval(values),
+                "met": None if contender.peer else figure.met(median),
+            }
+            if contender.peer and ours:
+                ratio, bounds = times_better(figure, ours, values)
+                met = figure.met_beside(contender.name, ratio)
+                line |= {"ratio": ratio, "ratio_interval": bounds, "ratio_met": met}
+            line |= {
+                "samples": [round(value, 6) for value in values],
+                "quiet": report.quiet,
+                "busy_percent": report.busy_percent,
+                "load_average": report.load_average,
+                "options": asdict(options),
+                "machine": machine,
+            }
+            kept.append(line)
+    return kept
+
+
 def keep(reports: Sequence[Report], options: Options) -> Path:
     """Write one JSON line per figure and contender into a new file of .bench/."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / time.strftime("%Y%m%d-%H%M%S.jsonl")
-    machine = _machine()
-    with path.open("w") as file:
-        for report in reports:
-            for figure, columns in report.samples.items():
-                for name, values in columns.items():
-                    median = float(np.median(values))
-                    line = {
-                        "part": report.part.name,
-                        "figure": asdict(figure),
-                        "contender": name,
-                        "median": median,
-                        "interval": interval(values),
-                        "met": figure.met(median),
-                        "samples": [round(value, 6) for value in values],
-                        "quiet": report.quiet,
-                        "busy_percent": report.busy_percent,
-                        "load_average": report.load_average,
-                        "options": asdict(options),
-                        "machine": machine,
-                    }
-                    file.write(json.dumps(line) + "\n")
+    path.write_text("".join(json.dumps(line) + "\n" for report in reports for line in lines(report, options)))
     return path
 
 
@@ -258,17 +306,25 @@ def _cpuinfo() -> list[str]:
 
 
 def missed(reports: Sequence[Report]) -> list[str]:
-    """Our figures that do not meet what is asked of them."""
-    lines = []
+    """Our figures that do not meet what is asked of them, by themselves or beside a peer."""
+    found = []
     for report in reports:
-        for contender in report.contenders:
-            for figure, columns in report.samples.items():
+        for figure, columns in report.samples.items():
+            for contender in report.contenders:
                 values = columns.get(contender.name, ())
-                if contender.peer or not values or figure.met(median := float(np.median(values))) is not False:
+                if not values:
                     continue
-                where = f"{report.part.name}, {contender.name}: {figure.name}"
-                lines.append(f"{where} is {_number(median)} {figure.unit}, asked {figure.asked}")
-    return lines
+                median = float(np.median(values))
+                where = f"{report.part.name}, {report.contenders[0].name if contender.peer else contender.name}"
+                if not contender.peer and figure.met(median) is False:
+                    asked = f"{'>=' if figure.higher_is_better else '<='} {figure.target:g}"
+                    found.append(f"{where}: {figure.name} is {_number(median)} {figure.unit}, asked {asked}")
+                elif contender.peer and (ours := columns.get(report.contenders[0].name)):
+                    ratio, _ = times_better(figure, ours, values)
+                    if figure.met_beside(contender.name, ratio) is False:
+                        asked = f"{dict(figure.ratios)[contender.name]:g} x"
+                        found.append(f"{where}: {figure.name} is {_number(ratio)} x {contender.name}, asked {asked}")
+    return found
 
 
 def show(report: Report, console: Console) -> None:

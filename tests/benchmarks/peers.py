@@ -22,6 +22,7 @@ MODEL = FOLDER / "smollm2-135m-float32"
 MODEL_NAME = "default_model"
 """What mlx-lm's server calls the model it was started with."""
 OPENBLAS = FOLDER / "libcblas-openblas.so"
+STOCK, WITH_OPENBLAS = "mlx-lm", "mlx-lm + OpenBLAS"
 INSTALL = "not installed: run tests/benchmarks/install-peers"
 
 
@@ -55,6 +56,6 @@ class Peer:
 
 
 PEERS = (
-    Peer("mlx-lm", "stock, float32 weights; 4 streams for the 16, since stock MLX gains nothing from a batch", 4),
-    Peer("mlx-lm + OpenBLAS", "OpenBLAS preloaded, float32 weights", 16, OPENBLAS),
+    Peer(STOCK, "stock, float32 weights; 4 streams for the 16, since stock MLX gains nothing from a batch", 4),
+    Peer(WITH_OPENBLAS, "OpenBLAS preloaded, float32 weights", 16, OPENBLAS),
 )

@@ -15,6 +15,17 @@ from kernels.backend import build_decoder
 from tests.oracles import decoder as oracle
 from tests.oracles import running
 
+TEXT = running.DATA / "text" / "gsm8k_train.jsonl"
+TOKENS_OF_A_RECORD = 50
+"""Fewer than any has, so that as many records as tokens / 50 suffice."""
+
+
+def read_windows(vocabulary: Vocabulary, tokens: int, window: int) -> list[list[int]]:
+    """The text's first `tokens` tokens as separate sequences of `window`."""
+    records = map(json.loads, TEXT.read_text("utf-8").splitlines()[: tokens // TOKENS_OF_A_RECORD])
+    text = "\n\n".join(f"{record['question']}\n{record['answer']}" for record in records)
+    return running.windows(vocabulary, text, tokens, window)
+
 
 def main() -> None:
     """Print both perplexities, their distance and the tokens per second."""
@@ -25,10 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)
-    lines = (running.DATA / "text" / "gsm8k_train.jsonl").read_text("utf-8").splitlines()
-    records = map(json.loads, lines[: arguments.tokens // 50])
-    text = "\n\n".join(f"{record['question']}\n{record['answer']}" for record in records)
-    sequences = running.windows(Vocabulary(model.vocabulary), text, arguments.tokens, arguments.window)
+    sequences = read_windows(Vocabulary(model.vocabulary), arguments.tokens, arguments.window)
 
     decoder = build_decoder(model.spec, model.weights, backend="cpu")
     started = time.perf_counter()

@@ -57,6 +57,43 @@ async def server(
             process.wait()
 
 
+async def output_of(command: Sequence[str]) -> str:
+    """What `command` prints before it ends. Raises Unavailable with the end of its errors where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment()
+    )
+    try:
+        output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise Unavailable(f"{command} ended with {process.returncode}: {errors.decode(errors='replace')[-1000:]}")
+    return output.decode()
+
+
+@contextmanager
+def spinning() -> Generator[None, None, None]:
+    """A foreign process that keeps one core busy and does nothing else, for as long as the block runs."""
+    script = "print(flush=True)\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment())
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def peak_memory_mb(process: psutil.Process) -> list[float]:
+    """The most megabytes that it ever had resident, in a list of its own; empty where the system does not say."""
+    status = Path(f"/proc/{process.pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")]
+
+
 async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return when `url` answers 200. Raises Unavailable with the end of `log` where `process` ends first."""
     async with httpx.AsyncClient(timeout=5) as http, asyncio.timeout(START_TIMEOUT_S):
@@ -76,8 +113,8 @@ def tail(log: Path) -> str:
 
 
 @asynccontextmanager
-async def russet_serve() -> AsyncGenerator[str, None]:
-    """`russet serve` with default settings, in a process and a home of its own; its base URL."""
+async def russet_serve() -> AsyncGenerator[tuple[str, psutil.Process], None]:
+    """`russet serve` with default settings, in a process and a home of its own: its base URL and the process."""
     with private_home() as home:
         port, grpc_port = free_port(), free_port()
         command = [
@@ -85,5 +122,5 @@ async def russet_serve() -> AsyncGenerator[str, None]:
             "--set", f"home={home}", "--port", str(port), "--grpc-port", str(grpc_port),
         ]  # fmt: skip
         url = f"http://127.0.0.1:{port}"
-        async with server(command, f"{url}/ready", home / "serve.log"):
-            yield url
+        async with server(command, f"{url}/ready", home / "serve.log") as process:
+            yield url, process

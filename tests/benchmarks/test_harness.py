@@ -1,6 +1,8 @@
 """The harness: what it orders, what it computes, and that it says when figures are worth nothing."""
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.benchmarks.harness import (
     Report,
     Samples,
     Usage,
+    cpu_seconds,
     interval,
     missed,
     table,
@@ -121,10 +124,42 @@ def test_what_misses_its_target_is_named_whichever_way_is_better() -> None:
     assert [line.split(" is ")[1] for line in slow] == ["59 tokens/s, asked >= 60", "6 ms, asked <= 5"]
 
 
+def test_what_is_asked_beside_a_peer_is_shown_judged_and_named() -> None:
+    faster = Figure("speed", "tokens/s", ratios=(("other", 2.5), ("third", 9.0)))
+    sooner = Figure("delay", "ms", higher_is_better=False, ratios=(("other", 2.5),))
+    made = report({faster: [90.0] * 3, sooner: [2.0] * 3}, {faster: [45.0] * 3, sooner: [6.0] * 3})
+    assert "2.5 x other" in shown(made)
+    assert "9 x third" in shown(made)
+    assert missed([made]) == ["part, Russet: speed is 2 x other, asked 2.5 x"]
+
+
+async def test_a_slow_peer_is_measured_in_the_first_round_only() -> None:
+    order: list[str] = []
+
+    def contender(name: str, once: bool) -> Contender:
+        async def measure() -> Samples:
+            order.append(name)
+            return {}
+
+        return Contender(name, measure, once=once)
+
+    await take(part(contender("a", False), contender("b", True)), Options(rounds=3), order.append)
+    assert [name for name in order if len(name) == 1] == ["a", "b", "a", "a"]
+
+
+def test_a_child_that_ended_meanwhile_is_not_taken_for_others() -> None:
+    this = psutil.Process()
+    before = cpu_seconds(this)
+    script = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert cpu_seconds(this) - before >= 0.25
+
+
 def test_every_sample_is_kept_with_where_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path / ".bench")
     path = harness.keep([report({SPEED: [61.0, 62.0, 63.0]}, {SPEED: [1.0]}, busy=40)], Options())
     ours, theirs = map(json.loads, path.read_text().splitlines())
+    assert theirs["ratio"] == 62
     assert (ours["figure"]["name"], ours["contender"], ours["median"], ours["met"]) == ("speed", "Russet", 62, True)
     assert ours["interval"] == [61, 63]
     assert ours["samples"] == [61, 62, 63]

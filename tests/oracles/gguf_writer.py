@@ -1,13 +1,14 @@
 """Writes GGUF files, so that tests can make any file, and any mistake in one."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 4, 5, 6, 7, 8, 9, 10
+ALIGNMENT = 32
 F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
 
 Tensor = tuple[str, Sequence[int], int, bytes]
@@ -36,19 +37,27 @@ def value(item: Any) -> bytes:
     return struct.pack("<IIQ", ARRAY, STRING, len(item)) + b"".join(map(string, item))
 
 
-def gguf_bytes(metadata: Mapping[str, Any], tensors: Sequence[Tensor] = (), version: int = 3) -> bytes:
-    """A whole file, data aligned to 32 bytes."""
+def _pieces(metadata: Mapping[str, Any], tensors: Sequence[Tensor], version: int) -> Iterator[bytes]:
     head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(metadata))
     head += b"".join(string(key) + value(item) for key, item in metadata.items())
-    data = b""
+    offset = 0
     for name, shape, kind, raw in tensors:
         head += string(name) + struct.pack("<I", len(shape))
-        head += struct.pack(f"<{len(shape)}Q", *reversed(shape)) + struct.pack("<IQ", kind, len(data))
-        data += raw + bytes(-len(raw) % 32)
-    return head + bytes(-len(head) % 32) + data
+        head += struct.pack(f"<{len(shape)}Q", *reversed(shape)) + struct.pack("<IQ", kind, offset)
+        offset += len(raw) + -len(raw) % ALIGNMENT
+    yield head + bytes(-len(head) % ALIGNMENT)
+    for _, _, _, raw in tensors:
+        yield raw
+        yield bytes(-len(raw) % ALIGNMENT)
+
+
+def gguf_bytes(metadata: Mapping[str, Any], tensors: Sequence[Tensor] = (), version: int = 3) -> bytes:
+    """A whole file, data aligned to 32 bytes."""
+    return b"".join(_pieces(metadata, tensors, version))
 
 
 def write(path: Path, metadata: Mapping[str, Any], tensors: Sequence[Tensor] = ()) -> Path:
-    """Write the file, return its path."""
-    path.write_bytes(gguf_bytes(metadata, tensors))
+    """Write the file tensor by tensor, return its path."""
+    with path.open("wb") as file:
+        file.writelines(_pieces(metadata, tensors, 3))
     return path
