@@ -8,6 +8,7 @@ KL(float32 || ours), and whether the likeliest token is the same one.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from actors.base.vocabulary import Vocabulary
 from actors.worker.models import LoadedModel, load_model
 from kernels.cpu.decoder import CpuDecoder
-from kernels.decoder import Batch, Float32, Int32
+from kernels.decoder import Batch, Float32, Int32, Rounding
 from tests.benchmarks.decoding import MODEL
 from tests.benchmarks.forward import PAGE_SIZE, page_table
 from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
@@ -100,9 +101,9 @@ def answers(decoder: CpuDecoder, prompts: Sequence[Sequence[int]], tokens: int) 
     return np.stack(answer, axis=1)
 
 
-def measure(model: LoadedModel, tokens: int) -> dict[Figure, list[float]]:
+def measure(model: LoadedModel, tokens: int, rounding: Rounding) -> dict[Figure, list[float]]:
     """All figures over the text's first `tokens` tokens, in windows of WINDOW."""
-    decoder = CpuDecoder(model.spec, model.weights)
+    decoder = CpuDecoder(model.spec, model.weights, rounding=rounding)
     windows = read_windows(Vocabulary(model.vocabulary), tokens, WINDOW)
     distances = {1: Distance(), ROWS: Distance()}
     dependent = 0
@@ -123,15 +124,19 @@ def measure(model: LoadedModel, tokens: int) -> dict[Figure, list[float]]:
     return figures | {DEPENDENT: [100 * dependent / len(windows)]}
 
 
+def _contender(tokens: int, rounding: Rounding) -> Contender:
+    async def samples() -> Samples:
+        return measure(load_model(MODEL), tokens, rounding) if TEXT.exists() else {}
+
+    note = f"{tokens:,} tokens of {TEXT.name} in windows of {WINDOW}, decoded; the same each time, so once"
+    name = "Russet" if rounding == "fine" else f"Russet, {rounding}"
+    return Contender(name, samples, note if TEXT.exists() else f"no text at {TEXT}: set RUSSET_DATA", once=True)
+
+
 @asynccontextmanager
 async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], None]:
     tokens = FEW_TOKENS if options.quick else TOKENS
-
-    async def samples() -> Samples:
-        return measure(load_model(MODEL), tokens) if TEXT.exists() else {}
-
-    note = f"{tokens:,} tokens of {TEXT.name} in windows of {WINDOW}, decoded; the same each time, so once"
-    yield [Contender("Russet", samples, note if TEXT.exists() else f"no text at {TEXT}: set RUSSET_DATA", once=True)]
+    yield [_contender(tokens, rounding) for rounding in get_args(Rounding)]
 
 
 PART = Part("accuracy", "The decoder beside float32", _contenders)

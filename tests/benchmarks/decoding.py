@@ -8,6 +8,7 @@ from actors.worker.models import load_model
 from actors.worker.models.catalogue import locate
 from kernels.cpu import _ext
 from kernels.cpu.decoder import CpuDecoder
+from kernels.decoder import Rounding
 from tests.benchmarks import llama
 from tests.benchmarks.forward import decode_seconds, prefill_seconds
 from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
@@ -42,11 +43,11 @@ QUIET = {rows: decode_figure(rows, None, " in quiet") for rows in BUSY}
 SHARE = {rows: Figure(f"  of our quiet speed, {rows} row{'s' * (rows > 1)}", "%", 25) for rows in BUSY}
 
 
-def load(model: str) -> CpuDecoder:
+def load(model: str, rounding: Rounding = "fine") -> CpuDecoder:
     """The decoder of a path or alias, with a thread a core."""
     _ext.set_threads(0)
     loaded = load_model(model)
-    return CpuDecoder(loaded.spec, loaded.weights)
+    return CpuDecoder(loaded.spec, loaded.weights, rounding=rounding)
 
 
 def decode_rate(decoder: CpuDecoder, rows: int, context: int = PROMPT, steps: int = llama.DECODED) -> float:
@@ -56,19 +57,19 @@ def decode_rate(decoder: CpuDecoder, rows: int, context: int = PROMPT, steps: in
 
 @asynccontextmanager
 async def pair(
-    model: str, options: Options, ours: Measure, theirs: MeasureLlama
+    options: Options, ours: Measure, theirs: MeasureLlama, roundings: Sequence[Rounding] = ("fine",)
 ) -> AsyncGenerator[Sequence[Contender], None]:
-    """Our decoder and llama.cpp on the same file, each measured by a function of its own."""
-    decoder = load(model)
-    programs = Llama(Path(options.llama), locate(model)[1], _ext.threads())
+    """Our decoder, once for each rounding, and llama.cpp on the same file, each measured by a function of its own."""
+    contenders = [_contender(load(MODEL, rounding), ours) for rounding in roundings]
+    yield [*contenders, llama_contender(Llama(Path(options.llama), locate(MODEL)[1], _ext.threads()), theirs)]
 
+
+def _contender(decoder: CpuDecoder, ours: Measure) -> Contender:
     async def measure() -> Samples:
         return ours(decoder)
 
-    yield [
-        Contender("Russet", measure, f"the decoder alone, {decoder.isa_class}, {_ext.threads()} threads"),
-        llama_contender(programs, theirs),
-    ]
+    name = "Russet" if decoder.rounding == "fine" else f"Russet, {decoder.rounding}"
+    return Contender(name, measure, f"the decoder alone, {decoder.isa_class}, {_ext.threads()} threads")
 
 
 def llama_contender(programs: Llama, theirs: MeasureLlama) -> Contender:
@@ -122,12 +123,10 @@ async def _llama_busy(programs: Llama) -> dict[Figure, list[float]]:
     return {BUSY[rows]: [rate] for rows, rate in busy.items()} | {QUIET[rows]: [rate] for rows, rate in quiet.items()}
 
 
-KERNELS = Part("kernels", "The decoder alone", lambda options: pair(MODEL, options, _ours, _llama))
-LONG_CONTEXTS = Part(
-    "long", "The decoder at long context", lambda options: pair(MODEL, options, _ours_long, _llama_long)
-)
+KERNELS = Part("kernels", "The decoder alone", lambda options: pair(options, _ours, _llama, ("fine", "mixed")))
+LONG_CONTEXTS = Part("long", "The decoder at long context", lambda options: pair(options, _ours_long, _llama_long))
 BUSY_MACHINE = Part(
     "busy",
     "The decoder beside a process that keeps a core busy",
-    lambda options: pair(MODEL, options, _ours_busy, _llama_busy),
+    lambda options: pair(options, _ours_busy, _llama_busy),
 )

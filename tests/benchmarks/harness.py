@@ -210,7 +210,7 @@ def table(report: Report) -> Table:
         cells = [
             _cell(figure, columns.get(one.name, ()), ours, one.name if one.peer else None) for one in report.contenders
         ]
-        result.add_row(f"{figure.name}, {figure.unit}", figure.asked, *cells)
+        result.add_row(", ".join(filter(None, (figure.name, figure.unit))), figure.asked, *cells)
     return result
 
 

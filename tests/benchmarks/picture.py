@@ -25,6 +25,9 @@ Line = dict[str, Any]
 OURS, THEIRS, OTHERS, MISSED, ASKED = "#1f5fa8", "#d9731a", "#7a7a7a", "#c0262d", "#222222"
 
 
+PEERS = (llama.NAME, peers.STOCK, peers.WITH_OPENBLAS)
+
+
 class Curve(NamedTuple):
     """One line over batch sizes: whose figures of which part, and how they are drawn."""
 
@@ -52,7 +55,7 @@ def draw(kept: Path) -> list[Path]:
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
     parts = {curve.part for curve in CURVES}
     rates = [line for line in lines if line["part"] in parts and line["figure"]["streams"]]
-    ratios = [line for line in lines if "ratio" in line]
+    ratios = [line for line in lines if line["contender"] in PEERS and "ratio" in line]
     rows = len(ratios) + len({line["part"] for line in ratios})
     paths: list[Path] = []
     for name, panel, chosen, size_in in (
