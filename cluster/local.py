@@ -5,6 +5,7 @@ import logging
 import uuid
 from types import TracebackType
 
+from actors.base.errors import InvalidArgument
 from cluster import compose
 from cluster.capacity import planned
 from cluster.compose import Listen, Serving, Target
@@ -49,9 +50,18 @@ class LocalDirectory:
 
 
 class LocalCluster:
-    """`async with LocalCluster(config) as cluster:`, and `cluster.http` answers from the services a fleet runs."""
+    """`async with LocalCluster(config) as cluster:`, and `cluster.http` answers from the services a fleet runs.
+
+    InvalidArgument where models ask for different instruction sets: a process uses one.
+    """
 
     def __init__(self, config: Config) -> None:
+        if len(isas := {model.isa for model in config.models}) > 1:
+            raise InvalidArgument(
+                f"models ask for the instruction sets {', '.join(sorted(isas))}; one process uses one: the same `isa` "
+                "for every model is accepted, or a process for each (`russet up`)",
+                param="models.isa",
+            )
         self.config = config
         self.directory = LocalDirectory()
         self.running: list[Serving] = []

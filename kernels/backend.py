@@ -23,6 +23,7 @@ def build_decoder(
     rounding: Rounding = "fine",
     cpus: Sequence[int] = (),
     awake_us: int = 100,
+    isa: str = "auto",
 ) -> Decoder:
     """The decoder of a model.
 
@@ -36,8 +37,11 @@ def build_decoder(
     numbers, so a dtype makes "auto" choose MLX.
     rounding: of the activations that quantized weights meet in the C++ kernels (kernels/decoder.py: Rounding); MLX
     rounds none and refuses "mixed".
-    Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, for threads
-    and cpus that this machine does not offer, and for cpus or "mixed" where MLX runs the model.
+    isa: instruction set of the C++ kernels from now on, in the whole process: "auto" is the fastest one here; others by
+    name (kernels/cpu/src/isa.h).
+    Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, for threads,
+    cpus and an instruction set that this machine does not offer, and for cpus, an instruction set or "mixed" where MLX
+    runs the model.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; accepted: {', '.join(BACKENDS)}")
@@ -45,7 +49,7 @@ def build_decoder(
         raise ValueError(f"threads is {threads}; accepted: 0 (one per processor) or more")
     on_gpu = mx.default_device().type == mx.gpu
     if backend == "mlx" or (backend == "auto" and (on_gpu or dtype is not None)):
-        _refuse_for_mlx(rounding, cpus)
+        _refuse_for_mlx(rounding, cpus, isa)
         return MlxDecoder(spec, weights, dtype)
     if dtype is not None:
         raise ValueError(f"the CPU decoder takes no dtype, got {dtype}; backend 'mlx' does")
@@ -53,11 +57,15 @@ def build_decoder(
     if reason is None:
         from kernels.cpu.decoder import CpuDecoder  # needs the extension
 
+        cpu._ext.set_isa(isa)
+        log.info("the compiled kernels use the instruction set %s", cpu._ext.isa())
+        if refusal := cpu._ext.amx_refusal():
+            log.warning("this processor has AMX, but %s: long prompts and large batches take longer", refusal)
         cpu._ext.own_threads(threads, list(cpus), awake_us)
         return CpuDecoder(spec, weights, rounding=rounding)
     if backend == "cpu":
         raise ValueError(f"the CPU decoder cannot run this model: {reason}; backend 'mlx' can, slowly")
-    _refuse_for_mlx(rounding, cpus)
+    _refuse_for_mlx(rounding, cpus, isa)
     log.warning(
         "this model runs on stock MLX operations on the CPU, about 10 tokens/s in all for 135M parameters where the "
         "compiled kernels do several hundred: %s",
@@ -66,11 +74,13 @@ def build_decoder(
     return MlxDecoder(spec, weights)
 
 
-def _refuse_for_mlx(rounding: Rounding, cpus: Sequence[int]) -> None:
+def _refuse_for_mlx(rounding: Rounding, cpus: Sequence[int], isa: str) -> None:
     if rounding != "fine":
         raise ValueError(f'rounding is {rounding!r}, which MLX operations do not do; accepted with them: "fine"')
     if cpus:
         raise ValueError(f"cpus are {list(cpus)}; accepted: none, where MLX runs the model: its threads are its own")
+    if isa != "auto":
+        raise ValueError(f'instruction set is {isa!r}; accepted: "auto", where MLX runs the model: it chooses its own')
 
 
 def _why_not_cpu(spec: DecoderSpec, weights: DecoderWeights) -> str | None:

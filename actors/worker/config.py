@@ -46,6 +46,9 @@ class WorkerConfig(BaseModel):
         le=1_000_000,
         description="Microseconds that a thread without work waits awake for more before it sleeps",
     )
+    isa: Literal["auto", "amx", "avx512vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon", "scalar"] = Field(
+        default="auto", description="Instruction set of the C++ kernels; auto takes the fastest this machine has"
+    )
     rounding: Literal["fine", "mixed"] = Field(
         default="fine",
         description="Of activations in the C++ kernels: fine (15 bits, hardly different from float32) or mixed "

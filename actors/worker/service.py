@@ -266,6 +266,7 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
             cpus=config.cpus,
             awake_us=config.awake_us,
             rounding=config.rounding,
+            isa=config.isa,
         )
     except ValueError as refusal:
         raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal

@@ -9,6 +9,7 @@ import pytest
 
 from actors.base.channel import connect
 from actors.base.errors import InvalidArgument, NotFound
+from cluster.config import Config, ModelConfig
 from cluster.local import LocalCluster
 from protos.gen import inference_pb2, learner_pb2, memory_pb2, scheduler_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
@@ -178,3 +179,9 @@ async def test_refusals_come_from_the_model_itself(local: LocalCluster) -> None:
         await stub.Chat(inference_pb2.ChatRequest(model="nonesuch", messages=[inference_pb2.Message(**FRANCE[0])]))
     with pytest.raises(InvalidArgument, match="messages"):
         await stub.Chat(inference_pb2.ChatRequest(model=MODEL))
+
+
+async def test_models_of_one_process_share_an_instruction_set() -> None:
+    models = (ModelConfig(isa="scalar"), ModelConfig(model_id="other"))
+    with pytest.raises(InvalidArgument, match="instruction sets auto, scalar; one process uses one"):
+        LocalCluster(Config(models=models))

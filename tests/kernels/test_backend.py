@@ -1,5 +1,6 @@
 """Which decoder a model gets, and what is said where it is a slow one."""
 
+import errno
 import logging
 
 import mlx.core as mx
@@ -101,6 +102,35 @@ def test_an_unknown_rounding_is_named() -> None:
 def test_negative_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="threads is -1"):
         build_decoder(SPEC, WEIGHTS, threads=-1)
+
+
+@needs_cpu
+def test_the_instruction_set_is_chosen_and_an_unsupported_one_is_refused() -> None:
+    try:
+        assert build_decoder(SPEC, WEIGHTS, backend="cpu", isa="scalar").isa_class.split("-")[1] == "scalar"
+        with pytest.raises(ValueError, match=r'"mmx" is not available here; accepted: auto, .*scalar'):
+            build_decoder(SPEC, WEIGHTS, backend="cpu", isa="mmx")
+    finally:
+        fastest = build_decoder(SPEC, WEIGHTS, backend="cpu")
+    assert cpu._ext.isa() == cpu._ext.supported_isas()[0]
+    assert fastest.isa_class == cpu._ext.isa_class()
+
+
+@needs_cpu
+def test_amx_that_the_system_denies_is_a_warning_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    cpu._ext.assume_amx(saved=True, refusal=errno.EPERM)
+    try:
+        build_decoder(SPEC, WEIGHTS, backend="cpu")
+        assert cpu._ext.isa() != "amx"
+    finally:
+        cpu._ext.detect_isa()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "has AMX, but" in caplog.text
+
+
+def test_mlx_uses_its_own_instruction_set() -> None:
+    with pytest.raises(ValueError, match="instruction set is 'scalar'; accepted: \"auto\", where MLX"):
+        build_decoder(SPEC, WEIGHTS, backend="mlx", isa="scalar")
 
 
 def test_mlx_binds_no_threads() -> None:
