@@ -22,7 +22,7 @@ LLAMA_LIKE = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=_ext.supported_isas())
+@pytest.fixture(params=_ext.supported_isas(emulated=True))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _ext.set_isa(request.param)
     yield request.param
