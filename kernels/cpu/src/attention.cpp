@@ -10,9 +10,10 @@ namespace russet {
 
 namespace {
 
-constexpr int kTileKeys = 256;     // a tile's K and V stay in the L1 and L2 caches while the queries pass over it
-constexpr int kItemQueries = 24;   // queries of one item: enough to share loads, few enough to leave items to spare
-constexpr int kUnitsPerThread = 3;
+constexpr int kTileKeys = 256;    // a tile's K and V stay in the L1 and L2 caches while the queries pass over it
+constexpr int kItemQueries = 24;  // queries of one item: enough to share loads, few enough to leave items to spare
+constexpr int kLeastShare = 16;   // a unit is not less than 1 / (threads * this) of the work: units have a start
+constexpr int kBlock = KvSlab::kBlock;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -20,87 +21,115 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 Attention::Attention(int heads, const SlabShape& shape, float scale)
     : group_(heads / shape.kv_heads),
-      dim_(ceil_div(shape.head_dim, KvSlab::kBlock) * KvSlab::kBlock),
+      dim_(ceil_div(shape.head_dim, kBlock) * kBlock),
       head_dim_(shape.head_dim),
       kv_heads_(shape.kv_heads),
       page_size_(shape.page_size),
       tile_pages_(std::max(1, kTileKeys / shape.page_size)),
       tile_keys_(tile_pages_ * shape.page_size),
+      item_tokens_(std::max(1, kItemQueries / group_)),
+      partial_floats_(static_cast<size_t>(item_tokens_) * group_ * (dim_ + 2)),
       scale_(scale) {}
 
+int Attention::tiles(const Item& item) const { return ceil_div(item.keys, tile_keys_); }
+
+int Attention::keys_in(const Item& item, int tile) const { return std::min(item.keys - tile * tile_keys_, tile_keys_); }
+
+Attention::Place Attention::after(Place place) const {
+    return place.tile + 1 < tiles(items_[place.item]) ? Place{place.item, place.tile + 1} : Place{place.item + 1, 0};
+}
+
 void Attention::plan(const std::vector<BatchRow>& rows, int threads) {
-    items_.clear(), units_.clear(), split_items_.clear();
-    const int tokens_per_item = std::max(1, kItemQueries / group_);
-    int64_t tiles = 0;
+    items_.clear();
+    int64_t total = 0;
     for (const BatchRow& row : rows) {
-        for (int token = 0; token < row.tokens; token += tokens_per_item) {
-            int count = std::min(tokens_per_item, row.tokens - token);
+        for (int token = 0; token < row.tokens; token += item_tokens_) {
+            int count = std::min(item_tokens_, row.tokens - token);
             int keys = row.length + token + count;
             for (int head = 0; head < kv_heads_; ++head) items_.push_back({row, head, token, count, keys, -1});
-            tiles += static_cast<int64_t>(ceil_div(keys, tile_keys_)) * kv_heads_;
+            total += static_cast<int64_t>(keys) * count * kv_heads_;
         }
     }
-    // Long rows are cut into several units, so that few rows still keep all threads busy to the end.
-    const int64_t most_tiles = std::max<int64_t>(1, tiles / (threads * kUnitsPerThread));
+    cut(threads, total);
     int slots = 0;
-    for (int i = 0; i < static_cast<int>(items_.size()); ++i) {
-        int count = ceil_div(items_[i].keys, tile_keys_);
-        int step = threads > 1 && count > most_tiles ? static_cast<int>(most_tiles) : count;
-        for (int tile = 0; tile < count; tile += step) units_.push_back({i, tile, std::min(step, count - tile)});
-        if (step < count) {
-            items_[i].slot = slots;
-            slots += count;
-            split_items_.push_back(i);
+    for (int i : split_items_) {
+        items_[i].slot = slots;
+        slots += tiles(items_[i]);
+    }
+    partials_.resize(slots * partial_floats_);
+}
+
+// Large units first and ever smaller ones: few starts, and yet all threads end together, whatever else they do. Unlike
+// a cut by items this serves few long rows as well as many short ones.
+void Attention::cut(int threads, int64_t total) {
+    units_.clear(), split_items_.clear();
+    const int64_t least = std::max<int64_t>(1, total / (threads * kLeastShare));
+    int64_t left = total;
+    for (Place place{0, 0}; place.item < static_cast<int>(items_.size());) {
+        const int64_t share = threads == 1 ? left : std::max(least, left / (2 * threads));
+        Unit unit{place, 0};
+        for (int64_t cost = 0; cost < share && place.item < static_cast<int>(items_.size()); place = after(place)) {
+            const Item& item = items_[place.item];
+            const int64_t more = static_cast<int64_t>(keys_in(item, place.tile)) * item.tokens;
+            cost += more, left -= more, ++unit.tiles;
+        }
+        units_.push_back(unit);
+        if (place.tile > 0 && (split_items_.empty() || split_items_.back() != place.item)) {
+            split_items_.push_back(place.item);
         }
     }
-    std::stable_sort(units_.begin(), units_.end(), [&](const Unit& a, const Unit& b) { return a.tiles > b.tiles; });
-    partials_.resize(static_cast<size_t>(slots) * tokens_per_item * group_ * (dim_ + 2));
 }
 
 Attention::Scratch& Attention::scratch() const {
     static thread_local Scratch scratch;
-    size_t queries = static_cast<size_t>(std::max(1, kItemQueries / group_)) * group_;
+    const int queries = item_tokens_ * group_;
     scratch.q.resize(queries * dim_);
-    scratch.partial.resize(queries * (dim_ + 2));
-    scratch.merged.resize(queries * (dim_ + 2));
-    scratch.stride = ceil_div(tile_keys_, KvSlab::kBlock) * KvSlab::kBlock + 2 * KvSlab::kBlock;
+    scratch.partial.resize(partial_floats_);
+    scratch.merged.resize(partial_floats_);
+    scratch.stride = ceil_div(tile_keys_, kBlock) * kBlock + 2 * kBlock;
     scratch.scores.resize(6 * scratch.stride);
     scratch.visible.resize(queries);
-    scratch.blocks.resize(tile_pages_ * ceil_div(page_size_, KvSlab::kBlock));
     return scratch;
 }
 
-void Attention::tile(const KvSlab& slab, int layer, const Item& item, int tile, Scratch& scratch,
-                     const Partial& partial) const {
-    // Queries stand token by token; those whose position lies before the tile see nothing of it.
-    const int begin = tile * tile_keys_, keys = std::min(item.keys - begin, tile_keys_);
-    const int first_position = item.row.length + item.token;
-    const int skipped = std::max(0, begin - first_position);
-    for (int t = skipped; t < item.tokens; ++t)
-        for (int g = 0; g < group_; ++g)
-            scratch.visible[t * group_ + g] = std::min(first_position + t + 1 - begin, keys);
+int Attention::blocks_in(Place place) const {
+    const int keys = keys_in(items_[place.item], place.tile);
+    return keys / page_size_ * ceil_div(page_size_, kBlock) + ceil_div(keys % page_size_, kBlock);
+}
 
-    int blocks = 0;
-    for (int offset = 0; offset < keys;) {
-        int page = item.row.pages[(begin + offset) / page_size_];
-        const uint16_t* page_keys = slab.keys(page, layer, item.head);
-        const uint16_t* page_values = slab.values(page, layer, item.head);
-        int in_page = std::min(page_size_, keys - offset);
-        for (int slot = 0; slot < in_page; slot += KvSlab::kBlock) {
-            scratch.blocks[blocks++] = {page_keys + slot * dim_, page_values + slot * dim_, offset + slot,
-                                        std::min(KvSlab::kBlock, in_page - slot)};
+void Attention::list_blocks(const KvSlab& slab, int layer, Place place, std::vector<KeyBlock>& blocks) const {
+    const Item& item = items_[place.item];
+    const int keys = keys_in(item, place.tile);
+    const int32_t* page = item.row.pages + place.tile * tile_pages_;
+    for (int offset = 0; offset < keys; offset += page_size_, ++page) {
+        const uint16_t* page_keys = slab.keys(*page, layer, item.head);
+        const uint16_t* page_values = slab.values(*page, layer, item.head);
+        const int in_page = std::min(page_size_, keys - offset);
+        for (int slot = 0; slot < in_page; slot += kBlock) {
+            blocks.push_back({page_keys + slot * dim_, page_values + slot * dim_, offset + slot,
+                              std::min(kBlock, in_page - slot)});
         }
-        offset += in_page;
     }
-    const int first = skipped * group_, queries = item.tokens * group_ - first;
-    vector_kernels().attend_tile({scratch.blocks.data(), blocks, keys, dim_, queries, scratch.q.data() + first * dim_,
+}
+
+// Queries stand token by token; those whose position lies before the tile see nothing of it.
+int Attention::blind_queries(Place place) const {
+    const Item& item = items_[place.item];
+    return std::max(0, place.tile * tile_keys_ - item.row.length - item.token) * group_;
+}
+
+void Attention::tile(Place place, const KeyBlock* blocks, Scratch& scratch, const Partial& partial) const {
+    const Item& item = items_[place.item];
+    const int keys = keys_in(item, place.tile), first = blind_queries(place), queries = item.tokens * group_ - first;
+    const int first_sees = item.row.length + item.token + 1 - place.tile * tile_keys_;
+    for (int i = first; i < first + queries; ++i) scratch.visible[i] = std::min(first_sees + i / group_, keys);
+    vector_kernels().attend_tile({blocks, blocks_in(place), keys, dim_, queries, scratch.q.data() + first * dim_,
                                   scratch.visible.data() + first, scratch.scores.data(), scratch.stride,
                                   partial.out + first * dim_, partial.maxima + first, partial.sums + first});
 }
 
-void Attention::merge(const Item& item, int tile, const Partial& partial, const Partial& merged) const {
-    const int skipped = std::max(0, tile * tile_keys_ - item.row.length - item.token);
-    const int first = skipped * group_, queries = item.tokens * group_ - first;
+void Attention::merge(Place place, const Partial& partial, const Partial& merged) const {
+    const int first = blind_queries(place), queries = items_[place.item].tokens * group_ - first;
     vector_kernels().merge_tile(queries, dim_, partial.out + first * dim_, partial.maxima + first, partial.sums + first,
                                 merged.out + first * dim_, merged.maxima + first, merged.sums + first);
 }
@@ -129,45 +158,54 @@ void Attention::store_queries(const Item& item, const Partial& merged, float* ou
 }
 
 Attention::Partial Attention::partial_in(float* memory) const {
-    int queries = std::max(1, kItemQueries / group_) * group_;
+    const int queries = item_tokens_ * group_;
     return {memory, memory + queries * dim_, memory + queries * (dim_ + 1)};
 }
 
-Attention::Partial Attention::fresh(float* memory) const {
-    int queries = std::max(1, kItemQueries / group_) * group_;
-    Partial partial = partial_in(memory);
-    std::fill(partial.out, partial.out + queries * dim_, 0.0f);
-    std::fill(partial.maxima, partial.maxima + queries, -std::numeric_limits<float>::infinity());
-    std::fill(partial.sums, partial.sums + queries, 0.0f);
-    return partial;
+void Attention::clear(const Partial& partial) const {
+    const int queries = item_tokens_ * group_;
+    std::fill_n(partial.out, queries * dim_, 0.0f);
+    std::fill_n(partial.maxima, queries, -std::numeric_limits<float>::infinity());
+    std::fill_n(partial.sums, queries, 0.0f);
+}
+
+void Attention::run_unit(const Unit& unit, const Call& call) {
+    Scratch& s = scratch();
+    s.blocks.clear();
+    int begin = 0, unlisted = unit.tiles;  // the tile's first block in s.blocks, and the tiles to come that lack there
+    Place listing = unit.begin, place = unit.begin;
+    const Partial merged = partial_in(s.merged.data());
+    for (int i = 0; i < unit.tiles; ++i, place = after(place)) {
+        const Item& item = items_[place.item];
+        const size_t end = begin + blocks_in(place), wanted = end + kBlocksAhead;
+        for (; unlisted > 0 && s.blocks.size() < wanted; --unlisted, listing = after(listing)) {
+            list_blocks(call.slab, call.layer, listing, s.blocks);
+        }
+        if (s.blocks.size() < wanted) s.blocks.resize(wanted, s.blocks.back());
+        if (place.tile == 0 || i == 0) load_queries(item, call.q, call.q_stride, s.q.data());
+        const bool split = item.slot >= 0, alone = tiles(item) == 1;
+        float* memory = split ? partials_.data() + (item.slot + place.tile) * partial_floats_ : s.partial.data();
+        const Partial partial = partial_in(memory);
+        tile(place, s.blocks.data() + begin, s, partial);
+        begin = static_cast<int>(end);
+        if (split) continue;
+        if (!alone && place.tile == 0) clear(merged);
+        if (!alone) merge(place, partial, merged);
+        if (place.tile + 1 == tiles(item)) store_queries(item, alone ? partial : merged, call.out, call.out_stride);
+    }
 }
 
 void Attention::run(Pool& pool, const KvSlab& slab, int layer, const float* q, int q_stride, float* out,
                     int out_stride) {
-    const size_t partial_values = static_cast<size_t>(std::max(1, kItemQueries / group_)) * group_ * (dim_ + 2);
-    pool.run(static_cast<int>(units_.size()), [&](int chunk) {
-        const Unit& unit = units_[chunk];
-        const Item& item = items_[unit.item];
-        Scratch& s = scratch();
-        load_queries(item, q, q_stride, s.q.data());
-        if (item.slot >= 0) {
-            for (int i = unit.tile; i < unit.tile + unit.tiles; ++i)
-                tile(slab, layer, item, i, s, partial_in(partials_.data() + (item.slot + i) * partial_values));
-            return;
+    const Call call{slab, layer, q, q_stride, out, out_stride};
+    pool.run(static_cast<int>(units_.size()), [&](int i) { run_unit(units_[i], call); });
+    pool.run(static_cast<int>(split_items_.size()), [&](int i) {
+        const Item& item = items_[split_items_[i]];
+        const Partial merged = partial_in(scratch().merged.data());
+        clear(merged);
+        for (int tile = 0; tile < tiles(item); ++tile) {
+            merge({split_items_[i], tile}, partial_in(partials_.data() + (item.slot + tile) * partial_floats_), merged);
         }
-        Partial merged = fresh(s.merged.data()), partial = partial_in(s.partial.data());
-        for (int i = unit.tile; i < unit.tile + unit.tiles; ++i) {
-            tile(slab, layer, item, i, s, partial);
-            merge(item, i, partial, merged);
-        }
-        store_queries(item, merged, out, out_stride);
-    });
-    if (split_items_.empty()) return;
-    pool.run(static_cast<int>(split_items_.size()), [&](int chunk) {
-        const Item& item = items_[split_items_[chunk]];
-        Partial merged = fresh(scratch().merged.data());
-        for (int i = 0; i < ceil_div(item.keys, tile_keys_); ++i)
-            merge(item, i, partial_in(partials_.data() + (item.slot + i) * partial_values), merged);
         store_queries(item, merged, out, out_stride);
     });
 }

@@ -36,29 +36,52 @@ class Attention {
         int keys;                 // its last query sees the positions 0..keys - 1
         int slot;                 // where its tiles' partials lie in partials_; -1 where one unit does all of it
     };
-    // Some tiles of one item: what one thread does at a time.
+    // One tile of one item. The tiles of item 0 come first, then those of item 1, ...
+    struct Place {
+        int item, tile;
+    };
+    // Tiles that follow each other, perhaps of several items: what one thread does at a time.
     struct Unit {
-        int item, tile, tiles;
+        Place begin;
+        int tiles;
     };
     struct Partial {
         float *out, *maxima, *sums;  // [queries][dim], [queries], [queries]
     };
+    struct Call {  // of run
+        const KvSlab& slab;
+        int layer;
+        const float* q;
+        int q_stride;
+        float* out;
+        int out_stride;
+    };
     struct Scratch {
         std::vector<float> q, scores, partial, merged;
         std::vector<int> visible;
-        std::vector<KeyBlock> blocks;
+        std::vector<KeyBlock> blocks;  // of the tile in hand, then of those to come
         int stride;
     };
 
+    int tiles(const Item& item) const;
+    int keys_in(const Item& item, int tile) const;
+    Place after(Place place) const;
+    void cut(int threads, int64_t total);
     Scratch& scratch() const;
     Partial partial_in(float* memory) const;
-    Partial fresh(float* memory) const;
+    void clear(const Partial& partial) const;
     void load_queries(const Item& item, const float* q, int stride, float* packed) const;
-    void tile(const KvSlab& slab, int layer, const Item& item, int tile, Scratch& scratch, const Partial& out) const;
-    void merge(const Item& item, int tile, const Partial& partial, const Partial& merged) const;
+    int blocks_in(Place place) const;
+    void list_blocks(const KvSlab& slab, int layer, Place place, std::vector<KeyBlock>& blocks) const;
+    int blind_queries(Place place) const;
+    void tile(Place place, const KeyBlock* blocks, Scratch& scratch, const Partial& partial) const;
+    void merge(Place place, const Partial& partial, const Partial& merged) const;
     void store_queries(const Item& item, const Partial& merged, float* out, int stride) const;
+    void run_unit(const Unit& unit, const Call& call);
 
     int group_, dim_, head_dim_, kv_heads_, page_size_, tile_pages_, tile_keys_;
+    int item_tokens_;  // at most, in one item
+    size_t partial_floats_;
     float scale_;
     std::vector<Item> items_;
     std::vector<Unit> units_;

@@ -1,9 +1,12 @@
 // One tile of attention for a few queries, compiled per instruction set (vector_kernels.h).
 
 constexpr int kBlockKeys = 16;
-constexpr int kMostQueries = 6;  // that share a load; by the registers: 6 queries x 2 vectors of accumulators
-constexpr int kBlocksAtOnce = kLanes == 16 ? 2 : 1;
+// By the registers: so many queries share a load, each with so many vectors of accumulators at once.
+constexpr int kMostQueries = 6;
+constexpr int kMostVectors = kLanes == 16 ? 4 : 2;
 constexpr int kVectorsPerBlock = kBlockKeys / kLanes;
+constexpr int kBlocksAtOnce = kMostVectors > kVectorsPerBlock ? kMostVectors / kVectorsPerBlock : 1;
+constexpr int kHalvesPerLine = 32;
 
 // scores[q][offset + slot] = q . k for every slot of every block. A block writes 16 scores, and the next one overwrites
 // those past its count: the blocks come in order of offset.
@@ -13,15 +16,17 @@ inline void score_blocks(const KeyBlock* blocks, int dim, const float* q, float*
     V acc[kQueries][kVectors];
     for (int i = 0; i < kQueries; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = splat(0.0f);
-    for (int d = 0; d < dim; ++d) {
+    int d = 0;
+    do {  // dim is 16 or more
         V k[kVectors];
         for (int j = 0; j < kVectors; ++j)
             k[j] = load_half(blocks[j / kVectorsPerBlock].keys + d * kBlockKeys + j % kVectorsPerBlock * kLanes);
+        for (int b = 0; b < kBlocks; ++b) prefetch(blocks[b + kBlocksAhead].keys + d * kBlockKeys);
         for (int i = 0; i < kQueries; ++i) {
             V value = splat(q[i * dim + d]);
             for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(value, k[j], acc[i][j]);
         }
-    }
+    } while (++d < dim);
     for (int i = 0; i < kQueries; ++i)
         for (int j = 0; j < kVectors; ++j)
             store(scores + i * stride + blocks[j / kVectorsPerBlock].offset + j % kVectorsPerBlock * kLanes, acc[i][j]);
@@ -44,8 +49,10 @@ inline void weigh_columns(const KeyBlock* blocks, int count, int dim, int d0, co
         for (int j = 0; j < kVectors; ++j) acc[i][j] = splat(0.0f);
     for (int b = 0; b < count; ++b) {
         const uint16_t* values = blocks[b].values + d0;
+        const uint16_t* ahead = blocks[b + kBlocksAhead].values + d0;
         const float* weight = weights + blocks[b].offset;
-        for (int s = 0; s < blocks[b].count; ++s, values += dim, ++weight) {
+        for (int s = 0; s < blocks[b].count; ++s, values += dim, ahead += dim, ++weight) {
+            for (int line = 0; line < kVectors * kLanes; line += kHalvesPerLine) prefetch(ahead + line);
             V v[kVectors];
             for (int j = 0; j < kVectors; ++j) v[j] = load_half(values + j * kLanes);
             for (int i = 0; i < kQueries; ++i) {
@@ -61,8 +68,8 @@ inline void weigh_columns(const KeyBlock* blocks, int count, int dim, int d0, co
 template <int kQueries>
 inline void weigh_all(const KeyBlock* blocks, int count, int dim, const float* weights, int stride, float* out) {
     int d = 0;
-    for (; d + 2 * kLanes <= dim; d += 2 * kLanes)
-        weigh_columns<kQueries, 2>(blocks, count, dim, d, weights, stride, out);
+    for (; d + kMostVectors * kLanes <= dim; d += kMostVectors * kLanes)
+        weigh_columns<kQueries, kMostVectors>(blocks, count, dim, d, weights, stride, out);
     for (; d < dim; d += kLanes) weigh_columns<kQueries, 1>(blocks, count, dim, d, weights, stride, out);
 }
 
@@ -75,9 +82,15 @@ inline void soften(float* scores, int visible, int width, float* maximum, float*
     for (int i = 0; i < padded; i += kLanes) most = larger(most, load(scores + i));
     float m = largest(most);
     V shift = splat(m), sums = splat(0.0f);
-    for (int i = 0; i < padded; i += kLanes) store(scores + i, exponential(load(scores + i) - shift));
+    const int whole = visible / kLanes * kLanes;
+    for (int i = 0; i < whole; i += kLanes) {
+        V weights = exponential(load(scores + i) - shift);
+        store(scores + i, weights);
+        sums = sums + weights;
+    }
+    if (whole < padded) store(scores + whole, exponential(load(scores + whole) - shift));
     for (int i = visible; i < padded || i < width; ++i) scores[i] = 0.0f;
-    for (int i = 0; i < padded; i += kLanes) sums = sums + load(scores + i);
+    if (whole < padded) sums = sums + load(scores + whole);
     *maximum = m;
     *total = sum(sums);
 }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "attention.h"
+#include "attention_benchmark.h"
 #include "decoder.h"
 #include "pool.h"
 #include "vector_kernels.h"
@@ -80,6 +81,24 @@ Out<uint16_t, 1> to_half(const In<float, 1>& x) {
     return out;
 }
 
+// Checks that q fits the slab.
+void want_queries(const In<float, 3>& q, const SlabShape& s) {
+    want(q.shape(1) > 0 && q.shape(1) % s.kv_heads == 0 && q.shape(2) == static_cast<size_t>(s.head_dim),
+         "q must be [tokens, a multiple of " + std::to_string(s.kv_heads) + " heads, " + std::to_string(s.head_dim) +
+             "]");
+}
+
+// The rows of q's tokens, checked; the pages are borrowed from page_table.
+std::vector<BatchRow> rows_of(const In<float, 3>& q, const In<int32_t, 1>& row_starts, const In<int32_t, 1>& lengths,
+                              const In<int32_t, 2>& page_table, const SlabShape& s) {
+    BatchRows batch{{row_starts.data(), row_starts.shape(0)},
+                    {lengths.data(), lengths.shape(0)},
+                    {page_table.data(), page_table.shape(0) * page_table.shape(1)},
+                    static_cast<int>(page_table.shape(1))};
+    check_rows(batch, static_cast<int64_t>(q.shape(0)), 1 << 30, s);
+    return split_rows(batch);
+}
+
 // Writes the tokens' K and V into one layer of the slab, then attends: what a layer of the decoder does in between.
 Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<float, 3>& k, const In<float, 3>& v,
                      const In<int32_t, 1>& row_starts, const In<int32_t, 1>& lengths, const In<int32_t, 2>& page_table,
@@ -87,20 +106,13 @@ Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<fl
     const SlabShape& s = slab.shape();
     const size_t tokens = q.shape(0), heads = q.shape(1), dim = q.shape(2), kv_heads = s.kv_heads;
     want(layer >= 0 && layer < s.layers, "layer " + std::to_string(layer) + " is not in the slab");
-    want(heads > 0 && heads % kv_heads == 0 && dim == static_cast<size_t>(s.head_dim),
-         "q must be [tokens, a multiple of " + std::to_string(kv_heads) + " heads, " + std::to_string(s.head_dim) +
-             "]");
+    want_queries(q, s);
     for (const auto* x : {&k, &v}) {
         want(x->shape(0) == tokens && x->shape(1) == kv_heads && x->shape(2) == dim, "k and v must fit q and the slab");
     }
-    BatchRows batch{{row_starts.data(), row_starts.shape(0)},
-                    {lengths.data(), lengths.shape(0)},
-                    {page_table.data(), page_table.shape(0) * page_table.shape(1)},
-                    static_cast<int>(page_table.shape(1))};
     auto out = make<float, 3>({tokens, heads, dim});
     nb::gil_scoped_release released;
-    check_rows(batch, static_cast<int64_t>(tokens), 1 << 30, s);
-    std::vector<BatchRow> rows = split_rows(batch);
+    std::vector<BatchRow> rows = rows_of(q, row_starts, lengths, page_table, s);
     for (const BatchRow& row : rows) {
         for (int t = 0; t < row.tokens; ++t) {
             const int position = row.length + t;
@@ -113,6 +125,14 @@ Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<fl
     const int stride = static_cast<int>(heads * dim);
     attention.run(pool(), slab, layer, q.data(), stride, out.data(), stride);
     return out;
+}
+
+double time_attend(const KvSlab& slab, const In<float, 3>& q, const In<int32_t, 1>& row_starts,
+                   const In<int32_t, 1>& lengths, const In<int32_t, 2>& page_table, int rounds) {
+    want_queries(q, slab.shape());
+    nb::gil_scoped_release released;
+    std::vector<BatchRow> rows = rows_of(q, row_starts, lengths, page_table, slab.shape());
+    return time_attention(slab, static_cast<int>(q.shape(1)), q.data(), rows, rounds);
 }
 
 }  // namespace
@@ -130,6 +150,9 @@ void bind_operations(nb::module_& m) {
           "row_starts"_a.noconvert(), "lengths"_a.noconvert(), "page_table"_a.noconvert(), "scale"_a,
           "Write k and v [T, kv_heads, D] into a layer of the slab, then attend with q [T, heads, D] (the geometry is "
           "Batch's).");
+    m.def("time_attend", &time_attend, "slab"_a, "q"_a.noconvert(), "row_starts"_a.noconvert(), "lengths"_a.noconvert(),
+          "page_table"_a.noconvert(), "rounds"_a,
+          "Least seconds, over `rounds`, of attending with q [T, heads, D] in every layer of the slab in turn.");
 }
 
 }  // namespace russet

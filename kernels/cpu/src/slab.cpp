@@ -16,6 +16,18 @@ namespace {
 
 size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Maps zeros, at `place` where that is not null, in place of what was mapped there. A step reads everywhere in the
+// slab: pages of 2 MB, where the system has them, save it a walk of the page tables for every 4 KB.
+void* map_zeros(void* place, size_t bytes) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (place ? MAP_FIXED : 0);
+    void* memory = mmap(place, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: refused, it changes only the speed
+#endif
+    return memory;
+}
+
 size_t unit_values(const SlabShape& s) {
     size_t dim = round_up(s.head_dim, KvSlab::kBlock);
     return round_up(s.page_size, KvSlab::kBlock) * dim + s.page_size * dim;
@@ -49,9 +61,7 @@ KvSlab::KvSlab(const SlabShape& shape) : shape_(shape), bytes_(bytes_for(shape))
     key_values_ = round_up(shape.page_size, kBlock) * dim_;
     unit_values_ = unit_values(shape);
     page_bytes_ = unit_values_ * sizeof(uint16_t) * shape.layers * shape.kv_heads;
-    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    base_ = static_cast<uint16_t*>(memory);
+    base_ = static_cast<uint16_t*>(map_zeros(nullptr, bytes_));
 }
 
 KvSlab::~KvSlab() { munmap(base_, bytes_); }
@@ -100,9 +110,7 @@ void KvSlab::release_pages(std::span<const int32_t> pages) {
         memset(reinterpret_cast<void*>(begin), 0, first - begin);
         memset(reinterpret_cast<void*>(last), 0, end - last);
         // MADV_DONTNEED reads as zeros afterwards on Linux; elsewhere it may not, so the range is mapped anew.
-        void* fresh = mmap(reinterpret_cast<void*>(first), last - first, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-        if (fresh == MAP_FAILED) throw std::bad_alloc();
+        map_zeros(reinterpret_cast<void*>(first), last - first);
     }
 }
 

@@ -19,7 +19,8 @@ struct SlabShape {
 // dims are padded to a multiple of 16 with zeros, and slots to whole blocks of 16. Pages are outermost, so that
 // copying or releasing a page is one contiguous range.
 //
-// The memory is mapped, not allocated: untouched pages cost nothing, and all of it returns to the system at the end.
+// The memory is mapped, not allocated: what was never touched costs nothing (the system may count in pieces of 2 MB),
+// and all of it returns to the system at the end.
 // Nothing else ever aliases it.
 class KvSlab {
   public:

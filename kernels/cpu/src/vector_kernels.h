@@ -10,6 +10,8 @@
 
 namespace russet {
 
+// An attention tile's kernel asks for the memory of the block that comes so many blocks later.
+constexpr int kBlocksAhead = 16;
 constexpr int kPeakBlock = 64;
 constexpr int kSumBlock = 256;
 constexpr int kWeightBits = 30;
@@ -24,7 +26,7 @@ struct KeyBlock {
 
 // Some queries of one row and kv head against one tile of its keys.
 struct TileCall {
-    const KeyBlock* blocks;
+    const KeyBlock* blocks;  // [block_count], and kBlocksAhead more that are read soon after, to be fetched meanwhile
     int block_count;
     int keys;            // in all blocks together
     int dim;             // padded to a multiple of 16
