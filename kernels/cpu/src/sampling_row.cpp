@@ -1,7 +1,6 @@
 #include "sampling_row.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -13,27 +12,11 @@ namespace {
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int kShareBits = 24;
 
-// Weights in buckets by their magnitude, 32 to an octave: the leading bits of the weight as a float.
-constexpr int kBucketsPerOctave = 32;
-constexpr int kBuckets = kWeightBits * kBucketsPerOctave + 1;
-
-inline int bucket_of(int32_t weight) {
-    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(weight));
-    return static_cast<int>(bits >> 18) - 127 * kBucketsPerOctave;
-}
-
 // share * 2^-24 of the total, rounded down or up; in two halves, for the product may have more than 64 bits.
 int64_t share_of(int64_t total, int64_t share, bool up) {
     constexpr int64_t low = (int64_t{1} << kShareBits) - 1;
     return (total >> kShareBits) * share + (((total & low) * share + (up ? low : 0)) >> kShareBits);
 }
-
-// Orders by weight, largest first, and then by id.
-inline uint64_t key_of(int32_t weight, int32_t id) {
-    return static_cast<uint64_t>(weight) << 32 | ~static_cast<uint32_t>(id);
-}
-inline int32_t weight_of(uint64_t key) { return static_cast<int32_t>(key >> 32); }
-inline int32_t id_of(uint64_t key) { return static_cast<int32_t>(~static_cast<uint32_t>(key)); }
 
 }  // namespace
 
@@ -46,7 +29,7 @@ int RowSampler::draw() {
     const bool ranked = k > 0 && k < n_;
     if (ranked) keep_top_k(k);
     weigh();
-    const int32_t of_nucleus = p_.top_p[r_] < 1.0f ? cut_to_nucleus() : 1;
+    const int32_t of_nucleus = p_.top_p[r_] < 1.0f ? least_of_nucleus() : 1;
     const auto of_min_p = static_cast<int32_t>(std::ceil(std::ldexp(static_cast<double>(p_.min_p[r_]), kWeightBits)));
     const int drawn = draw_from(std::max(of_nucleus, of_min_p));
     return ranked ? s_.kept_ids[drawn] : drawn;
@@ -91,16 +74,29 @@ int RowSampler::first_peak() const {
     return id;
 }
 
-// The row becomes its k largest logits, in vocabulary order; kept_ids says which they are.
-// Each of k blocks has an element as large as the k-th largest block maximum, so the k largest elements are at least
-// that large: selection among the maxima leaves few elements to select from.
-void RowSampler::keep_top_k(int k) {
-    float least = kLowest;
-    if (k <= static_cast<int>(s_.maxima.size())) {
-        s_.ranked = s_.maxima;
-        std::nth_element(s_.ranked.begin(), s_.ranked.begin() + (k - 1), s_.ranked.end(), std::greater<>());
-        least = s_.ranked[k - 1];
+// What the k largest logits are at least; few others are. However the row is divided into groups, k of them have an
+// element as large as the k-th largest of the groups' maxima. Four groups to each of the k leave few to choose from.
+float RowSampler::bound_of_top_k(int k) {
+    auto& maxima = s_.ranked;
+    const size_t groups = 4 * static_cast<size_t>(k);
+    if (groups <= s_.maxima.size()) {
+        maxima = s_.maxima;
+    } else if (groups <= static_cast<size_t>(n_) / 2) {  // group g: g, g + groups, ...
+        maxima.assign(x_, x_ + groups);
+        for (size_t begin = groups; begin < static_cast<size_t>(n_); begin += groups) {
+            const size_t size = std::min(groups, n_ - begin);
+            for (size_t i = 0; i < size; ++i) maxima[i] = std::max(maxima[i], x_[begin + i]);
+        }
+    } else {
+        return kLowest;
     }
+    std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<>());
+    return maxima[k - 1];
+}
+
+// The row becomes its k largest logits, in vocabulary order; kept_ids says which they are.
+void RowSampler::keep_top_k(int k) {
+    float least = bound_of_top_k(k);
     auto& logits = s_.kept_logits;
     auto& ids = s_.kept_ids;
     logits.clear(), ids.clear();
@@ -135,59 +131,9 @@ void RowSampler::weigh() {
 
 int64_t RowSampler::total() const { return std::accumulate(s_.sums.begin(), s_.sums.end(), int64_t{0}); }
 
-// Returns the least weight of the nucleus, and takes the weight from its equals that stay outside.
-int32_t RowSampler::cut_to_nucleus() {
-    const int64_t all = total();
+int32_t RowSampler::least_of_nucleus() {
     const auto share = static_cast<int64_t>(std::ceil(std::ldexp(static_cast<double>(p_.top_p[r_]), kShareBits)));
-    const int64_t wanted = share_of(all, share, true);
-    // All weights below this one, together, are no more than what may be left out.
-    const auto floor = static_cast<int32_t>(std::min((all - wanted) / n_ + 1, int64_t{1} << kWeightBits));
-    const int32_t* w = s_.weights.data();
-    s_.chosen.resize(n_ + 16);
-    int count = 0;
-    for (size_t block = 0; block < s_.sums.size(); ++block) {
-        if (s_.sums[block] < floor) continue;
-        const int begin = static_cast<int>(block) * kSumBlock;
-        count += kernels_.select(w + begin, std::min(kSumBlock, n_ - begin), floor, begin, s_.chosen.data() + count);
-    }
-    s_.buckets.assign(kBuckets, 0);
-    for (int i = 0; i < count; ++i) {
-        const int32_t weight = w[s_.chosen[i]];
-        s_.buckets[bucket_of(weight)] += weight;
-    }
-    int bucket = kBuckets - 1;
-    int64_t above = 0;
-    while (above + s_.buckets[bucket] < wanted) above += s_.buckets[bucket--];
-    s_.keys.clear();
-    for (int i = 0; i < count; ++i) {
-        const int32_t id = s_.chosen[i];
-        if (bucket_of(w[id]) == bucket) s_.keys.push_back(key_of(w[id], id));
-    }
-    const uint64_t last = last_of_nucleus(above, wanted);
-    for (uint64_t key : s_.keys) {
-        if (weight_of(key) == weight_of(last) && key < last) s_.weights[id_of(key)] = 0;
-    }
-    return weight_of(last);
-}
-
-// The last of the fewest largest keys whose weights bring `above` to `wanted`, by bisection: only the half in which the
-// sum crosses is looked at again.
-uint64_t RowSampler::last_of_nucleus(int64_t above, int64_t wanted) {
-    auto begin = s_.keys.begin(), end = s_.keys.end();
-    while (end - begin > 32) {
-        const auto middle = begin + (end - begin) / 2;
-        std::nth_element(begin, middle, end, std::greater<>());
-        int64_t mass = above;
-        for (auto key = begin; key != middle; ++key) mass += weight_of(*key);
-        if (mass >= wanted) {
-            end = middle;
-        } else {
-            above = mass, begin = middle;
-        }
-    }
-    std::sort(begin, end, std::greater<>());
-    while ((above += weight_of(*begin)) < wanted) ++begin;
-    return *begin;
+    return cut_to_nucleus(s_.weights, s_.sums, share_of(total(), share, true), s_.nucleus);
 }
 
 // The inverse of the running sum over the weights of at least `least`, block by block, then within the block.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "sampling.h"
+#include "sampling_nucleus.h"
 #include "vector_kernels.h"
 
 namespace russet {
@@ -15,9 +16,9 @@ struct SampleScratch {
     std::vector<float> kept_logits;  // of top-k, in vocabulary order
     std::vector<int32_t> kept_ids;
     std::vector<float> maxima, ranked;
-    std::vector<int32_t> weights, chosen;
-    std::vector<int64_t> sums, buckets;
-    std::vector<uint64_t> keys;
+    std::vector<int32_t> weights;
+    std::vector<int64_t> sums;
+    NucleusScratch nucleus;
 };
 
 class RowSampler {
@@ -36,11 +37,11 @@ class RowSampler {
     void adjust();
     void find_peak();
     int first_peak() const;
+    float bound_of_top_k(int k);
     void keep_top_k(int k);
     void weigh();
     int64_t total() const;
-    int32_t cut_to_nucleus();
-    uint64_t last_of_nucleus(int64_t above, int64_t wanted);
+    int32_t least_of_nucleus();
     int draw_from(int32_t least);
 
     const float* x_;

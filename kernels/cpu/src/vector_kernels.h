@@ -40,6 +40,13 @@ struct TileCall {
     float* sums;         // [queries]: sum of e^(score - maximum)
 };
 
+// Some weights of a row; the arrays have room for 16 more than the row has.
+struct FoundWeights {
+    int32_t* weights;
+    int32_t* ids;
+    int count;
+};
+
 struct VectorKernels {
     // out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps)
     void (*rms_norm)(const float* x, const float* w, float eps, int n, float* out);
@@ -64,8 +71,8 @@ struct VectorKernels {
     void (*weigh)(const float* x, const float* maxima, float peak, float rate, int n, int32_t* w, int64_t* sums);
     // Sum of the w[i] >= least.
     int64_t (*sum_from)(const int32_t* w, int n, int32_t least);
-    // first + i for every w[i] >= least, in order; returns how many. May write up to 16 past them.
-    int (*select)(const int32_t* w, int n, int32_t least, int32_t first, int32_t* ids);
+    // Returns the sum of the w[i] >= high; appends every low <= w[i] < high, in order, to `found`.
+    int64_t (*split)(const int32_t* w, int n, int32_t low, int32_t high, int32_t first, FoundWeights& found);
     // out[i] = x[i] where bit i % 32 of words[i / 32] is 1, else -inf.
     void (*mask)(const float* x, const uint32_t* words, int n, float* out);
 };

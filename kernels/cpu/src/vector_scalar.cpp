@@ -17,6 +17,6 @@ namespace {
 }  // namespace
 
 const VectorKernels kScalarKernels = {rms_norm, add,         silu_gate,  gelu_gate, rope,
-                                      to_half,  attend_tile, merge_tile, peaks,     weigh,     sum_from, select,    mask};
+                                      to_half,  attend_tile, merge_tile, peaks,     weigh,     sum_from, split,     mask};
 
 }  // namespace russet

@@ -100,6 +100,33 @@ def test_same_ids_as_the_specification(
     np.testing.assert_array_equal(fused(logits, batch), sampling.sample(logits, batch))
 
 
+@pytest.mark.parametrize("shape", ["flat", "peaked", "misleading", "coarse", "equal", "two levels"])
+def test_large_vocabularies_of_any_shape(isa: str, shape: str) -> None:
+    """Where a nucleus ends is guessed from a sample of every 17th weight: right, wrong, and where all are equal."""
+    rng = np.random.default_rng(5)
+    vocab = 50021
+    logits = rng.normal(0, 1, vocab).astype(np.float32)
+    if shape == "peaked":
+        logits *= 4
+        logits[rng.integers(0, vocab, 40)] += 12
+    elif shape == "misleading":
+        logits[::17] -= 3
+    elif shape == "coarse":
+        logits = np.round(logits * 2) / 2
+    elif shape == "equal":
+        logits[:] = 1.5
+    elif shape == "two levels":
+        logits = np.where(np.arange(vocab) % 17 == 0, np.float32(0), np.float32(-2.5))
+    rows = [
+        {"top_p": p, "temperature": t, "top_k": k, "seed": seed, "position": 3}
+        for seed in (1, 2)
+        for p, t, k in ((0.9, 1.0, 0), (0.9, 2.0, 0), (0.5, 0.5, 0), (0.999, 1.0, 0), (0.02, 1.0, 0), (1.0, 1.0, 900),
+                        (0.9, 1.0, 20000), (0.9, 1.0, 45000))
+    ]  # fmt: skip
+    tiled, batch = np.tile(logits, (len(rows), 1)), batch_of(rows)
+    np.testing.assert_array_equal(fused(tiled, batch), sampling.sample(tiled, batch))
+
+
 def test_draws_do_not_depend_on_the_batch(isa: str) -> None:
     logits = np.random.default_rng(3).normal(0, 3, (16, 49152)).astype(np.float32)
     kinds = ({}, {"top_k": 50}, {"top_p": 0.9}, {"top_k": 9, "top_p": 0.5, "min_p": 0.1})
