@@ -7,11 +7,16 @@ primitive. `choose` picks one per model, never per batch.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
+
+from kernels.bell import NO_BELL
+
+if TYPE_CHECKING:
+    from kernels.sampling import SampleBatch  # which is written in terms of the arrays below
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -169,4 +174,11 @@ class Decoder(Protocol):
 
     def forward(self, batch: Batch, kv: Kv) -> Logits:
         """Compute the batch, write its K and V into `kv`, return float32 logits [L, vocab], evaluated."""
+        ...
+
+    def draw(self, batch: Batch, sampling: "SampleBatch", kv: Kv, bell: int = NO_BELL) -> Int32:
+        """`forward`, then a token for each row of its logits -> ids [L] (kernels.sampling): the step of an engine.
+
+        `bell` is rung (kernels.bell) once this thread can do without the GIL: whoever waits for it has until the end.
+        """
         ...

@@ -18,8 +18,10 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
-from kernels import paging, reference
+from kernels import ops, paging, reference
+from kernels.bell import NO_BELL, ring
 from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, LayerWeights, Quantized, Weight
+from kernels.sampling import SampleBatch
 
 SCRATCH_BYTES = 128 << 20
 """Bound on what one group of queries gathers and scores. (A single query may exceed it alone: over a long context.)"""
@@ -97,10 +99,19 @@ class MlxDecoder:
 
         Raises ValueError, before anything is written, for a malformed batch or a slab of another backend.
         """
+        return self._run(batch, kv, NO_BELL)
+
+    def draw(self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL) -> Int32:
+        """As kernels.decoder.Decoder.draw. The bell is rung once MLX computes."""
+        logits = self._run(batch, kv, bell)
+        return ops.sample(logits, sampling) if len(logits) else np.zeros(0, np.int32)
+
+    def _run(self, batch: Batch, kv: Kv, bell: int) -> mx.array:
         if not isinstance(kv, MlxKv):
             raise ValueError(f"an MLX decoder runs on a slab from its own allocate_kv, got {type(kv).__name__}")
         paging.check(batch, self.spec.vocab, kv.pages, kv.page_size)
         if len(batch.tokens) == 0:
+            ring(bell)
             return mx.zeros((0, self.spec.vocab))
         x = self._blocks(batch, kv)
         logits = mx.zeros((0, self.spec.vocab))
@@ -109,6 +120,8 @@ class MlxDecoder:
             wanted[: len(batch.logits_at)] = batch.logits_at
             x = mx.fast.rms_norm(x[mx.array(wanted)], self._weights.final_norm, self.spec.norm_eps)
             logits = reference.linear(x, self._weights.head)[: len(batch.logits_at)].astype(mx.float32)
+        mx.async_eval(logits, kv.k, kv.v)
+        ring(bell)
         mx.eval(logits, kv.k, kv.v)
         return logits
 

@@ -89,7 +89,7 @@ def sample(logits: Logits, batch: SampleBatch) -> Int32:
     if not cpu.available():
         return sampling.sample(values, batch)
     drawn = np.empty(len(values), np.int32)
-    cpu._ext.sample(values, *map(np.ascontiguousarray, batch), drawn)
+    cpu._ext.sample(values, tuple(map(np.ascontiguousarray, batch)), drawn)
     return drawn
 
 

@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch
 from actors.worker.steady import Steady
 from actors.worker.step_cost import CostModel, Work
-from kernels import ops
+from kernels.bell import NO_BELL, ring
 from kernels.decoder import Decoder, Int32, Kv
 from protos.gen import worker_pb2
 
@@ -52,9 +51,9 @@ class Engine:
         *,
         max_rows: int,
         context_length: int,
-        on_news: Callable[[], None] = lambda: None,
+        bell: int = NO_BELL,
     ) -> None:
-        """`on_news` is called from the engine thread when `take` has something after it had nothing."""
+        """`bell` (kernels.bell) is rung when `take` has something after it had nothing."""
         self._decoder = decoder
         self._kv = kv
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
@@ -73,7 +72,7 @@ class Engine:
         self._stopping = False
         self._outbox: deque[StepRecord] = deque()
         self._announced = False
-        self._on_news = on_news
+        self._bell = bell
         self.failure: BaseException | None = None
         """What ended `run`, where it did not end by `stop`."""
         self._step_began: float | None = None
@@ -115,7 +114,7 @@ class Engine:
         self.stop()
         self._announce()
         # Whoever listens may be gone by the time that the step ends.
-        self._on_news = lambda: None
+        self._bell = NO_BELL
 
     def run(self) -> None:
         """Compute until `stop`. Never raises: a fault that is no row's own ends it and is kept in `failure`."""
@@ -144,9 +143,6 @@ class Engine:
         if step is None:
             self._announce()
             return False
-        # Not before now: whoever wakes wants the GIL, which is free from here to the end of the forward. Woken when a
-        # step ends, it takes it from between the steps, where everything waits for this thread.
-        self._announce()
         self._step_began = started = time.perf_counter()
         drawn, errors = self._compute(step)
         finished = time.perf_counter()
@@ -220,9 +216,10 @@ class Engine:
         writes the same KV in the same place.
         """
         try:
-            return self._forward(step), {}
+            return self._draw(step), {}
         except Exception as failure:
             self._settle()
+            self._announced = False  # perhaps it failed before it rang
             if len(step.slots) == 1:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
                 return np.full(1, -1, np.int32), {0: f"{type(failure).__name__}: {failure}"}
@@ -236,13 +233,18 @@ class Engine:
                 errors[index] = failed[0]
         return drawn, errors
 
-    def _forward(self, step: Step) -> Int32:
-        logits = self._decoder.forward(step.batch, self._kv)
+    def _draw(self, step: Step) -> Int32:
+        """Forward and sample; -1 where a row draws nothing.
+
+        The news of the step before are told from in there: whoever wakes wants the GIL, which is free from then to the
+        step's end. Woken when a step ends, it takes it from between the steps, where everything waits for this thread.
+        """
+        decoder, bell = self._decoder, self._due_bell()
         if step.sampling is not None:
-            return ops.sample(logits, step.sampling)
+            return decoder.draw(step.batch, step.sampling, self._kv, bell)
         drawn = np.full(len(step.slots), -1, np.int32)
-        if len(step.batch.logits_at):
-            drawn[step.draws] = ops.sample(logits, sample_batch(self._rows, step.slots[step.draws]))
+        sampling = sample_batch(self._rows, step.slots[step.draws])
+        drawn[step.draws] = decoder.draw(step.batch, sampling, self._kv, bell)
         return drawn
 
     def _finish(self, step: Step, drawn: Int32, errors: dict[int, str], seconds: float, waited: float) -> None:
@@ -313,8 +315,13 @@ class Engine:
             )
         )
 
+    def _due_bell(self) -> int:
+        """The bell where the outbox holds something that nobody was told of; who asks rings it."""
+        if self._announced or not (self._outbox or self.failure is not None):
+            return NO_BELL
+        self._announced = True
+        return self._bell
+
     def _announce(self) -> None:
         """Tell of what the outbox holds, once."""
-        if not self._announced and (self._outbox or self.failure is not None):
-            self._announced = True
-            self._on_news()
+        ring(self._due_bell())

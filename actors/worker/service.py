@@ -6,12 +6,12 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any
 
 from actors.base.errors import Conflict, Internal, InvalidArgument, StaleEpoch, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import digest_of
+from actors.worker.bell import Bell
 from actors.worker.config import WorkerConfig
 from actors.worker.engine import Engine, Reset
 from actors.worker.ledger import Capacity, Ledger
@@ -208,31 +208,26 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[Machine]) -> None:
         """The engine thread: MLX arrays are made, used and released on this one thread."""
-        news: SimpleQueue[bool] = SimpleQueue()
-        threading.Thread(target=self._herald, args=(loop, news), name="worker-herald", daemon=True).start()
+        bell = Bell()
+        loop.call_soon_threadsafe(bell.listen, self._wake)
         try:
-            machine = load(self._config, lambda: news.put(True))
+            machine = load(self._config, bell.fd)
         except BaseException as failure:
-            news.put(False)
             loop.call_soon_threadsafe(_settle, ready, failure)
-            return
-        loop.call_soon_threadsafe(_settle, ready, machine)
-        machine.engine.run()
-        news.put(False)
-        if machine.engine.failure is not None and not self._stuck:
-            loop.call_soon_threadsafe(self._fail, machine.engine.failure)
+        else:
+            loop.call_soon_threadsafe(_settle, ready, machine)
+            machine.engine.run()
+            if machine.engine.failure is not None and not self._stuck:
+                loop.call_soon_threadsafe(self._fail, machine.engine.failure)
+        try:
+            loop.call_soon_threadsafe(self._end, bell)
+        except RuntimeError:
+            bell.close()  # the loop is closed: nobody is left to tell
 
-    def _herald(self, loop: asyncio.AbstractEventLoop, news: SimpleQueue[bool]) -> None:
-        """Wakes the event loop for the engine, until False comes.
-
-        To wake a loop is to write to its socket, for which Python gives the GIL away, and the loop that wakes keeps it
-        for as long as it has work: up to 0.6 ms between two steps. A queue is written without giving it away.
-        """
-        while news.get():
-            try:
-                loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:
-                return  # the loop is closed: nobody is left to tell
+    def _end(self, bell: Bell) -> None:
+        """The engine has ended: its last ring may not have been heard."""
+        bell.close()
+        self._wake()
 
     def _fail(self, failure: BaseException) -> None:
         if not self._failed.done():
@@ -254,8 +249,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._fail(stuck)
 
 
-def load(config: WorkerConfig, on_news: Any) -> Machine:
-    """Load the model, build its decoder and slab. `on_news` as in Engine."""
+def load(config: WorkerConfig, bell: int) -> Machine:
+    """Load the model, build its decoder and slab. `bell` as in Engine."""
     model = load_model(config.model)
     try:
         decoder = build_decoder(
@@ -300,7 +295,7 @@ def load(config: WorkerConfig, on_news: Any) -> Machine:
         isa_class=decoder.isa_class,
         pid=os.getpid(),
     )
-    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, on_news=on_news)
+    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, bell=bell)
     return Machine(engine, capacity, hello, model.vocabulary)
 
 

@@ -30,12 +30,14 @@ class Steady:
         self._lengths = rows.computed[slots]
         self._tokens = rows.tokens[slots, self._lengths]
         self._drawn: list[Int32] = []
-        # Sets of a few ids: cheaper to ask here than an array of mostly empty columns.
-        self._stops = [frozenset(ids) - {-1} for ids in rows.stop_ids[slots].tolist()]
+        self._stops = frozenset(rows.stop_ids[slots].ravel().tolist()) - {-1}
+        """Of all rows together: a token that ends another row only ends the stretch too early."""
         self._sampling = sample_batch(rows, slots)
+        self._position = self._sampling.position
         self._ones = np.ones(count, np.int32)
         self._all = np.ones(count, bool)
         self._row_starts = np.arange(count + 1, dtype=np.int32)
+        self._logits_at = self._row_starts[:-1]
         pages = -(-(int(self._lengths.max()) + left) // rows.page_size)
         self._page_table = rows.page_table[slots, :pages]
 
@@ -50,20 +52,16 @@ class Steady:
 
     def step(self) -> Step:
         """The next step, sampling included."""
-        lengths = self._lengths
-        batch = Batch(self._tokens, self._row_starts, lengths, self._page_table, self._row_starts[:-1])
-        sampling = self._sampling._replace(position=lengths + 1)
-        return Step(self._slots, self._ones, self._all, self._all, batch, sampling)
+        batch = Batch(self._tokens, self._row_starts, self._lengths, self._page_table, self._logits_at)
+        return Step(self._slots, self._ones, self._all, self._all, batch, self._sampling)
 
     def take(self, drawn: Int32) -> Int32:
         """The step drew these tokens; returns the rows' tokens in the KV now."""
         self._drawn.append(drawn)
         self._tokens = drawn
-        self._lengths = self._lengths + 1
-        self.left -= 1
-        for token, stops in zip(drawn.tolist(), self._stops, strict=True):
-            if token in stops:
-                self.left = 0
+        self._lengths = self._lengths + 1  # not in place: records hold the one before
+        np.add(self._position, 1, out=self._position)
+        self.left = 0 if not self._stops.isdisjoint(drawn.tolist()) else self.left - 1
         return self._lengths
 
     def settle(self) -> None:

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
+from kernels.bell import NO_BELL
 from kernels.cpu import _ext
 from kernels.decoder import (
     Activation,
@@ -19,12 +20,14 @@ from kernels.decoder import (
     DecoderSpec,
     DecoderWeights,
     Float32,
+    Int32,
     Kv,
     LayerWeights,
     Quantized,
     Rounding,
     Weight,
 )
+from kernels.sampling import SampleBatch
 
 MAX_STEP_TOKENS = 8192
 """Tokens that one forward takes unless told otherwise; the scratch memory is bounded by it."""
@@ -127,6 +130,15 @@ class CpuDecoder:
         return self._native.forward(
             kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at
         )
+
+    def draw(self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL) -> Int32:
+        """As kernels.decoder.Decoder.draw, in one call that lets the GIL go once.
+
+        ValueError also for a malformed sampling or a row that has nothing to draw, after K and V were written.
+        """
+        drawn = np.empty(len(batch.logits_at), np.int32)
+        self._native.draw(kv, batch, sampling, drawn, bell)
+        return drawn
 
 
 def _matrices(weights: DecoderWeights) -> list[Weight]:

@@ -77,7 +77,7 @@ def seconds(logits: Float32, batch: SampleBatch, rounds: int) -> tuple[float, fl
     for _ in range(rounds + 1):  # the first warms up
         wall, processor = time.perf_counter(), time.process_time()
         for _ in range(CALLS):
-            _ext.sample(logits, *batch, out)
+            _ext.sample(logits, batch, out)
         walls.append((time.perf_counter() - wall) / CALLS)
         processors.append((time.process_time() - processor) / CALLS)
     return statistics.median(walls[1:]), statistics.median(processors[1:])

@@ -5,8 +5,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <string>
+#include <system_error>
 
 #include "decoder.h"
 #include "pool.h"
@@ -95,24 +101,92 @@ Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, co
     return Output(buffer->data(), {rows, vocab}, owner);
 }
 
-void sample_into(const Table<float>& logits, const Column<float>& temperature, const Column<int32_t>& top_k,
-                 const Column<float>& top_p, const Column<float>& min_p, const Column<float>& repetition,
-                 const Column<float>& presence, const Column<float>& frequency, const Column<uint64_t>& seed,
-                 const Column<int32_t>& position, const Column<int32_t>& seen_starts, const Column<int32_t>& seen_ids,
-                 const Column<int32_t>& seen_output_counts, const Column<int32_t>& bias_starts,
-                 const Column<int32_t>& bias_ids, const Column<float>& bias_values,
-                 const Column<int32_t>& masked_rows, const Table<uint32_t>& masks,
+// A field of a named tuple as a column; TypeError where it is none.
+template <typename Array>
+Array field(const nb::tuple& fields, size_t index, const char* name) {
+    Array array;
+    if (index >= fields.size() || !nb::try_cast<Array>(fields[index], array, false)) {
+        throw nb::type_error((std::string(name) + " must be a contiguous array of the type that its tuple says").c_str());
+    }
+    return array;
+}
+
+// The columns of a kernels.sampling.SampleBatch, held while they are used.
+struct SampleColumns {
+    explicit SampleColumns(const nb::tuple& fields)
+            : temperature(field<Column<float>>(fields, 0, "temperature")),
+              top_k(field<Column<int32_t>>(fields, 1, "top_k")),
+              top_p(field<Column<float>>(fields, 2, "top_p")),
+              min_p(field<Column<float>>(fields, 3, "min_p")),
+              repetition(field<Column<float>>(fields, 4, "repetition")),
+              presence(field<Column<float>>(fields, 5, "presence")),
+              frequency(field<Column<float>>(fields, 6, "frequency")),
+              seed(field<Column<uint64_t>>(fields, 7, "seed")),
+              position(field<Column<int32_t>>(fields, 8, "position")),
+              seen_starts(field<Column<int32_t>>(fields, 9, "seen_starts")),
+              seen_ids(field<Column<int32_t>>(fields, 10, "seen_ids")),
+              seen_output_counts(field<Column<int32_t>>(fields, 11, "seen_output_counts")),
+              bias_starts(field<Column<int32_t>>(fields, 12, "bias_starts")),
+              bias_ids(field<Column<int32_t>>(fields, 13, "bias_ids")),
+              bias_values(field<Column<float>>(fields, 14, "bias_values")),
+              masked_rows(field<Column<int32_t>>(fields, 15, "masked_rows")),
+              masks(field<Table<uint32_t>>(fields, 16, "masks")) {}
+
+    SampleParameters parameters() const {
+        return {span(temperature), span(top_k),       span(top_p),    span(min_p),
+                span(repetition),  span(presence),    span(frequency), span(seed),
+                span(position),    span(seen_starts), span(seen_ids), span(seen_output_counts),
+                span(bias_starts), span(bias_ids),    span(bias_values),
+                span(masked_rows), {masks.data(), masks.shape(0) * masks.shape(1)},
+                static_cast<int>(masks.shape(1))};
+    }
+
+    Column<float> temperature;
+    Column<int32_t> top_k;
+    Column<float> top_p, min_p, repetition, presence, frequency;
+    Column<uint64_t> seed;
+    Column<int32_t> position, seen_starts, seen_ids, seen_output_counts, bias_starts, bias_ids;
+    Column<float> bias_values;
+    Column<int32_t> masked_rows;
+    Table<uint32_t> masks;
+};
+
+void sample_into(const Table<float>& logits, const nb::tuple& sampling_fields,
                  nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    const SampleColumns sampling(sampling_fields);
     if (out.shape(0) != logits.shape(0)) throw std::invalid_argument("out must have one entry per row of logits");
     nb::gil_scoped_release released;
-    SampleParameters parameters{span(temperature), span(top_k),       span(top_p),    span(min_p),
-                                span(repetition),  span(presence),    span(frequency), span(seed),
-                                span(position),    span(seen_starts), span(seen_ids), span(seen_output_counts),
-                                span(bias_starts), span(bias_ids),    span(bias_values),
-                                span(masked_rows), {masks.data(), masks.shape(0) * masks.shape(1)},
-                                static_cast<int>(masks.shape(1))};
-    sample(pool(), logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1)), parameters,
-           out.data());
+    sample(pool(), logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1)),
+           sampling.parameters(), out.data());
+}
+
+// Wakes whoever waits for `bell` (see actors/worker/bell.py). A bell that is full has been rung already.
+void ring(int bell) {
+    if (bell < 0) return;
+    const uint64_t once = 1;
+    if (write(bell, &once, sizeof once) < 0 && errno != EAGAIN) throw std::system_error(errno, std::generic_category());
+}
+
+void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const nb::tuple& sampling_fields,
+          nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int bell) {
+    const auto tokens = field<Column<int32_t>>(batch_fields, 0, "tokens");
+    const auto row_starts = field<Column<int32_t>>(batch_fields, 1, "row_starts");
+    const auto lengths = field<Column<int32_t>>(batch_fields, 2, "lengths");
+    const auto page_table = field<Table<int32_t>>(batch_fields, 3, "page_table");
+    const auto logits_at = field<Column<int32_t>>(batch_fields, 4, "logits_at");
+    const SampleColumns sampling(sampling_fields);
+    const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
+    if (out.shape(0) != rows) throw std::invalid_argument("out must have one entry for each of logits_at");
+    nb::gil_scoped_release released;
+    // Not earlier: who wakes takes the GIL, and would keep this thread waiting for it.
+    ring(bell);
+    const DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table), span(logits_at)};
+    decoder.validate(batch, slab);
+    const auto give_back = [](std::vector<float>* buffer) { buffers().give_back(buffer); };
+    const std::unique_ptr<std::vector<float>, decltype(give_back)> logits(buffers().take(rows * vocab), give_back);
+    decoder.forward(batch, slab, logits->data());
+    if (rows == 0) return;
+    sample(pool(), logits->data(), static_cast<int>(rows), static_cast<int>(vocab), sampling.parameters(), out.data());
 }
 
 }  // namespace
@@ -185,14 +259,13 @@ void bind_decoder(nb::module_& m) {
             "pages"_a, "page_size"_a, "An empty slab for this decoder; MemoryError with the bytes wanted.")
         .def("forward", &forward, "slab"_a, "tokens"_a.noconvert(), "row_starts"_a.noconvert(),
              "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(),
-             "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.");
+             "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.")
+        .def("draw", &draw, "slab"_a, "batch"_a, "sampling"_a, "out"_a.noconvert(), "bell"_a,
+             "Run a kernels.decoder.Batch and draw one id for each of its logits_at into out, by a "
+             "kernels.sampling.SampleBatch. `bell`: a file descriptor rung once the GIL is free; -1 is none.");
 
-    m.def("sample", &sample_into, "logits"_a.noconvert(), "temperature"_a.noconvert(), "top_k"_a.noconvert(),
-          "top_p"_a.noconvert(), "min_p"_a.noconvert(), "repetition"_a.noconvert(), "presence"_a.noconvert(),
-          "frequency"_a.noconvert(), "seed"_a.noconvert(), "position"_a.noconvert(), "seen_starts"_a.noconvert(),
-          "seen_ids"_a.noconvert(), "seen_output_counts"_a.noconvert(), "bias_starts"_a.noconvert(),
-          "bias_ids"_a.noconvert(), "bias_values"_a.noconvert(), "masked_rows"_a.noconvert(), "masks"_a.noconvert(), "out"_a.noconvert(),
-          "Draw one id per row of logits [R, vocab] into out int32 [R] (kernels/sampling.py).");
+    m.def("sample", &sample_into, "logits"_a.noconvert(), "sampling"_a, "out"_a.noconvert(),
+          "Draw one id per row of logits [R, vocab] into out int32 [R], by a kernels.sampling.SampleBatch.");
 }
 
 }  // namespace russet

@@ -12,9 +12,11 @@ import pytest
 from actors.worker.engine import Engine, Reset
 from actors.worker.ledger import Capacity, Ledger
 from actors.worker.results import merge
-from kernels import cpu
+from kernels import cpu, ops
 from kernels.backend import build_decoder
-from kernels.decoder import Batch, Decoder, DecoderSpec, DecoderWeights, Kv, LayerWeights, Rope
+from kernels.bell import NO_BELL, ring
+from kernels.decoder import Batch, Decoder, DecoderSpec, DecoderWeights, Int32, Kv, LayerWeights, Rope
+from kernels.sampling import SampleBatch
 from protos.gen import inference_pb2, worker_pb2
 
 VOCAB, CONTEXT, PAGE_SIZE = 96, 192, 8
@@ -111,6 +113,11 @@ class ToyDecoder:
                 if at in batch.logits_at:
                     logits.append(toy_logits(self.history(batch.page_table[row], kv, position + 1)))
         return mx.array(np.array(logits, np.float32).reshape(-1, self.spec.vocab))
+
+    def draw(self, batch: Batch, sampling: SampleBatch, kv: Any, bell: int = NO_BELL) -> Int32:
+        ring(bell)
+        logits = self.forward(batch, kv)
+        return ops.sample(logits, sampling) if len(logits) else np.zeros(0, np.int32)
 
     @staticmethod
     def history(pages: np.ndarray, kv: ToyKv, length: int) -> np.ndarray:

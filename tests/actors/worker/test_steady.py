@@ -1,5 +1,6 @@
 """Stretches of steps that only decode: cheap between two forwards, and never to be told from the long way round."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -38,10 +39,9 @@ def test_a_step_of_a_stretch_is_little_work(toy, scheduler, monkeypatch, rows: i
         work.start(row, [1, 2, 3 + row])
     work.plan()
     work.tick()
-    monkeypatch.setattr("actors.worker.engine.ops.sample", lambda logits, batch: np.full(rows, 5, np.int32))
-    monkeypatch.setattr(toy, "forward", lambda batch, kv: None)
+    monkeypatch.setattr(toy, "draw", lambda batch, sampling, kv, bell: np.full(rows, 5, np.int32))
     work.engine.tick()
-    assert calls(work.engine.tick) < 45 + 2 * rows
+    assert calls(work.engine.tick) < 35, "however many rows there are"
 
 
 @pytest.mark.parametrize("stop", [0, 20, 60])
@@ -86,12 +86,35 @@ def test_a_row_that_fails_in_a_stretch_takes_no_other_along(toy, scheduler, with
 def test_news_wait_for_the_next_forward(toy, scheduler) -> None:
     """Whoever is woken wants the GIL: between two steps that would be time in which nothing is computed."""
     events: list[str] = []
+    heard, bell = os.pipe()
+    os.set_blocking(heard, False)
     work = scheduler(toy)
-    work.engine._on_news = lambda: events.append("news") or work.engine.take()
-    forward = toy.forward
-    toy.forward = lambda batch, kv: events.append("forward") or forward(batch, kv)
+    work.engine._bell = bell
+    draw, forward = toy.draw, toy.forward
+
+    def rung() -> bool:
+        try:
+            os.read(heard, 8)
+        except BlockingIOError:
+            return False
+        work.engine.take()
+        return True
+
+    def drawn(batch, sampling, kv, bell):
+        assert not rung(), "before the decoder let the GIL go"
+        return draw(batch, sampling, kv, bell)
+
+    def computed(batch, kv):
+        events.append("news" if rung() else "none")
+        return forward(batch, kv)
+
+    toy.draw, toy.forward = drawn, computed
     work.start(0, [1, 2, 3], max_length=7)
     work.plan()
     while work.engine.tick():
+        assert not rung(), "the step's end"
         events.append("end")
-    assert events == [*["news", "forward", "end"] * 4, "news"]
+    assert events == ["news", "end"] * 4
+    assert rung(), "that it has nothing more to do"
+    os.close(heard)
+    os.close(bell)

@@ -26,7 +26,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def fused(logits: np.ndarray, batch: SampleBatch) -> np.ndarray:
     out = np.full(len(logits), -7, np.int32)
-    _ext.sample(logits, *batch, out)
+    _ext.sample(logits, batch, out)
     return out
 
 
