@@ -84,9 +84,11 @@ class Engine:
 
 @asynccontextmanager
 async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], None]:
-    free = {"gateway.port": 0, "gateway.grpc_port": 0}
+    # Prompts first, then all rows decode together, as in the program beside: keeping to a pace while prompts are
+    # computed, the first rows would end before the last begin.
+    settings = {"gateway.port": 0, "gateway.grpc_port": 0, "scheduler.itl_target_ms": 0}
     with private_home() as home:
-        config = load(home / "russet.toml", {"home": home, **free}, environ={})
+        config = load(home / "russet.toml", {"home": home, **settings}, environ={})
         async with LocalCluster(config) as cluster:
             scheduler = next(serving for serving in cluster.running if serving.name.startswith("scheduler-"))
             channel = connect(scheduler.addresses)
