@@ -62,16 +62,14 @@ class Connection:
         answer = Answer()
         head = f"POST {self._prefix}{path} HTTP/1.1\r\n{self._head}content-length: {len(body)}\r\n\r\n"
         try:
-            reader, writer = self._streams or await self._open()
-            writer.write(head.encode() + body)
-            while not answer.complete:
-                async with asyncio.timeout(SILENCE_TIMEOUT_S):
-                    data = await reader.read(1 << 16)
-                if not data:
-                    break  # a body without length or chunks ends with the connection
+            data = await self._send(head.encode() + body)
+            while data:
                 answer.parser.feed_data(data)
                 if piece := answer.take():
                     yield answer.parser.get_status_code(), piece
+                if answer.complete:
+                    break
+                data = await self._read()  # a body without length or chunks ends with the connection
         except (OSError, TimeoutError, httptools.HttpParserError) as error:
             raise Unavailable(f"{self._host}:{self._port}: {error or type(error).__name__}") from None
         finally:
@@ -86,7 +84,27 @@ class Connection:
             with suppress(OSError):
                 await streams[1].wait_closed()
 
+    async def _send(self, request: bytes) -> bytes:
+        """Send it; the first bytes of the answer, none where the connection ends before them.
+
+        A server may close a kept connection between two requests (RFC 9112, 9.3.1; llama-server does after each
+        stream, having promised not to): what is unanswered on one is sent on a new one, once.
+        """
+        if self._streams is not None:
+            with suppress(ConnectionError):
+                self._streams[1].write(request)
+                if data := await self._read():
+                    return data
+            await self.close()
+        self._streams = await self._open()
+        self._streams[1].write(request)
+        return await self._read()
+
+    async def _read(self) -> bytes:
+        assert self._streams is not None
+        async with asyncio.timeout(SILENCE_TIMEOUT_S):
+            return await self._streams[0].read(1 << 16)
+
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            self._streams = await asyncio.open_connection(self._host, self._port, ssl=self._secure or None)
-        return self._streams
+            return await asyncio.open_connection(self._host, self._port, ssl=self._secure or None)

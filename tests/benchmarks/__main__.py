@@ -44,9 +44,7 @@ def main() -> int:
     """Run the chosen parts; 1 where one could not be run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=None, help="rounds of each part (default 3; 1 with --quick)")
-    parser.add_argument(
-        "--quick", action="store_true", help="few requests, one round and no servers of others: does it run?"
-    )
+    parser.add_argument("--quick", action="store_true", help="few requests, one round and no mlx-lm: does it run?")
     parser.add_argument("--only", choices=list(PARTS), action="append", help="this part; may be repeated")
     parser.add_argument(
         "--url",

@@ -127,8 +127,8 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
             url, process = await running.enter_async_context(russet_serve())
             how = "`russet serve`, default settings, all services in one process"
         contenders = [Contender("Russet", _russet(url, process, options.quick), how)]
+        contenders.append(await _llama_server(options, running))
         if not options.quick:
-            contenders.append(await _llama_server(options, running))
             for peer in peers.PEERS:
                 contenders.append(await _mlx_lm_server(peer, running))
         yield contenders

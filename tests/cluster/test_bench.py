@@ -38,6 +38,8 @@ class FakeServer:
     answer: Callable[[Body], tuple[int, Sequence[bytes]]] = lambda body: (200, ANSWER + ENDING)
     models: Any = field(default_factory=lambda: {"data": [{"id": "tiny"}, {"id": "other"}]})
     keep_alive: bool = True
+    promises: bool = False
+    """Say nothing of closing the connection, and close it all the same."""
     cut: bool = False
     """Close the connection where the body ends, without its last chunk."""
     bodies: list[Body] = field(default_factory=list)
@@ -63,7 +65,7 @@ class FakeServer:
                 self.most_together = max(self.most_together, self.together)
                 self.bodies.append(body)
                 status, pieces = self.answer(body)
-                connection = "" if self.keep_alive else "connection: close\r\n"
+                connection = "" if self.keep_alive or self.promises else "connection: close\r\n"
                 writer.write(f"HTTP/1.1 {status} X\r\n{connection}transfer-encoding: chunked\r\n\r\n".encode())
                 for piece in pieces:
                     writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -140,6 +142,13 @@ async def test_a_server_that_closes_after_each_answer_is_asked_on_another_connec
     server.keep_alive = False
     assert (await run(server.url, load(model="tiny"))).as_dict()["answered"] == 6
     assert server.connections == 7
+
+
+async def test_a_kept_connection_that_closed_unannounced_is_replaced(server: FakeServer) -> None:
+    server.keep_alive, server.promises = False, True
+    result = await run(server.url, Load(clients=2, requests=6, prompt_tokens=3, output_tokens=6))
+    assert len(result.good) == 6
+    assert len(server.bodies) == 7
 
 
 async def test_the_model_is_the_servers_first_unless_named(server: FakeServer) -> None:
