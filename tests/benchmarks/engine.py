@@ -98,13 +98,13 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
             async def measure() -> Samples:
                 samples: dict[Figure, Sequence[float]] = {}
                 for streams, figure in DECODE.items():
-                    rounds = range(1 if options.quick else 3)
+                    rounds = range(1 if options.quick else 2)
                     before = await gap_totals(cluster.http)
                     rates = [await engine.decode_tokens_per_s(streams) for _ in rounds]
                     samples[figure] = rates
                     gap = mean_gap_us(before, await gap_totals(cluster.http))
                     samples[Figure(f"exposed gap, {streams} rows", "us a step", higher_is_better=False)] = gap
-                samples[PREFILLED] = [await engine.prefill_tokens_per_s() for _ in range(1 if options.quick else 3)]
+                samples[PREFILLED] = [await engine.prefill_tokens_per_s() for _ in range(1 if options.quick else 2)]
                 return samples
 
             yield [
