@@ -50,12 +50,22 @@ inline void gate_rows(float* gate, const float* up, int n) {
 inline void silu_gate(float* gate, const float* up, int n) { gate_rows<silu>(gate, up, n); }
 inline void gelu_gate(float* gate, const float* up, int n) { gate_rows<gelu>(gate, up, n); }
 
-inline void rope(float* head, const float* cosines, const float* sines, int pairs, bool interleaved) {
-    int stride = interleaved ? 2 : 1, partner = interleaved ? 1 : pairs;
+// One loop per layout, with constant strides and nothing aliased: the compiler then makes vectors of it.
+inline void rope(float* __restrict head, const float* __restrict cosines, const float* __restrict sines, int pairs,
+                 bool interleaved) {
+    if (interleaved) {
+        for (int i = 0; i < pairs; ++i) {
+            float a = head[2 * i], b = head[2 * i + 1];
+            head[2 * i] = a * cosines[i] - b * sines[i];
+            head[2 * i + 1] = a * sines[i] + b * cosines[i];
+        }
+        return;
+    }
+    float* __restrict partners = head + pairs;
     for (int i = 0; i < pairs; ++i) {
-        float a = head[i * stride], b = head[i * stride + partner];
-        head[i * stride] = a * cosines[i] - b * sines[i];
-        head[i * stride + partner] = a * sines[i] + b * cosines[i];
+        float a = head[i], b = partners[i];
+        head[i] = a * cosines[i] - b * sines[i];
+        partners[i] = a * sines[i] + b * cosines[i];
     }
 }
 
