@@ -84,6 +84,8 @@ def attend(kv, rows: list[tuple[Sequence, int, int]], layer: int = 1) -> list[np
         (7, 1, 40, 16, 70),
         (2, 2, 3, 1, 9),
         (6, 2, 48, 300, 301),
+        (3, 1, 16, 5, 520),  # pages of less than a block, in three tiles
+        (4, 2, 32, 40, 500),  # pages of two blocks and a half, in three tiles
     ],
 )
 def test_oracle(isa: str, heads: int, kv_heads: int, dim: int, page_size: int, tokens: int) -> None:
@@ -103,6 +105,24 @@ def test_long_rows_split_over_threads_give_the_same_bits(isa: str, threads: None
         kv = slab(2, 32, 82, 16)
         results.append(np.concatenate([attend(kv, [(sequence, a, b)])[0] for a, b in pairwise(cuts)]))
     np.testing.assert_allclose(results[0], sequence.oracle(), rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_uneven_rows_give_the_same_bits_on_any_number_of_threads(isa: str, threads: None) -> None:
+    """Units of work end inside rows, at their ends, and reach over several: none of it shows."""
+    lengths = [1, 900, 3, 257, 40, 256, 700, 2]
+    pages = np.cumsum([0, *(-(-n // 16) for n in lengths)])
+    rows = [Sequence(20 + i, n, 6, 2, 32, np.arange(pages[i], pages[i + 1])) for i, n in enumerate(lengths)]
+    kv = slab(2, 32, int(pages[-1]), 16)
+    attend(kv, [(row, 0, len(row.q)) for row in rows])
+    last = [(row, len(row.q) - 1, len(row.q)) for row in rows]
+    results = []
+    for count in (1, 2, 5):
+        _ext.set_threads(count)
+        results.append(np.concatenate(attend(kv, last)))
+    for row, out in zip(rows, results[0], strict=True):
+        np.testing.assert_allclose(out, row.oracle()[-1], rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
