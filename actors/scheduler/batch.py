@@ -3,11 +3,15 @@
 from typing import NamedTuple
 
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.pages import PageAllocator, pages_for
-from actors.scheduler.planner import PlanState, StepPlan, admissible
+from actors.scheduler.pages import PageAllocator, PageTable, pages_for
+from actors.scheduler.planner import PlanState, StepPlan, admissible, lease_target, least_pages, plan
+from actors.scheduler.prefix import PrefixCache
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence, Status
 from protos.gen import worker_pb2
+
+# Waiting sequences that one plan looks up, for each row that the batch may have.
+_LOOK_UPS_PER_ROW = 4
 
 
 class Leaving(NamedTuple):
@@ -25,6 +29,9 @@ class Batch:
         self.epoch = hello.epoch
         self.queue = queue
         self.allocator = PageAllocator(hello.pages, hello.page_size, config.page_strategy)
+        self.cache = PrefixCache(self.allocator) if config.prefix_cache else None
+        # Whether somebody waits for pages that a running sequence promised.
+        self.awaiting_pages = False
         self.step_tokens = min(config.step_tokens, hello.max_step_tokens)
         # Every decoding row takes a token of each step.
         self.max_rows = min(config.max_running, hello.max_rows, self.step_tokens)
@@ -37,13 +44,98 @@ class Batch:
         self.acknowledged = 0
         self._next_row = 1
 
+    @property
+    def pages_in_use(self) -> int:
+        """Pages that live sequences hold; cached ones that nobody uses are as good as free."""
+        return self.allocator.num_pages - self._free_pages
+
+    def decide(self, now_s: float) -> StepPlan:
+        """Plan the next step. Whom it admits holds the cached pages of its prompt: enact the decision."""
+        waiting = self._waiting(now_s)
+        if self.cache is not None and waiting:
+            waiting = self._find_prefixes(self.cache, waiting)
+        decision = plan(self._state(waiting))
+        admitted = {lease.sequence.index for lease in decision.admit}
+        for sequence in waiting:
+            if sequence.hold is not None and sequence.index not in admitted:
+                self.give_up_pages(sequence)
+                sequence.forget_kv()
+        return decision
+
+    def give_up_pages(self, sequence: Sequence) -> None:
+        """Let go of a sequence's pages; those that the prefix cache keeps stay there."""
+        if self.cache is not None and sequence.hold is not None:
+            self.cache.release(sequence.hold)
+            sequence.hold = None
+        sequence.table.release(self.allocator)
+
+    def keep_pages(self, sequence: Sequence) -> bool:
+        """Offer the pages computed by now to others; returns whether somebody may have waited for one of them."""
+        hold = sequence.hold
+        computed = sequence.num_computed_tokens
+        if self.cache is None or hold is None or computed < (hold.kept + 1) * self.allocator.page_size:
+            return False
+        return self.cache.keep(hold, sequence.token_ids, sequence.table, computed)
+
     def state(self, now_s: float) -> PlanState:
-        """What the planner sees."""
+        """What the planner sees, before cached prefixes are looked up."""
+        return self._state(self._waiting(now_s))
+
+    def _waiting(self, now_s: float) -> list[Sequence]:
         waiting = self.queue.ordered(now_s) if len(self.queue) else []
+        return admissible(self.running.values(), waiting, self.config.max_recoveries) if waiting else []
+
+    @property
+    def _free_pages(self) -> int:
+        return self.allocator.num_free + (self.cache.num_evictable if self.cache else 0)
+
+    def _find_prefixes(self, cache: PrefixCache, waiting: list[Sequence]) -> list[Sequence]:
+        """Give those who may be admitted next their cached pages. Who would compute what a running sequence is
+        computing waits for it, and is left out."""
+        page_size = self.allocator.page_size
+        self.awaiting_pages = False
+        rows, room = self.max_rows - len(self.running), self._free_pages - self._wanted_by_rows()
+        found: list[Sequence] = []
+        for sequence in waiting[: _LOOK_UPS_PER_ROW * self.max_rows]:
+            if found and len(found) >= rows:
+                break
+            evictable = cache.num_evictable
+            hold, promised = cache.match(sequence.tenant.encode(), sequence.token_ids)
+            if promised:
+                cache.release(hold)
+                self.awaiting_pages = True
+                continue
+            # What it holds while it waits cannot be evicted for a row that runs: rows come first.
+            room -= least_pages(sequence, page_size) - len(hold.nodes) + evictable - cache.num_evictable
+            if room < 0:
+                cache.release(hold)
+                if not found:  # it may still be worth preempting for
+                    found.append(sequence)
+                break
+            self.allocator.share(hold.pages)
+            sequence.hold, sequence.table = hold, PageTable(hold.pages)
+            # One token at least is computed: its logits are wanted.
+            sequence.num_cached_tokens = min(len(hold.nodes) * page_size, sequence.num_tokens - 1)
+            found.append(sequence)
+        return found
+
+    def _wanted_by_rows(self) -> int:
+        """Pages that full leases of all rows would take."""
+        lease_tokens, page_size = self.config.lease_tokens, self.allocator.page_size
+        return sum(
+            max(0, pages_for(lease_target(sequence, lease_tokens, page_size), page_size) - len(sequence.table))
+            for sequence in self.running.values()
+        )
+
+    def _make_room(self, pages: int) -> None:
+        if self.cache is not None:
+            self.cache.make_room(pages)
+
+    def _state(self, waiting: list[Sequence]) -> PlanState:
         return PlanState(
             running=list(self.running.values()),
-            waiting=admissible(self.running.values(), waiting, self.config.max_recoveries) if waiting else [],
-            free_pages=self.allocator.num_free,
+            waiting=waiting,
+            free_pages=self._free_pages,
             pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values()),
             page_size=self.allocator.page_size,
             max_rows=self.max_rows,
@@ -68,10 +160,12 @@ class Batch:
             self._let_go(sequence)
         new_pages: dict[int, list[int]] = {}
         for lease in decision.extend:
+            self._make_room(lease.pages)
             new_pages[lease.sequence.row] = lease.sequence.table.grow(self.allocator, lease.pages)
             lease.sequence.limit = lease.limit
         for lease in decision.admit:
             self._admit(lease.sequence, now_s)
+            self._make_room(lease.pages)
             first_written = lease.sequence.num_cached_tokens // self.allocator.page_size
             copy = lease.sequence.table.make_writable(self.allocator, first_written)
             if copy is not None:
@@ -82,6 +176,8 @@ class Batch:
             lease.sequence.table.grow(self.allocator, missing)
             new_pages[lease.sequence.row] = lease.sequence.table.pages
             lease.sequence.limit = lease.limit
+            if self.cache is not None and lease.sequence.hold is not None:
+                self.cache.promise(lease.sequence.hold, lease.sequence.token_ids, lease.sequence.table)
             message.start.append(row_start(lease.sequence))
         # Prompt chunks are filled in this order: by level, then by admission (sorted() is stable).
         for row, sequence in sorted(self.running.items(), key=lambda item: -item[1].level):
@@ -97,7 +193,10 @@ class Batch:
         leaving = [entry.sequence for entry in self.leaving.values()]
         waiting = list(self.queue)
         tables = [sequence.table for sequence in (*self.running.values(), *leaving, *waiting)]
+        if self.cache is not None:
+            tables.append(self.cache.table())
         problems = self.allocator.check_integrity(tables)
+        problems += self.cache.check_integrity() if self.cache is not None else []
         page_size = self.allocator.page_size
         for row, sequence in self.running.items():
             name = f"Row {row} ({sequence.request_id})"

@@ -42,6 +42,10 @@ class SchedulerConfig(BaseModel):
         default=10.0, gt=0, le=3600, description="Seconds of waiting that raise a request by one level."
     )
     page_strategy: Strategy = Field(default="first_fit", description="Which free pages are taken first.")
+    prefix_cache: bool = Field(
+        default=True,
+        description="Keep pages that no sequence needs any more, and use them again where a prompt begins alike.",
+    )
     reserve_fraction: float = Field(
         default=0.02, ge=0, lt=1, description="Share of the pages that admission leaves free for rows that already run."
     )

@@ -10,7 +10,6 @@ from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.metrics import SchedulerMetrics
 from actors.scheduler.pages import pages_for
-from actors.scheduler.planner import plan
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.rates import Rates
 from actors.scheduler.reconcile import News, reconcile
@@ -131,7 +130,7 @@ class LeaseLoop:
         if batch is None:
             return
         now = time.monotonic()
-        decision = plan(batch.state(now))
+        decision = batch.decide(now)
         if decision.urgent:
             self._plans.put_nowait(batch.enact(decision, now))
             self._metrics.plans.inc()

@@ -49,7 +49,7 @@ class SchedulerMetrics:
         """Set the gauges."""
         self.running.set(len(batch.running) if batch else 0)
         self.waiting.set(waiting)
-        self.kv_usage.set(batch.allocator.num_used / batch.allocator.num_pages if batch else 0.0)
+        self.kv_usage.set(batch.pages_in_use / batch.allocator.num_pages if batch else 0.0)
 
     def observe_tokens(self, sequence: Sequence, count: int, now_s: float) -> None:
         """`count` new tokens of a sequence go to its client; called before its last_token_s is moved on."""

@@ -25,7 +25,8 @@ class Outcome(NamedTuple):
     """What a result brought."""
 
     news: list[News]
-    # Pages or rows became free, a row's lease runs low, or a suspect was cleared: the next plan may differ.
+    # Pages or rows became free, a row's lease runs low, a suspect was cleared, or pages came that somebody waits for:
+    # the next plan may differ.
     replan: bool
 
 
@@ -40,7 +41,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         )
     news: list[News] = []
     ended: list[Sequence] = []
-    low = cleared = False
+    low = cleared = fulfilled = False
     errors = iter(result.error)
     all_tokens = list(result.token_ids)
     start = 0
@@ -58,6 +59,8 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
             raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
         sequence.num_computed_tokens = computed
         sequence.token_ids += token_ids
+        if batch.keep_pages(sequence):
+            fulfilled = True
         if token_ids and sequence.num_losses:
             # It does no harm: those that were kept waiting for that may enter.
             sequence.num_losses = 0
@@ -72,7 +75,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         if (token_ids or end) and not sequence.cancelled:
             news.append(News(sequence, token_ids, end, error))
     freed = free_rows(batch, ended, result.plan_id)
-    return Outcome(news, replan=low or freed or cleared)
+    return Outcome(news, replan=low or freed or cleared or (fulfilled and batch.awaiting_pages))
 
 
 def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:
@@ -95,7 +98,7 @@ def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> boo
             del batch.leaving[row]
             gone.append(sequence)
     for sequence in gone:
-        sequence.table.release(batch.allocator)
+        batch.give_up_pages(sequence)
         if sequence.status is Status.FINISHED:
             continue
         if sequence.cancelled:

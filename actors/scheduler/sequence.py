@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from actors.scheduler.pages import PageTable
+from actors.scheduler.prefix import Hold
 from actors.scheduler.stream import TokenStream
 from protos.gen import inference_pb2
 
@@ -62,6 +63,8 @@ class Sequence:
     status: Status = Status.WAITING
     row: int = 0
     table: PageTable = field(default_factory=PageTable)
+    # Its way into the prefix cache, while it has pages.
+    hold: Hold | None = None
     # Leading tokens whose KV lies in table before admission.
     num_cached_tokens: int = 0
     num_computed_tokens: int = 0
@@ -93,6 +96,7 @@ class Sequence:
         return self.num_computed_tokens >= self.num_tokens - 1
 
     def forget_kv(self) -> None:
-        """Back to a sequence whose KV must be computed from the first token; its table must be released already."""
+        """Back to a sequence whose KV must be computed from its first token; its pages must be given up already."""
         self.row = self.limit = self.num_computed_tokens = self.num_cached_tokens = 0
+        self.hold = None
         self.status = Status.WAITING

@@ -178,7 +178,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         return scheduler_pb2.CheckReply(
             problems=batch.check_integrity() if batch else [],
             live_sequences=len(self._live),
-            pages_used=batch.allocator.num_used if batch else 0,
+            pages_used=batch.pages_in_use if batch else 0,
         )
 
     def _accept(self, request: scheduler_pb2.GenerateRequest) -> Sequence:
@@ -223,7 +223,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         return scheduler_pb2.Admission(
             replica_id=self._replica_id,
             epoch=self._require_hello().epoch,
-            cached_tokens=sequence.num_cached_tokens,
+            cached_tokens=min(sequence.num_cached_tokens, sequence.num_prompt_tokens),
             queue_us=_microseconds(sequence.arrival_s, sequence.planned_s),
         )
 
@@ -243,7 +243,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             running=len(running),
             waiting=len(queue),
             queue_limit=self._config.queue_limit,
-            pages_used=batch.allocator.num_used if batch else 0,
+            pages_used=batch.pages_in_use if batch else 0,
             pages_total=hello.pages if hello else 0,
             page_size=hello.page_size if hello else 0,
             prefill_backlog_tokens=backlog,

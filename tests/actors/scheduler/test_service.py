@@ -14,7 +14,7 @@ from actors.base.channel import connect
 from actors.base.errors import Internal, InvalidArgument, QueueFull, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
-from actors.scheduler import loop
+from actors.scheduler import batch
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.service import SchedulerService
 from protos.gen import (
@@ -207,14 +207,14 @@ async def test_streams_survive_the_worker_with_the_same_tokens(rig, instruments)
 async def test_streams_survive_a_defect_of_ours_with_the_same_tokens(rig, instruments, monkeypatch, caplog):
     """An error nobody foresaw ends the epoch, not the loop: a dead loop behind a healthy port hangs every client."""
     it = await rig()
-    real, failures = loop.plan, [ZeroDivisionError("a defect")]
+    real, failures = batch.plan, [ZeroDivisionError("a defect")]
 
     def fails_once(state):
         if state.running and failures:
             raise failures.pop()
         return real(state)
 
-    monkeypatch.setattr(loop, "plan", fails_once)
+    monkeypatch.setattr(batch, "plan", fails_once)
     tokens, _ = await it.generate(max_tokens=60)
     assert tokens == instruments.answer(PROMPT, 65, ignore_eos=True)
     assert failures == []
