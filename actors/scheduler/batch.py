@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.pages import PageAllocator, PageTable, pages_for
-from actors.scheduler.planner import PlanState, StepPlan, admissible, lease_target, least_pages, plan
-from actors.scheduler.prefix import PrefixCache
+from actors.scheduler.planner import PlanState, StepPlan, admissible, copied_pages, lease_target, least_pages, plan
+from actors.scheduler.prefix import Node, PrefixCache
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence, Status
 from protos.gen import worker_pb2
 
-# Waiting sequences that one plan looks up, for each row that the batch may have.
+# Waiting sequences that one plan looks up at most, for each row that the batch may have.
 _LOOK_UPS_PER_ROW = 4
 
 
@@ -30,8 +30,8 @@ class Batch:
         self.queue = queue
         self.allocator = PageAllocator(hello.pages, hello.page_size, config.page_strategy)
         self.cache = PrefixCache(self.allocator) if config.prefix_cache else None
-        # Whether somebody waits for pages that a running sequence promised.
-        self.awaiting_pages = False
+        # Index of a waiting sequence -> the last page promised by another that it waits for.
+        self._awaited: dict[int, Node] = {}
         self.step_tokens = min(config.step_tokens, hello.max_step_tokens)
         # Every decoding row takes a token of each step.
         self.max_rows = min(config.max_running, hello.max_rows, self.step_tokens)
@@ -49,10 +49,22 @@ class Batch:
         """Pages that live sequences hold; cached ones that nobody uses are as good as free."""
         return self.allocator.num_pages - self._free_pages
 
+    @property
+    def pages_cached(self) -> int:
+        """Pages that the prefix cache keeps, in use or not."""
+        return self.cache.num_pages if self.cache else 0
+
+    @property
+    def pages_evicted(self) -> int:
+        """Pages that the prefix cache gave up so far."""
+        return self.cache.num_evicted if self.cache else 0
+
     def decide(self, now_s: float) -> StepPlan:
         """Plan the next step. Whom it admits holds the cached pages of its prompt: enact the decision."""
-        waiting = self._waiting(now_s)
-        if self.cache is not None and waiting:
+        waiting = self.queue.ordered(now_s) if len(self.queue) else []
+        if waiting:
+            waiting = admissible(self.running.values(), waiting, self.config.max_recoveries)
+        if waiting and self.cache is not None:
             waiting = self._find_prefixes(self.cache, waiting)
         decision = plan(self._state(waiting))
         admitted = {lease.sequence.index for lease in decision.admit}
@@ -70,54 +82,68 @@ class Batch:
         sequence.table.release(self.allocator)
 
     def keep_pages(self, sequence: Sequence) -> bool:
-        """Offer the pages computed by now to others; returns whether somebody may have waited for one of them."""
+        """Offer the pages computed by now to others; returns whether somebody waited for one of them."""
         hold = sequence.hold
         computed = sequence.num_computed_tokens
         if self.cache is None or hold is None or computed < (hold.kept + 1) * self.allocator.page_size:
             return False
         return self.cache.keep(hold, sequence.token_ids, sequence.table, computed)
 
-    def state(self, now_s: float) -> PlanState:
-        """What the planner sees, before cached prefixes are looked up."""
-        return self._state(self._waiting(now_s))
-
-    def _waiting(self, now_s: float) -> list[Sequence]:
-        waiting = self.queue.ordered(now_s) if len(self.queue) else []
-        return admissible(self.running.values(), waiting, self.config.max_recoveries) if waiting else []
-
     @property
     def _free_pages(self) -> int:
         return self.allocator.num_free + (self.cache.num_evictable if self.cache else 0)
 
     def _find_prefixes(self, cache: PrefixCache, waiting: list[Sequence]) -> list[Sequence]:
-        """Give those who may be admitted next their cached pages. Who would compute what a running sequence is
-        computing waits for it, and is left out."""
-        page_size = self.allocator.page_size
-        self.awaiting_pages = False
+        """Give those who may be admitted next their cached pages, and let them promise what they will compute.
+
+        Who would compute what another is computing is left out and waits for that, unless the other's prompt comes
+        after its own. It is overtaken, but not for long: who promised runs, is admitted by this very plan or breaks its
+        promise now, and nobody behind it in the queue can promise more of the same way.
+        """
         rows, room = self.max_rows - len(self.running), self._free_pages - self._wanted_by_rows()
+        look_ups = _LOOK_UPS_PER_ROW * self.max_rows
+        awaited, self._awaited = self._awaited, {}
         found: list[Sequence] = []
-        for sequence in waiting[: _LOOK_UPS_PER_ROW * self.max_rows]:
-            if found and len(found) >= rows:
-                break
-            evictable = cache.num_evictable
-            hold, promised = cache.match(sequence.tenant.encode(), sequence.token_ids)
-            if promised:
-                cache.release(hold)
-                self.awaiting_pages = True
-                continue
-            # What it holds while it waits cannot be evicted for a row that runs: rows come first.
-            room -= least_pages(sequence, page_size) - len(hold.nodes) + evictable - cache.num_evictable
-            if room < 0:
-                cache.release(hold)
-                if not found:  # it may still be worth preempting for
-                    found.append(sequence)
-                break
-            self.allocator.share(hold.pages)
-            sequence.hold, sequence.table = hold, PageTable(hold.pages)
-            # One token at least is computed: its logits are wanted.
-            sequence.num_cached_tokens = min(len(hold.nodes) * page_size, sequence.num_tokens - 1)
-            found.append(sequence)
+        for sequence in waiting:
+            last = awaited.get(sequence.index)
+            if last is None or not last.promised:
+                if (found and len(found) >= rows) or not look_ups:
+                    break
+                look_ups -= 1
+                evictable = cache.num_evictable
+                last = self._hold_prefix(cache, sequence)
+                if last is None:
+                    # What it holds while it waits cannot be evicted for a row that runs: rows come first.
+                    room -= self._still_needed(sequence) + evictable - cache.num_evictable
+                    if room >= 0:
+                        found.append(sequence)
+                        continue
+                    self.give_up_pages(sequence)
+                    sequence.forget_kv()
+                    if not found:  # it may still be worth preempting for
+                        found.append(sequence)
+                    break
+            last.awaited = True
+            self._awaited[sequence.index] = last
         return found
+
+    def _hold_prefix(self, cache: PrefixCache, sequence: Sequence) -> Node | None:
+        """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for."""
+        hold, last = cache.match(sequence.tenant.encode(), sequence.token_ids)
+        if last is not None and last.level >= sequence.level:
+            cache.release(hold)
+            return last
+        self.allocator.share(hold.pages)
+        sequence.hold, sequence.table = hold, PageTable(hold.pages)
+        # One token at least is computed: its logits are wanted.
+        sequence.num_cached_tokens = min(len(hold.nodes) * self.allocator.page_size, sequence.num_tokens - 1)
+        cache.promise(hold, sequence.token_ids, sequence.level)
+        return None
+
+    def _still_needed(self, sequence: Sequence) -> int:
+        """Pages beside those it holds that a waiting sequence needs at least."""
+        page_size = self.allocator.page_size
+        return least_pages(sequence, page_size) - len(sequence.table) + copied_pages(sequence, page_size)
 
     def _wanted_by_rows(self) -> int:
         """Pages that full leases of all rows would take."""
@@ -125,6 +151,7 @@ class Batch:
         return sum(
             max(0, pages_for(lease_target(sequence, lease_tokens, page_size), page_size) - len(sequence.table))
             for sequence in self.running.values()
+            if not sequence.cancelled
         )
 
     def _make_room(self, pages: int) -> None:
@@ -176,8 +203,6 @@ class Batch:
             lease.sequence.table.grow(self.allocator, missing)
             new_pages[lease.sequence.row] = lease.sequence.table.pages
             lease.sequence.limit = lease.limit
-            if self.cache is not None and lease.sequence.hold is not None:
-                self.cache.promise(lease.sequence.hold, lease.sequence.token_ids, lease.sequence.table)
             message.start.append(row_start(lease.sequence))
         # Prompt chunks are filled in this order: by level, then by admission (sorted() is stable).
         for row, sequence in sorted(self.running.items(), key=lambda item: -item[1].level):
@@ -221,8 +246,12 @@ class Batch:
         sequence.row = self._next_row
         self._next_row += 1
         sequence.num_computed_tokens = sequence.num_cached_tokens
+        # What it computed itself before it was preempted was not found.
+        found = min(sequence.num_cached_tokens, sequence.num_prompt_tokens)
         if sequence.planned_s is None:
             sequence.planned_s = now_s
+            sequence.num_found_tokens = found
+        sequence.num_found_tokens = min(sequence.num_found_tokens, found)
         self.running[sequence.row] = sequence
 
     def _let_go(self, sequence: Sequence) -> None:

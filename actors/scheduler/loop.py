@@ -132,10 +132,10 @@ class LeaseLoop:
         now = time.monotonic()
         decision = batch.decide(now)
         if decision.urgent:
+            evicted = batch.pages_evicted
             self._plans.put_nowait(batch.enact(decision, now))
-            self._metrics.plans.inc()
             self._metrics.plan_seconds.observe(time.monotonic() - now)
-            self._metrics.preemptions.inc(len(decision.preempt))
+            self._metrics.observe_plan(decision, batch.pages_evicted - evicted)
             self._watch()
         self._metrics.observe_batch(batch, len(self.queue))
 
@@ -207,6 +207,10 @@ class LeaseLoop:
         if batch is None:
             return
         self._metrics.worker_losses.inc()
+        for sequence in self.queue:
+            # A plan that failed halfway leaves waiting sequences with the cached pages they would have begun with.
+            sequence.table.release(batch.allocator)
+            sequence.forget_kv()
         for sequence in (*batch.running.values(), *(entry.sequence for entry in batch.leaving.values())):
             sequence.table.release(batch.allocator)
             sequence.num_losses += sequence.status is Status.RUNNING

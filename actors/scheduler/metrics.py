@@ -2,6 +2,7 @@
 
 from actors.base.telemetry import Telemetry
 from actors.scheduler.batch import Batch
+from actors.scheduler.planner import StepPlan
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
 
@@ -20,6 +21,18 @@ class SchedulerMetrics:
             "vllm:kv_cache_usage_perc", "Share of the KV pages that live sequences reference, 0 to 1."
         )
         self.preemptions = telemetry.counter("vllm:num_preemptions_total", "Rows that gave up their pages.")
+        self.prefix_queries = telemetry.counter(
+            "vllm:prefix_cache_queries_total", "Tokens of the requests that entered the batch."
+        )
+        self.prefix_hits = telemetry.counter(
+            "vllm:prefix_cache_hits_total", "Tokens among them whose KV the prefix cache had."
+        )
+        self.prefix_pages = telemetry.gauge(
+            "russet_prefix_cache_pages", "KV pages that the prefix cache keeps, in use or not."
+        )
+        self.prefix_evictions = telemetry.counter(
+            "russet_prefix_cache_evictions_total", "KV pages that the prefix cache gave up for others."
+        )
         self.prompt_tokens = telemetry.counter("vllm:prompt_tokens_total", "Prompt tokens of requests that started.")
         self.generation_tokens = telemetry.counter("vllm:generation_tokens_total", "Tokens sent to clients.")
         self.first_token = telemetry.histogram(
@@ -50,6 +63,16 @@ class SchedulerMetrics:
         self.running.set(len(batch.running) if batch else 0)
         self.waiting.set(waiting)
         self.kv_usage.set(batch.pages_in_use / batch.allocator.num_pages if batch else 0.0)
+        self.prefix_pages.set(batch.pages_cached if batch else 0)
+
+    def observe_plan(self, decision: StepPlan, evicted: int) -> None:
+        """A plan was sent, and `evicted` cached pages made room for it."""
+        self.plans.inc()
+        self.preemptions.inc(len(decision.preempt))
+        for lease in decision.admit:
+            self.prefix_queries.inc(lease.sequence.num_tokens)
+            self.prefix_hits.inc(lease.sequence.num_cached_tokens)
+        self.prefix_evictions.inc(evicted)
 
     def observe_tokens(self, sequence: Sequence, count: int, now_s: float) -> None:
         """`count` new tokens of a sequence go to its client; called before its last_token_s is moved on."""

@@ -80,6 +80,11 @@ def least_pages(sequence: Sequence, page_size: int) -> int:
     return pages_for(min(sequence.num_tokens + 1, sequence.max_kv), page_size)
 
 
+def copied_pages(sequence: Sequence, page_size: int) -> int:
+    """Pages of a waiting sequence's table that it will write although others hold them: 1 where it is the last."""
+    return int(sequence.num_cached_tokens < len(sequence.table) * page_size)
+
+
 def plan(state: PlanState) -> StepPlan:
     """Decide the next plan. Reads the sequences and changes none."""
     drop = [sequence for sequence in state.running if sequence.cancelled]
@@ -144,9 +149,7 @@ class _Draft:
     def admit_waiting(self) -> None:
         state = self.state
         for sequence in state.waiting:
-            # The page in which the cached tokens end is shared and will be written: it is copied.
-            copied = 1 if sequence.num_cached_tokens % state.page_size else 0
-            held = len(sequence.table) - copied
+            held = len(sequence.table) - copied_pages(sequence, state.page_size)
             least = least_pages(sequence, state.page_size) - held
             if not self._fits(least):
                 self._evict_for(sequence, least)

@@ -5,10 +5,11 @@ tokens on the way from the root. There is one root for each salt (whatever else 
 shared between different ones.
 
     salt --[16 tokens]--> page 7 --[16 tokens]--> page 3      ready: its KV is computed
-                             +----[16 tokens]--> page 9      promised: a running sequence is computing it
+                             +----[16 tokens]-->             promised: a sequence in the batch will compute it
 
 The tree itself holds one reference of every ready page, so pages outlive the sequences that computed them. Nodes that
-no sequence uses are evicted when pages are wanted: leaves first, the one used longest ago first.
+no sequence uses are evicted when pages are wanted: leaves first, the one used longest ago first. As a way is used from
+its root on, no node was used longer ago than those after it: this is LRU over pages.
 """
 
 from array import array
@@ -24,15 +25,21 @@ _FEW = 1024
 class Node:
     """One page of tokens at one place in the tree."""
 
-    __slots__ = ("children", "key", "page", "parent", "ready", "used_at", "users")
+    __slots__ = ("awaited", "children", "key", "level", "page", "parent", "promised", "used_at", "users")
 
-    def __init__(self, parent: "Node | None", key: bytes, page: int, ready: bool) -> None:
+    def __init__(self, parent: "Node | None", key: bytes) -> None:
         self.parent = parent
-        # The page's tokens, as 32-bit integers.
+        # The page's tokens, as 32-bit integers; of a root, the salt.
         self.key = key
-        self.page = page
-        # Whether its KV is computed; if not, the sequence that promised it is its only user.
-        self.ready = ready
+        # -1 before it is computed and after it was evicted.
+        self.page = -1
+        # Whether its KV is yet to come: the sequence that promised it is then its only user, and all after it are
+        # promised by the same one. Ends with the promise, kept or broken.
+        self.promised = False
+        # Of the sequence that promised it.
+        self.level = 0
+        # Whether somebody waits for the end of the promise.
+        self.awaited = False
         self.children: dict[bytes, Node] = {}
         # Holds that pass through this node; of a root, those that begin there.
         self.users = 0
@@ -75,6 +82,8 @@ class PrefixCache:
         """Pages that the tree holds a reference of."""
         self.num_evictable = 0
         """Those among them that nothing else holds: as good as free."""
+        self.num_evicted = 0
+        """Pages evicted so far."""
         self._allocator = allocator
         self._page_bytes = 4 * allocator.page_size
         self._roots: dict[bytes, Node] = {}
@@ -83,64 +92,69 @@ class PrefixCache:
         self._leaves: list[tuple[int, int, Node]] = []
         self._pushed = 0
 
-    def match(self, salt: bytes, token_ids: list[int]) -> tuple[Hold, bool]:
-        """Hold the longest ready prefix of whole pages; and whether its next page is promised by a running sequence."""
+    def match(self, salt: bytes, token_ids: list[int]) -> tuple[Hold, Node | None]:
+        """Hold the longest ready prefix of whole pages; returns the last of the pages promised after it, too."""
         root = self._roots.get(salt)
         if root is None:
-            root = self._roots[salt] = Node(None, salt, -1, ready=True)
+            root = self._roots[salt] = Node(None, salt)
         root.users += 1
         hold = Hold(root)
-        node, promised = root, False
-        for key in self._keys(token_ids, 0):
+        node, promised = root, None
+        for key in self._keys(token_ids):
             child = node.children.get(key)
-            if child is None or not child.ready:
-                promised = child is not None
+            if child is None:
                 break
             node = child
-            hold.nodes.append(node)
-            self._use(node)
+            if node.promised:
+                promised = node
+            else:
+                hold.nodes.append(node)
+                self._use(node)
         hold.kept = len(hold.nodes)
         self._touch(hold)
         return hold, promised
 
-    def promise(self, hold: Hold, token_ids: list[int], table: PageTable) -> None:
-        """A sequence is about to compute the KV of these tokens: others may wait for its pages instead."""
-        for index, key in enumerate(self._keys(token_ids, len(hold.nodes)), start=len(hold.nodes)):
-            if key in hold.end.children or index >= len(table.pages):
+    def promise(self, hold: Hold, token_ids: list[int], level: int) -> None:
+        """A sequence of this level will compute the KV of these tokens: others may wait for its pages."""
+        for index, key in enumerate(self._keys(token_ids)):
+            if index < len(hold.nodes):
+                continue
+            if key in hold.end.children:
                 break
-            self._append(hold, key, table.pages[index], ready=False)
+            self._append(hold, key)
+            hold.end.promised, hold.end.level = True, level
 
     def keep(self, hold: Hold, token_ids: list[int], table: PageTable, num_computed: int) -> bool:
-        """The KV of the first `num_computed` tokens lies in the table now; returns whether a promise was fulfilled."""
+        """The KV of the first `num_computed` tokens lies in the table now; returns whether that was waited for."""
         page_size = self._allocator.page_size
-        fulfilled = False
-        while hold.kept < len(hold.nodes) and (hold.kept + 1) * page_size <= num_computed:
-            node = hold.nodes[hold.kept]
-            node.ready = fulfilled = True
-            self._allocator.share([node.page])
-            self.num_pages += 1
-            hold.kept += 1
-        # Promises end with the prompt; generated pages, and those that another had promised, are added as they come.
-        while hold.kept == len(hold.nodes) and (hold.kept + 1) * page_size <= num_computed:
-            start = hold.kept * page_size
-            key = array("I", token_ids[start : start + page_size]).tobytes()
-            child = hold.end.children.get(key)
-            if child is None:
-                self._append(hold, key, table.pages[hold.kept], ready=True)
-                self._allocator.share([hold.end.page])
-                self.num_pages += 1
-            elif child.ready:
-                hold.nodes.append(child)
-                self._use(child)
+        awaited = False
+        while (hold.kept + 1) * page_size <= num_computed:
+            if hold.kept < len(hold.nodes):
+                node = hold.nodes[hold.kept]
+                node.promised = False
+                awaited = awaited or node.awaited
+                self._store(node, table.pages[hold.kept])
             else:
-                break
+                # Promises end with the prompt; generated pages are added as they come, and so are those that another
+                # had promised.
+                start = hold.kept * page_size
+                key = array("I", token_ids[start : start + page_size]).tobytes()
+                child = hold.end.children.get(key)
+                if child is None:
+                    self._append(hold, key)
+                    self._store(hold.end, table.pages[hold.kept])
+                elif child.promised:
+                    break
+                else:
+                    hold.nodes.append(child)
+                    self._use(child)
             hold.kept += 1
-        return fulfilled
+        return awaited
 
-    def release(self, hold: Hold) -> bool:
-        """Let go; what the sequence promised and did not compute is forgotten. Returns whether there was any."""
-        broken = hold.kept < len(hold.nodes)
+    def release(self, hold: Hold) -> None:
+        """Let go; what the sequence promised and did not compute is forgotten."""
         for node in reversed(hold.nodes[hold.kept :]):
+            node.promised = False
             del _parent(node).children[node.key]
         del hold.nodes[hold.kept :]
         self._touch(hold)
@@ -151,11 +165,9 @@ class PrefixCache:
         hold.root.users -= 1
         self._prune(hold.root)
         hold.nodes, hold.kept = [], 0
-        return broken
 
-    def make_room(self, pages: int) -> int:
-        """Evict until `pages` pages are free or nothing is left to evict; returns how many were evicted."""
-        evicted = 0
+    def make_room(self, pages: int) -> None:
+        """Evict until `pages` pages are free or nothing is left to evict."""
         while self._allocator.num_free < pages and self._leaves:
             entry = heappop(self._leaves)
             if not _is_leaf(*entry):
@@ -167,15 +179,14 @@ class PrefixCache:
             del parent.children[node.key]
             self.num_pages -= 1
             self.num_evictable -= 1
-            evicted += 1
+            self.num_evicted += 1
             self._offer(parent)
             self._prune(parent)
-        return evicted
 
     def check_integrity(self) -> list[str]:
         """Sentences about what is wrong with counts and nodes; empty where all is sound."""
         nodes = list(self._nodes())
-        ready = [node for node in nodes if node.ready]
+        ready = [node for node in nodes if not node.promised]
         idle = [node for node in ready if not node.users]
         problems = [
             f"The prefix cache says {name} = {said}; its nodes say {counted}."
@@ -185,27 +196,44 @@ class PrefixCache:
             )
             if said != counted
         ]
+        offered = {node for entry in self._leaves if _is_leaf(*entry) for node in entry[2:]}
         for node in nodes:
-            if node.users < 0 or (not node.ready and node.users != 1):
-                problems.append(f"Page {node.page} has {node.users} users, ready = {node.ready}.")
-            if not node.users and any(child.users for child in node.children.values()):
-                problems.append(f"Page {node.page} has no user, but a page after it has.")
+            says = f"The node of page {node.page} ({node.users} users, promised = {node.promised})"
+            after = node.children.values()
+            if node.users < 0 or (node.promised and node.users != 1) or (node.page < 0) != node.promised:
+                problems.append(f"{says} contradicts itself.")
+            if node.users < max((child.users for child in after), default=0):
+                problems.append(f"{says} has fewer users than one after it.")
+            if node.promised and not all(child.promised for child in after):
+                problems.append(f"{says} comes before one that is ready.")
+            if not node.users and not after and node not in offered:
+                problems.append(f"{says} is an unused leaf that would never be evicted.")
+        problems += [
+            f"The root of salt {salt!r} is in nobody's way and has no pages."
+            for salt, root in self._roots.items()
+            if not root.users and not root.children
+        ]
         return problems
 
     def table(self) -> PageTable:
         """The pages that the tree holds a reference of."""
-        return PageTable(node.page for node in self._nodes() if node.ready)
+        return PageTable(node.page for node in self._nodes() if not node.promised)
 
-    def _keys(self, token_ids: list[int], first_page: int) -> Iterator[bytes]:
+    def _keys(self, token_ids: list[int]) -> Iterator[bytes]:
         data = array("I", token_ids).tobytes()
         size = self._page_bytes
-        return (data[start : start + size] for start in range(first_page * size, len(data) // size * size, size))
+        return (data[start : start + size] for start in range(0, len(data) - size + 1, size))
 
-    def _append(self, hold: Hold, key: bytes, page: int, ready: bool) -> None:
-        node = Node(hold.end, key, page, ready)
+    def _append(self, hold: Hold, key: bytes) -> None:
+        node = Node(hold.end, key)
         node.users, node.used_at = 1, self._tick
         hold.end.children[key] = node
         hold.nodes.append(node)
+
+    def _store(self, node: Node, page: int) -> None:
+        self._allocator.share([page])
+        node.page = page
+        self.num_pages += 1
 
     def _use(self, node: Node) -> None:
         self.num_evictable -= node.users == 0
@@ -238,7 +266,7 @@ class PrefixCache:
 
 
 def _is_leaf(used_at: int, _: int, node: Node) -> bool:
-    """Whether an entry of the heap still says what it said: a leaf, unused since then, not evicted."""
+    """Whether an entry of the heap still holds: a leaf, unused since then, not evicted."""
     return not node.users and not node.children and node.used_at == used_at and node.page >= 0
 
 

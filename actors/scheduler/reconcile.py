@@ -41,7 +41,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         )
     news: list[News] = []
     ended: list[Sequence] = []
-    low = cleared = fulfilled = False
+    low = cleared = awaited = False
     errors = iter(result.error)
     all_tokens = list(result.token_ids)
     start = 0
@@ -60,7 +60,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         sequence.num_computed_tokens = computed
         sequence.token_ids += token_ids
         if batch.keep_pages(sequence):
-            fulfilled = True
+            awaited = True
         if token_ids and sequence.num_losses:
             # It does no harm: those that were kept waiting for that may enter.
             sequence.num_losses = 0
@@ -75,7 +75,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         if (token_ids or end) and not sequence.cancelled:
             news.append(News(sequence, token_ids, end, error))
     freed = free_rows(batch, ended, result.plan_id)
-    return Outcome(news, replan=low or freed or cleared or (fulfilled and batch.awaiting_pages))
+    return Outcome(news, replan=low or freed or cleared or awaited)
 
 
 def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:

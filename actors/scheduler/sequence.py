@@ -68,6 +68,8 @@ class Sequence:
     # Leading tokens whose KV lies in table before admission.
     num_cached_tokens: int = 0
     num_computed_tokens: int = 0
+    # Prompt tokens that the prefix cache saved it from computing.
+    num_found_tokens: int = 0
     # Most tokens of KV the worker may reach by itself; the table covers it.
     limit: int = 0
     cancelled: bool = False

@@ -223,7 +223,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         return scheduler_pb2.Admission(
             replica_id=self._replica_id,
             epoch=self._require_hello().epoch,
-            cached_tokens=min(sequence.num_cached_tokens, sequence.num_prompt_tokens),
+            cached_tokens=sequence.num_found_tokens,
             queue_us=_microseconds(sequence.arrival_s, sequence.planned_s),
         )
 

@@ -44,15 +44,20 @@ class Engine:
         self._stub = stub
         self._draw = random.Random(0)
 
-    async def generate(self, prompt_tokens: int, output_tokens: int, arrivals: Arrivals | None = None) -> Arrivals:
-        """One greedy stream over a random prompt, ended by its length alone; `arrivals` is filled as tokens come."""
-        ids = [self._draw.randrange(1000, 40000) for _ in range(prompt_tokens)]
+    async def generate(
+        self, prompt_tokens: int, output_tokens: int, arrivals: Arrivals | None = None, prefix: Sequence[int] = ()
+    ) -> Arrivals:
+        """One greedy stream over a random prompt, ended by its length alone; `arrivals` is filled as tokens come.
+
+        `prefix` goes before the random tokens.
+        """
+        ids = [*prefix, *(self._draw.randrange(1000, 40000) for _ in range(prompt_tokens))]
         sampling = inference_pb2.Sampling(
             temperature=0, top_p=1, top_k=0, min_p=0, repetition_penalty=1, presence_penalty=0, frequency_penalty=0,
             seed=1,
         )  # fmt: skip
         request = scheduler_pb2.GenerateRequest(
-            request_id=uuid.uuid4().hex, token_ids=ids, prompt_tokens=prompt_tokens, sampling=sampling,
+            request_id=uuid.uuid4().hex, token_ids=ids, prompt_tokens=len(ids), sampling=sampling,
             max_tokens=output_tokens, ignore_eos=True,
         )  # fmt: skip
         arrivals = arrivals or Arrivals()

@@ -13,7 +13,6 @@ from typing import get_args
 
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig, Strategy
-from actors.scheduler.planner import plan
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
@@ -29,8 +28,8 @@ def decoding_batch(rows: int, waiting: int, strategy: Strategy) -> Batch:
     hello = worker_pb2.HelloReply(epoch=1, pages=rows * 64, page_size=16, max_rows=rows, max_step_tokens=512)
     batch = Batch(config, hello, queue)
     for index in range(rows + waiting):
-        queue.arrive(Sequence(f"r{index}", [1] * 200, 200, 1000, arrival_s=0.0, index=index))
-    batch.enact(plan(batch.state(0.0)), 0.0)
+        queue.arrive(Sequence(f"r{index}", [index] * 200, 200, 1000, arrival_s=0.0, index=index))
+    batch.enact(batch.decide(0.0), 0.0)
     return batch
 
 
@@ -44,10 +43,10 @@ def measure(rows: int, waiting: int, strategy: Strategy, rounds: int = ROUNDS) -
                 sequence.token_ids += [1] * 30
                 sequence.num_computed_tokens = sequence.num_tokens - 1
             start = time.perf_counter()
-            batch.enact(plan(batch.state(1.0)), 1.0).SerializeToString()
+            batch.enact(batch.decide(1.0), 1.0).SerializeToString()
             busy.append(time.perf_counter() - start)
             start = time.perf_counter()
-            quiet = plan(batch.state(1.0))
+            quiet = batch.decide(1.0)
             idle.append(time.perf_counter() - start)
             assert not quiet.urgent
     return busy, idle

@@ -7,6 +7,10 @@ import pytest
 
 from actors.base.errors import Unavailable
 from actors.base.vocabulary import digest_of
+from actors.scheduler.batch import Batch
+from actors.scheduler.queue import WaitingQueue
+from actors.scheduler.reconcile import reconcile
+from actors.scheduler.sequence import Sequence
 from protos.gen import inference_pb2, worker_pb2, worker_pb2_grpc
 
 VOCAB_SIZE = 1000
@@ -52,6 +56,8 @@ class SimulatedWorker:
         self.num_pages, self.page_size = pages, page_size
         self.max_rows, self.max_step_tokens = max_rows, max_step_tokens
         self.epoch = 0
+        # Tokens whose KV was computed, over all epochs.
+        self.tokens_computed = 0
 
     def hello(self, context_length: int = 512) -> worker_pb2.HelloReply:
         self.epoch += 1
@@ -158,6 +164,7 @@ class SimulatedWorker:
             slot = state.pages[position // self.page_size], position % self.page_size
             self.kv[slot] = (state.token_ids[position], position)
         state.computed += size
+        self.tokens_computed += size
         for position in range(state.computed):
             slot = state.pages[position // self.page_size], position % self.page_size
             assert self.kv[slot] == (state.token_ids[position], position), "a page is not what it was"
@@ -259,11 +266,62 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
             self._stirred.set()
 
 
+class Drive:
+    """Scheduler and worker in lockstep: each plan is applied at once, each step reported at once."""
+
+    def __init__(self, config, **worker):
+        self.worker = SimulatedWorker(**worker)
+        self.queue = WaitingQueue(config.policy, config.aging_s)
+        self.batch = Batch(config, self.worker.hello(), self.queue)
+        self.now = 0.0
+        self.count = 0
+        self.admitted: list[str] = []
+        self.finished: list[str] = []
+
+    def submit(self, name, prompt, new, level=1, tenant=""):
+        """A request for `new` tokens after a prompt, or after one of so many tokens that shares nothing with others."""
+        if isinstance(prompt, int):
+            prompt = [100 + self.count, *range(11, 10 + prompt)]
+        sequence = Sequence(
+            name,
+            list(prompt),
+            len(prompt),
+            len(prompt) + new,
+            arrival_s=self.now,
+            index=self.count,
+            level=level,
+            tenant=tenant,
+        )
+        self.count += 1
+        self.queue.arrive(sequence)
+        return sequence
+
+    def turn(self):
+        decision = self.batch.decide(self.now)
+        self.admitted += [lease.sequence.request_id for lease in decision.admit]
+        if decision.urgent:
+            self.worker.apply(self.batch.enact(decision, self.now))
+        self.worker.step()
+        result = self.worker.collect()
+        if result is not None:
+            outcome = reconcile(self.batch, result)
+            self.finished += [news.sequence.request_id for news in outcome.news if news.end]
+        assert self.batch.check_integrity() == []
+
+    def run(self, turns=10_000):
+        for _ in range(turns):
+            self.turn()
+            if not self.batch.running and not self.batch.leaving and not len(self.queue):
+                return
+        raise AssertionError("the requests do not end")
+
+
 class Instruments:
     """What tests of this folder share."""
 
     Worker = SimulatedWorker
     Servicer = FakeWorker
+    Drive = Drive
     answer = staticmethod(answer)
     sampling = staticmethod(full_sampling)
     eos = EOS

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from actors.scheduler import batch as batch_module
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.pages import pages_for
@@ -23,6 +24,38 @@ from protos.gen import worker_pb2
 AGING_S = 5.0
 
 
+def checked_plan(state):
+    """plan(), held to what it promises of every decision."""
+
+    def snapshot():
+        return [(s.status, s.limit, s.num_tokens, list(s.table.pages)) for s in (*state.running, *state.waiting)]
+
+    before = snapshot()
+    decision = plan(state)
+    assert before == snapshot(), "plan() is pure"
+    granted = sum(lease.pages for lease in (*decision.extend, *decision.admit))
+    assert granted <= state.free_pages, "never over the page budget"
+    rows = len(state.running) - len(decision.drop) - len(decision.preempt) + len(decision.admit)
+    assert rows <= max(state.max_rows, 0)
+    admitted = [lease.sequence for lease in decision.admit]
+    assert admitted == list(state.waiting)[: len(admitted)], "nobody is overtaken"
+    for lease in (*decision.extend, *decision.admit):
+        held = len(lease.sequence.table) + lease.pages
+        assert lease.sequence.limit < lease.limit <= min(held * state.page_size, lease.sequence.max_kv)
+    for victim in decision.preempt:
+        seniors = [s for s in (*state.running, *state.waiting) if s is not victim]
+        assert any(seniority(s, AGING_S) < seniority(victim, AGING_S) for s in seniors)
+    return decision
+
+
+# Prompts that often begin alike, in pages and within them, and some that do not.
+WORDS = st.sampled_from([[8] * 4, [9] * 4, [8, 9], [8] * 7])
+PROMPTS = st.one_of(
+    st.lists(st.integers(8, 999), min_size=1, max_size=30),
+    st.lists(WORDS, min_size=1, max_size=6).map(lambda words: [token for word in words for token in word]),
+)
+
+
 def make_machine(instruments):
     class LeaseMachine(RuleBasedStateMachine):
         @initialize(
@@ -32,11 +65,17 @@ def make_machine(instruments):
             policy=st.sampled_from(["fcfs", "priority", "shortest", "fair"]),
             strategy=st.sampled_from(["first_fit", "best_fit", "round_robin"]),
             reserve=st.sampled_from([0.0, 0.2]),
+            prefix_cache=st.booleans(),
         )
-        def start(self, pages, max_rows, lease, policy, strategy, reserve):
+        def start(self, pages, max_rows, lease, policy, strategy, reserve, prefix_cache):
             self.worker = instruments.Worker(pages=pages, page_size=4, max_rows=max_rows, max_step_tokens=9)
             self.config = SchedulerConfig(
-                lease_tokens=lease, policy=policy, aging_s=AGING_S, page_strategy=strategy, reserve_fraction=reserve
+                lease_tokens=lease,
+                policy=policy,
+                aging_s=AGING_S,
+                page_strategy=strategy,
+                reserve_fraction=reserve,
+                prefix_cache=prefix_cache,
             )
             self.queue = WaitingQueue(policy, AGING_S)
             self.now = 0.0
@@ -51,31 +90,12 @@ def make_machine(instruments):
             self.results: deque[worker_pb2.StepResult] = deque()
 
         def advance(self):
-            state = self.batch.state(self.now)
-            before = [(s.status, s.limit, s.num_tokens, list(s.table.pages)) for s in self.sequences]
-            decision = plan(state)
-            after = [(s.status, s.limit, s.num_tokens, list(s.table.pages)) for s in self.sequences]
-            assert before == after, "plan() is pure"
-            self.check_decision(state, decision)
+            decision = self.batch.decide(self.now)
             if decision.urgent:
                 self.plans.append(self.batch.enact(decision, self.now))
 
-        def check_decision(self, state, decision):
-            granted = sum(lease.pages for lease in (*decision.extend, *decision.admit))
-            assert granted <= state.free_pages, "never over the page budget"
-            rows = len(state.running) - len(decision.drop) - len(decision.preempt) + len(decision.admit)
-            assert rows <= max(state.max_rows, 0)
-            admitted = [lease.sequence for lease in decision.admit]
-            assert admitted == list(state.waiting)[: len(admitted)], "nobody is overtaken"
-            for lease in (*decision.extend, *decision.admit):
-                held = len(lease.sequence.table) + lease.pages
-                assert lease.sequence.limit < lease.limit <= min(held * state.page_size, lease.sequence.max_kv)
-            for victim in decision.preempt:
-                seniors = [s for s in (*state.running, *state.waiting) if s is not victim]
-                assert any(seniority(s, AGING_S) < seniority(victim, AGING_S) for s in seniors)
-
         @rule(
-            prompt=st.lists(st.integers(8, 999), min_size=1, max_size=30),
+            prompt=PROMPTS,
             new=st.integers(1, 30),
             level=st.integers(0, 3),
             tenant=st.sampled_from("ab"),
@@ -153,7 +173,7 @@ def make_machine(instruments):
                 else:
                     sequence.forget_kv()
                     self.queue.put_back(sequence)
-            assert self.batch.allocator.num_used == 0
+            assert self.batch.allocator.num_used == self.batch.pages_cached
             self.begin()
             self.advance()
 
@@ -162,8 +182,10 @@ def make_machine(instruments):
             if not hasattr(self, "batch"):
                 return
             assert self.batch.check_integrity() == []
-            pages = [page for s in self.sequences for page in s.table.pages]
-            assert len(pages) == len(set(pages)), "no page belongs to two rows"
+            shared = set(self.batch.cache.table().pages) if self.batch.cache else set()
+            pages = [page for s in self.sequences for page in s.table.pages if page not in shared]
+            assert len(pages) == len(set(pages)), "no page that rows may write belongs to two"
+            assert not any(s.table.pages for s in self.sequences if s.status is Status.WAITING)
             for sequence in self.sequences:
                 assert sequence.token_ids == self.prompts[sequence] + self.told[sequence] or sequence.cancelled
 
@@ -188,6 +210,9 @@ def make_machine(instruments):
                 if not sequence.cancelled:
                     expected = instruments.answer(self.prompts[sequence], sequence.max_length)
                     assert self.told[sequence] == expected
+            assert self.batch.pages_in_use == 0
+            if self.batch.cache:
+                self.batch.cache.make_room(self.batch.allocator.num_pages)
             assert self.batch.allocator.num_used == 0
             assert self.batch.check_integrity() == []
 
@@ -195,61 +220,14 @@ def make_machine(instruments):
     return LeaseMachine
 
 
-def test_leases_hold_whatever_is_under_way(instruments):
+def test_leases_hold_whatever_is_under_way(instruments, monkeypatch):
+    monkeypatch.setattr(batch_module, "plan", checked_plan)
     machine = make_machine(instruments)
     machine.TestCase("runTest").runTest()
 
 
-class Drive:
-    """Scheduler and worker in lockstep: each plan is applied at once, each step reported at once."""
-
-    def __init__(self, instruments, config, **worker):
-        self.instruments = instruments
-        self.worker = instruments.Worker(**worker)
-        self.queue = WaitingQueue(config.policy, config.aging_s)
-        self.batch = Batch(config, self.worker.hello(), self.queue)
-        self.now = 0.0
-        self.count = 0
-        self.admitted: list[str] = []
-        self.finished: list[str] = []
-
-    def submit(self, name, prompt_length, new, level=1, tenant=""):
-        sequence = Sequence(
-            name,
-            list(range(10, 10 + prompt_length)),
-            prompt_length,
-            prompt_length + new,
-            arrival_s=self.now,
-            index=self.count,
-            level=level,
-            tenant=tenant,
-        )
-        self.count += 1
-        self.queue.arrive(sequence)
-        return sequence
-
-    def turn(self):
-        decision = plan(self.batch.state(self.now))
-        self.admitted += [lease.sequence.request_id for lease in decision.admit]
-        if decision.urgent:
-            self.worker.apply(self.batch.enact(decision, self.now))
-        self.worker.step()
-        result = self.worker.collect()
-        if result is not None:
-            outcome = reconcile(self.batch, result)
-            self.finished += [news.sequence.request_id for news in outcome.news if news.end]
-        assert self.batch.check_integrity() == []
-
-    def run(self, turns=10_000):
-        for _ in range(turns):
-            self.turn()
-            if not self.batch.running and not self.batch.leaving and not len(self.queue):
-                return
-        raise AssertionError("the requests do not end")
-
-
 def test_first_in_first_out_within_a_level(instruments):
-    drive = Drive(instruments, SchedulerConfig(), pages=16, max_rows=2)
+    drive = instruments.Drive(SchedulerConfig(), pages=16, max_rows=2)
     for index in range(12):
         drive.submit(f"n{index}", 5, 6)
     for index in range(4):
@@ -260,7 +238,7 @@ def test_first_in_first_out_within_a_level(instruments):
 
 def test_aging_lets_a_low_request_pass_a_stream_of_critical_ones(instruments):
     """Critical is three levels above low, so only what arrived in the first three to four aging_s goes before it."""
-    drive = Drive(instruments, SchedulerConfig(aging_s=1.0), pages=16, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(aging_s=1.0), pages=16, max_rows=1)
     low = drive.submit("low", 4, 4, level=0)
     arrivals = {}
     for index in range(400):
@@ -277,18 +255,18 @@ def test_aging_lets_a_low_request_pass_a_stream_of_critical_ones(instruments):
 
 
 def test_preempted_requests_resume_and_say_the_same(instruments):
-    drive = Drive(instruments, SchedulerConfig(lease_tokens=4, reserve_fraction=0), pages=12, page_size=4, max_rows=4)
+    drive = instruments.Drive(SchedulerConfig(lease_tokens=4, reserve_fraction=0), pages=12, page_size=4, max_rows=4)
     sequences = [drive.submit(f"s{i}", 6, 30) for i in range(4)]
     drive.run()
     assert sum(s.num_preemptions for s in sequences) > 0
     for sequence in sequences:
-        prompt = list(range(10, 16))
+        prompt = sequence.token_ids[:6]
         assert sequence.token_ids[6:] == instruments.answer(prompt, 36, ignore_eos=True)
     assert sequences[0].num_preemptions == 0, "the most senior row is never preempted"
 
 
 def test_a_critical_request_evicts_a_low_one(instruments):
-    drive = Drive(instruments, SchedulerConfig(), pages=32, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(), pages=32, max_rows=1)
     low = drive.submit("low", 4, 60, level=0)
     for _ in range(10):
         drive.turn()
@@ -299,7 +277,7 @@ def test_a_critical_request_evicts_a_low_one(instruments):
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_beside_decoding_rows(instruments):
-    drive = Drive(instruments, SchedulerConfig(step_tokens=8), pages=64, max_rows=4, max_step_tokens=32)
+    drive = instruments.Drive(SchedulerConfig(step_tokens=8), pages=64, max_rows=4, max_step_tokens=32)
     drive.submit("short", 4, 40)
     drive.turn()
     drive.turn()
@@ -311,7 +289,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_decoding_rows(instruments):
 
 @pytest.mark.parametrize(("target_ms", "told_us"), [(12.5, 12500), (0, 0)])
 def test_every_plan_carries_the_target_for_inter_token_latency(instruments, target_ms, told_us):
-    drive = Drive(instruments, SchedulerConfig(itl_target_ms=target_ms), pages=64, max_rows=4)
+    drive = instruments.Drive(SchedulerConfig(itl_target_ms=target_ms), pages=64, max_rows=4)
     told = []
     apply = drive.worker.apply
     drive.worker.apply = lambda plan: (told.append(plan.itl_target_us), apply(plan))
@@ -324,7 +302,7 @@ def test_every_plan_carries_the_target_for_inter_token_latency(instruments, targ
 
 
 def test_shortest_policy_runs_short_answers_first(instruments):
-    drive = Drive(instruments, SchedulerConfig(policy="shortest"), pages=64, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(policy="shortest"), pages=64, max_rows=1)
     for name, new in (("long", 40), ("short", 3), ("middle", 12)):
         drive.submit(name, 4, new)
     drive.run()
@@ -332,7 +310,7 @@ def test_shortest_policy_runs_short_answers_first(instruments):
 
 
 def test_fair_policy_shares_between_tenants(instruments):
-    drive = Drive(instruments, SchedulerConfig(policy="fair"), pages=64, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(policy="fair"), pages=64, max_rows=1)
     for index in range(6):
         drive.submit(f"greedy{index}", 4, 4, tenant="greedy")
     for index in range(2):
@@ -342,7 +320,7 @@ def test_fair_policy_shares_between_tenants(instruments):
 
 
 def test_a_tenant_that_was_away_has_saved_nothing_up(instruments):
-    drive = Drive(instruments, SchedulerConfig(policy="fair"), pages=64, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(policy="fair"), pages=64, max_rows=1)
     for index in range(5):
         drive.submit(f"early{index}", 4, 4, tenant="early")
     drive.run()
@@ -355,7 +333,7 @@ def test_a_tenant_that_was_away_has_saved_nothing_up(instruments):
 
 
 def test_fcfs_policy_ignores_levels(instruments):
-    drive = Drive(instruments, SchedulerConfig(policy="fcfs"), pages=64, max_rows=1)
+    drive = instruments.Drive(SchedulerConfig(policy="fcfs"), pages=64, max_rows=1)
     for name, level in (("first", 0), ("second", 3), ("third", 1)):
         drive.submit(name, 4, 4, level=level)
     drive.run()
@@ -363,38 +341,38 @@ def test_fcfs_policy_ignores_levels(instruments):
 
 
 def test_a_shared_page_is_copied_before_it_is_written(instruments):
-    """The seam of a prefix cache: a sequence that starts with cached tokens in a forked table.
+    """What a prefix cache asks of a plan: a sequence that starts with cached tokens in a forked table.
 
     The two agree on six tokens, a page and a half, and then differ: without the copy the second would write its own
     tokens over the first's in the page they share.
     """
-    drive = Drive(instruments, SchedulerConfig(), pages=64, page_size=4, max_rows=2)
+    drive = instruments.Drive(SchedulerConfig(prefix_cache=False), pages=64, page_size=4, max_rows=2)
     first = drive.submit("first", 10, 20)
     drive.turn()
     drive.turn()
     second = drive.submit("second", 10, 20)
-    second.token_ids[6:] = [500, 501, 502, 503]
+    second.token_ids = [*first.token_ids[:6], 500, 501, 502, 503]
     second.table = first.table.fork(drive.batch.allocator, 2)
     second.num_cached_tokens = 6
-    prompts = [list(range(10, 20)), list(second.token_ids)]
+    prompts = [first.token_ids[:10], list(second.token_ids)]
     drive.turn()
     assert second.table.pages[0] == first.table.pages[0], "the whole page stays shared"
     assert second.table.pages[1] != first.table.pages[1], "the page that is written is not"
     drive.run()
     for sequence, prompt in zip((first, second), prompts, strict=True):
         assert sequence.token_ids[10:] == instruments.answer(prompt, 30, ignore_eos=True)
-    assert drive.batch.allocator.num_used == 0
+    assert drive.batch.pages_in_use == 0
 
 
 def test_leases_are_renewed_at_half_so_that_the_worker_never_waits(instruments):
     """With results one step late and plans one step late, no step goes by without the row."""
     config = SchedulerConfig(lease_tokens=8)
-    drive = Drive(instruments, config, pages=64, page_size=4, max_rows=1)
+    drive = instruments.Drive(config, pages=64, page_size=4, max_rows=1)
     drive.submit("only", 4, 120)
     plans, late = deque(), deque()
     idle = 0
     for turn in range(121):
-        decision = plan(drive.batch.state(0.0))
+        decision = drive.batch.decide(0.0)
         if decision.urgent:
             plans.append(drive.batch.enact(decision, 0.0))
         if len(plans) > 1 or (plans and turn == 0) or (plans and turn % 2):
@@ -409,7 +387,7 @@ def test_leases_are_renewed_at_half_so_that_the_worker_never_waits(instruments):
 
 
 def test_pages_of_a_dropped_row_wait_for_the_acknowledgement(instruments):
-    drive = Drive(instruments, SchedulerConfig(), pages=16, max_rows=2)
+    drive = instruments.Drive(SchedulerConfig(), pages=16, max_rows=2)
     sequence = drive.submit("gone", 6, 20)
     drive.turn()
     used = drive.batch.allocator.num_used
@@ -417,11 +395,11 @@ def test_pages_of_a_dropped_row_wait_for_the_acknowledgement(instruments):
     drive.worker.step()
     before_drop = drive.worker.collect()
     sequence.cancelled = True
-    message = drive.batch.enact(plan(drive.batch.state(0.0)), 0.0)
+    message = drive.batch.enact(drive.batch.decide(0.0), 0.0)
     assert list(message.row) == []
     reconcile(drive.batch, before_drop)
     assert drive.batch.allocator.num_used == used, "the worker has not applied the drop yet"
     drive.worker.apply(message)
     reconcile(drive.batch, drive.worker.collect())
-    assert drive.batch.allocator.num_used == 0
+    assert drive.batch.pages_in_use == 0
     assert sequence.status is Status.FINISHED

@@ -4,7 +4,6 @@ import sys
 
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.planner import plan
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
@@ -32,8 +31,8 @@ def decoding_batch(rows, strategy="first_fit"):
     hello = worker_pb2.HelloReply(epoch=1, pages=rows * 64, page_size=16, max_rows=rows, max_step_tokens=512)
     batch = Batch(config, hello, queue)
     for index in range(rows):
-        queue.arrive(Sequence(f"r{index}", [1] * 200, 200, 1000, arrival_s=0.0, index=index))
-    batch.enact(plan(batch.state(0.0)), 0.0)
+        queue.arrive(Sequence(f"r{index}", [index] * 200, 200, 1000, arrival_s=0.0, index=index))
+    batch.enact(batch.decide(0.0), 0.0)
     for sequence in batch.running.values():
         sequence.token_ids += [1] * 30
         sequence.num_computed_tokens = sequence.num_tokens - 1
@@ -44,8 +43,8 @@ def test_a_plan_takes_few_calls_a_row_and_grows_with_the_rows_alone():
     work = {}
     for rows in (64, 256):
         batch = decoding_batch(rows)
-        assert plan(batch.state(1.0)).urgent
-        work[rows] = calls(lambda batch=batch: batch.enact(plan(batch.state(1.0)), 1.0))
+        assert batch.decide(1.0).urgent
+        work[rows] = calls(lambda batch=batch: batch.enact(batch.decide(1.0), 1.0))
         assert len(batch.running) == rows
     assert work[64] < 64 * 80
     assert work[256] < 4.5 * work[64]
@@ -53,8 +52,8 @@ def test_a_plan_takes_few_calls_a_row_and_grows_with_the_rows_alone():
 
 def test_what_a_plan_sends_does_not_grow_with_the_answers():
     batch = decoding_batch(64)
-    message = batch.enact(plan(batch.state(1.0)), 1.0)
+    message = batch.enact(batch.decide(1.0), 1.0)
     assert not message.start
     assert len(message.row) == len(message.limit) == 64
     assert message.ByteSize() < 64 * 20
-    assert not plan(batch.state(1.0)).urgent, "nothing more to say until half a lease is used up"
+    assert not batch.decide(1.0).urgent, "nothing more to say until half a lease is used up"

@@ -362,6 +362,45 @@ async def test_queue_full(rig):
     await it.at_rest()
 
 
+async def test_a_plan_that_fails_halfway_leaves_no_page_of_its_epoch_behind(rig, instruments, monkeypatch):
+    """Whom it would have admitted holds cached pages already; in the next epoch they are anybody's."""
+    it = await rig()
+    prompt = [*range(100, 130)]
+    expected = (await it.generate(prompt=prompt, max_tokens=20))[0]
+    real, failures = batch.plan, [ZeroDivisionError("a defect")]
+
+    def fails_once(state):
+        if failures and state.waiting:
+            assert state.waiting[0].table.pages
+            raise failures.pop()
+        return real(state)
+
+    monkeypatch.setattr(batch, "plan", fails_once)
+    tokens, events = await it.generate(prompt=prompt, max_tokens=20)
+    assert tokens == expected == instruments.answer(prompt, 50, ignore_eos=True)
+    assert failures == []
+    assert events[0].admission.cached_tokens == 0, "the new epoch's cache is empty"
+    await it.at_rest()
+
+
+async def test_says_how_much_of_a_prompt_was_found(rig):
+    """28 tokens are seven whole pages: of the same prompt again, one token is computed."""
+    it = await rig()
+    found = []
+    for prompt in (range(100, 128), range(100, 128), range(100, 145), range(101, 128)):
+        _, events = await it.generate(prompt=list(prompt), max_tokens=1)
+        found.append(events[0].admission.cached_tokens)
+    assert found == [0, 27, 28, 0]
+    await it.at_rest()
+    assert it.metric("vllm:prefix_cache_queries_total") == 28 + 28 + 45 + 27
+    assert it.metric("vllm:prefix_cache_hits_total") == 27 + 28
+    assert it.metric("russet_prefix_cache_pages") == 7 + 4 + 6
+    assert it.metric("russet_prefix_cache_evictions_total") == 0
+    await it.generate(prompt=list(range(200, 399)), max_tokens=20)
+    assert it.metric("russet_prefix_cache_evictions_total") == 17 - (64 - 55)
+    assert it.metric("russet_prefix_cache_pages") == 64 - 1
+
+
 async def test_critical_goes_before_low(rig):
     it = await rig(SchedulerConfig(max_running=1))
     it.worker.permit(1)
