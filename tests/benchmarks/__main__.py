@@ -9,7 +9,7 @@ router and scheduler around a worker that answers at once) and serving (the whol
 stand beside llama.cpp, and serving beside mlx-lm's server too, where tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
-their own: tests.benchmarks.forward, .linear, .plan, .sampling and .perplexity.
+their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap and .perplexity.
 """
 
 import argparse

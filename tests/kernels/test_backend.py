@@ -2,15 +2,17 @@
 
 import errno
 import logging
+import os
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from kernels import cpu
+from kernels import cpu, ops
 from kernels.backend import build_decoder
 from kernels.decoder import Batch
 from kernels.interpreter import MlxDecoder
+from kernels.sampling import SampleBatch
 from tests.oracles import float64, random_decoder
 
 SPEC, WEIGHTS = random_decoder.model()
@@ -136,6 +138,53 @@ def test_mlx_uses_its_own_instruction_set() -> None:
 def test_mlx_binds_no_threads() -> None:
     with pytest.raises(ValueError, match=r"cpus are \[0\]; accepted: none, where MLX"):
         build_decoder(SPEC, WEIGHTS, backend="mlx", cpus=[0])
+
+
+def sampling_of(rows: int) -> SampleBatch:
+    floats, ints = np.ones(rows, np.float32), np.zeros(rows, np.int32)
+    starts, none = np.zeros(rows + 1, np.int32), np.zeros(0, np.int32)
+    seeds, positions = np.arange(rows, dtype=np.uint64), np.full(rows, 8, np.int32)
+    return SampleBatch(
+        floats, ints, floats, 0 * floats, floats, 0 * floats, 0 * floats, seeds, positions,
+        starts, none, none, starts, none, np.zeros(0, np.float32),
+    )  # fmt: skip
+
+
+@on_cpu
+@needs_cpu
+@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+def test_a_draw_is_a_forward_and_a_sample_and_rings(backend: str) -> None:
+    decoder = build_decoder(SPEC, WEIGHTS, backend=backend)
+    tokens = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
+    batch = Batch(
+        tokens, np.array([0, 8], np.int32), np.zeros(1, np.int32), np.array([[1, 0]], np.int32),
+        np.arange(8, dtype=np.int32),
+    )  # fmt: skip
+    wanted = ops.sample(decoder.forward(batch, decoder.allocate_kv(2, 4)), sampling_of(8))
+    heard, bell = os.pipe()
+    os.set_blocking(heard, False)
+    for _ in range(2):
+        drawn = decoder.draw(batch, sampling_of(8), decoder.allocate_kv(2, 4), bell)
+        np.testing.assert_array_equal(drawn, wanted)
+        assert len(os.read(heard, 100)) == 8
+    nothing = batch._replace(logits_at=np.zeros(0, np.int32))
+    assert len(decoder.draw(nothing, sampling_of(0), decoder.allocate_kv(2, 4))) == 0
+    with pytest.raises(BlockingIOError):
+        os.read(heard, 100)
+    os.close(heard)
+    os.close(bell)
+
+
+@needs_cpu
+def test_columns_of_another_type_are_named() -> None:
+    decoder = build_decoder(SPEC, WEIGHTS, backend="cpu")
+    one, zero = np.array([1], np.int32), np.zeros(1, np.int32)
+    batch = Batch(one, np.array([0, 1], np.int32), zero, zero[None], zero)
+    kv = decoder.allocate_kv(1, 4)
+    with pytest.raises(TypeError, match="top_p must be a contiguous array"):
+        decoder.draw(batch, sampling_of(1)._replace(top_p=np.ones(1, np.float64)), kv)
+    with pytest.raises(TypeError, match="lengths must be a contiguous array"):
+        decoder.draw(batch._replace(lengths=zero.astype(np.int64)), sampling_of(1), kv)
 
 
 def test_a_slab_of_another_backend_is_refused() -> None:
