@@ -17,8 +17,8 @@ from typing import NamedTuple
 from actors.worker.step_cost import StepCost, Work
 
 PROMPT_SHARE = 1 / 3
-"""Part of a step that prompts get at least, whatever the target. Beside 8 streams on two cores, p99 was 3.1 to 3.2
-times the quiet median with a half, 3.1 to 3.6 with two fifths, and 2.8 with a third (1.6 times without any prompt)."""
+"""Part of a step that prompts get at least, whatever the target: a step then lasts 1.5 times what its streams alone
+take. That leaves a factor of two to the machine's own tail before p99 reaches three times the quiet median."""
 IDLE_STEP_MS = 100.0
 """How long a step may last while nothing streams."""
 FIXED_SHARE = 0.1
