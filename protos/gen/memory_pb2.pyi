@@ -34,7 +34,7 @@ class Turn(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata")
+    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata", "kv")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class Session(_message.Message):
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_ACTIVE_MS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     tenant: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
@@ -60,7 +61,18 @@ class Session(_message.Message):
     created_ms: int
     last_active_ms: int
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    kv: SessionKv
+    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., kv: _Optional[_Union[SessionKv, _Mapping]] = ...) -> None: ...
+
+class SessionKv(_message.Message):
+    __slots__ = ("tokens", "format", "tier")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    format: str
+    tier: str
+    def __init__(self, tokens: _Optional[int] = ..., format: _Optional[str] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class PutSessionRequest(_message.Message):
     __slots__ = ("session",)

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch")
+    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch", "kv_format", "keep", "kv_source")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,9 @@ class GenerateRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    KV_SOURCE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_tokens: int
@@ -32,7 +35,10 @@ class GenerateRequest(_message.Message):
     tenant: str
     session_id: str
     resumed_from_epoch: int
-    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ...) -> None: ...
+    kv_format: str
+    keep: bool
+    kv_source: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ..., kv_format: _Optional[str] = ..., keep: _Optional[bool] = ..., kv_source: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("token_ids", "finish_reason", "admission", "timings")
@@ -47,16 +53,20 @@ class GenerateEvent(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., admission: _Optional[_Union[Admission, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
 class Admission(_message.Message):
-    __slots__ = ("replica_id", "epoch", "cached_tokens", "queue_us")
+    __slots__ = ("replica_id", "epoch", "cached_tokens", "queue_us", "kv_format", "restored_tokens")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     epoch: int
     cached_tokens: int
     queue_us: int
-    def __init__(self, replica_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., queue_us: _Optional[int] = ...) -> None: ...
+    kv_format: str
+    restored_tokens: int
+    def __init__(self, replica_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., queue_us: _Optional[int] = ..., kv_format: _Optional[str] = ..., restored_tokens: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_us", "prefill_us", "decode_us", "preemptions")
@@ -91,7 +101,7 @@ class DescribeReply(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[_Union[_worker_pb2.ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[_worker_pb2.Vocabulary, _Mapping]] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
 
 class ReplicaLoad(_message.Message):
-    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us")
+    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us", "kv_bytes", "kv_tiers", "kv_kept_tokens")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +115,9 @@ class ReplicaLoad(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     DECODE_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     STEP_US_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_TIERS_FIELD_NUMBER: _ClassVar[int]
+    KV_KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     ready: bool
     draining: bool
@@ -118,7 +131,20 @@ class ReplicaLoad(_message.Message):
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     step_us: float
-    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ...) -> None: ...
+    kv_bytes: int
+    kv_tiers: _containers.RepeatedCompositeFieldContainer[KvTierLoad]
+    kv_kept_tokens: int
+    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_tiers: _Optional[_Iterable[_Union[KvTierLoad, _Mapping]]] = ..., kv_kept_tokens: _Optional[int] = ...) -> None: ...
+
+class KvTierLoad(_message.Message):
+    __slots__ = ("format", "live_bytes", "cached_bytes")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    live_bytes: int
+    cached_bytes: int
+    def __init__(self, format: _Optional[str] = ..., live_bytes: _Optional[int] = ..., cached_bytes: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("timeout_s",)

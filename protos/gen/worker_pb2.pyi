@@ -28,7 +28,7 @@ class HelloRequest(_message.Message):
     def __init__(self, scheduler_id: _Optional[str] = ..., known_vocabulary: _Optional[bytes] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("epoch", "model", "vocabulary", "pages", "page_size", "max_step_tokens", "max_rows", "isa_class", "pid", "vocabulary_digest")
+    __slots__ = ("epoch", "model", "vocabulary", "pages", "page_size", "max_step_tokens", "max_rows", "isa_class", "pid", "vocabulary_digest", "tiers", "kv_bytes", "kept", "keeps")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,10 @@ class HelloReply(_message.Message):
     ISA_CLASS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     model: ModelInfo
     vocabulary: Vocabulary
@@ -49,7 +53,41 @@ class HelloReply(_message.Message):
     isa_class: str
     pid: int
     vocabulary_digest: bytes
-    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., pages: _Optional[int] = ..., page_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_rows: _Optional[int] = ..., isa_class: _Optional[str] = ..., pid: _Optional[int] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
+    tiers: _containers.RepeatedCompositeFieldContainer[KvTier]
+    kv_bytes: int
+    kept: bytes
+    keeps: bool
+    def __init__(self, epoch: _Optional[int] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., pages: _Optional[int] = ..., page_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_rows: _Optional[int] = ..., isa_class: _Optional[str] = ..., pid: _Optional[int] = ..., vocabulary_digest: _Optional[bytes] = ..., tiers: _Optional[_Iterable[_Union[KvTier, _Mapping]]] = ..., kv_bytes: _Optional[int] = ..., kept: _Optional[bytes] = ..., keeps: _Optional[bool] = ...) -> None: ...
+
+class KvTier(_message.Message):
+    __slots__ = ("format", "first_page", "units", "unit_pages", "unit_bytes")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    UNIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    first_page: int
+    units: int
+    unit_pages: int
+    unit_bytes: int
+    def __init__(self, format: _Optional[str] = ..., first_page: _Optional[int] = ..., units: _Optional[int] = ..., unit_pages: _Optional[int] = ..., unit_bytes: _Optional[int] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: bytes
+    def __init__(self, keys: _Optional[bytes] = ...) -> None: ...
+
+class KeptUnit(_message.Message):
+    __slots__ = ("key", "piece", "end")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    piece: bytes
+    end: bool
+    def __init__(self, key: _Optional[bytes] = ..., piece: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("id", "family", "revision", "context_length", "kv_bytes_per_token", "weight_bytes", "parameters")
@@ -108,7 +146,7 @@ class RowStart(_message.Message):
     def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens", "itl_target_us")
+    __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens", "itl_target_us", "release", "save", "save_keys", "demote_from", "demote_to", "load", "load_keys", "load_from")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +158,14 @@ class Plan(_message.Message):
     COPY_TO_FIELD_NUMBER: _ClassVar[int]
     STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ITL_TARGET_US_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    SAVE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    DEMOTE_FROM_FIELD_NUMBER: _ClassVar[int]
+    DEMOTE_TO_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    LOAD_KEYS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FROM_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     plan_id: int
     start: _containers.RepeatedCompositeFieldContainer[RowStart]
@@ -131,10 +177,18 @@ class Plan(_message.Message):
     copy_to: _containers.RepeatedScalarFieldContainer[int]
     step_tokens: int
     itl_target_us: int
-    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., start: _Optional[_Iterable[_Union[RowStart, _Mapping]]] = ..., row: _Optional[_Iterable[int]] = ..., limit: _Optional[_Iterable[int]] = ..., page_count: _Optional[_Iterable[int]] = ..., pages: _Optional[_Iterable[int]] = ..., copy_from: _Optional[_Iterable[int]] = ..., copy_to: _Optional[_Iterable[int]] = ..., step_tokens: _Optional[int] = ..., itl_target_us: _Optional[int] = ...) -> None: ...
+    release: _containers.RepeatedScalarFieldContainer[int]
+    save: _containers.RepeatedScalarFieldContainer[int]
+    save_keys: bytes
+    demote_from: _containers.RepeatedScalarFieldContainer[int]
+    demote_to: _containers.RepeatedScalarFieldContainer[int]
+    load: _containers.RepeatedScalarFieldContainer[int]
+    load_keys: bytes
+    load_from: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., start: _Optional[_Iterable[_Union[RowStart, _Mapping]]] = ..., row: _Optional[_Iterable[int]] = ..., limit: _Optional[_Iterable[int]] = ..., page_count: _Optional[_Iterable[int]] = ..., pages: _Optional[_Iterable[int]] = ..., copy_from: _Optional[_Iterable[int]] = ..., copy_to: _Optional[_Iterable[int]] = ..., step_tokens: _Optional[int] = ..., itl_target_us: _Optional[int] = ..., release: _Optional[_Iterable[int]] = ..., save: _Optional[_Iterable[int]] = ..., save_keys: _Optional[bytes] = ..., demote_from: _Optional[_Iterable[int]] = ..., demote_to: _Optional[_Iterable[int]] = ..., load: _Optional[_Iterable[int]] = ..., load_keys: _Optional[bytes] = ..., load_from: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("epoch", "plan_id", "step", "row", "computed", "token_count", "token_ids", "end", "error", "busy_us", "gap_us", "prefill_tokens", "decode_tokens")
+    __slots__ = ("epoch", "plan_id", "step", "row", "computed", "token_count", "token_ids", "end", "error", "busy_us", "gap_us", "prefill_tokens", "decode_tokens", "saved", "lost", "loaded", "unloaded", "load_bytes", "load_us")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +202,12 @@ class StepResult(_message.Message):
     GAP_US_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DECODE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    UNLOADED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_US_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     plan_id: int
     step: int
@@ -161,4 +221,10 @@ class StepResult(_message.Message):
     gap_us: int
     prefill_tokens: int
     decode_tokens: int
-    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., step: _Optional[int] = ..., row: _Optional[_Iterable[int]] = ..., computed: _Optional[_Iterable[int]] = ..., token_count: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., end: _Optional[_Iterable[_Union[RowEnd, str]]] = ..., error: _Optional[_Iterable[str]] = ..., busy_us: _Optional[int] = ..., gap_us: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ...) -> None: ...
+    saved: bytes
+    lost: bytes
+    loaded: _containers.RepeatedScalarFieldContainer[int]
+    unloaded: _containers.RepeatedScalarFieldContainer[int]
+    load_bytes: int
+    load_us: int
+    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., step: _Optional[int] = ..., row: _Optional[_Iterable[int]] = ..., computed: _Optional[_Iterable[int]] = ..., token_count: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., end: _Optional[_Iterable[_Union[RowEnd, str]]] = ..., error: _Optional[_Iterable[str]] = ..., busy_us: _Optional[int] = ..., gap_us: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., saved: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., loaded: _Optional[_Iterable[int]] = ..., unloaded: _Optional[_Iterable[int]] = ..., load_bytes: _Optional[int] = ..., load_us: _Optional[int] = ...) -> None: ...

@@ -44,6 +44,11 @@ class WorkerStub:
                 request_serializer=protos_dot_gen_dot_worker__pb2.Plan.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_worker__pb2.StepResult.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/russet.worker.v1.Worker/Fetch',
+                request_serializer=protos_dot_gen_dot_worker__pb2.FetchRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_worker__pb2.KeptUnit.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -63,6 +68,13 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Units of KV that lie on this worker's disk, for another worker of the same cluster; those that do not are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=protos_dot_gen_dot_worker__pb2.Plan.FromString,
                     response_serializer=protos_dot_gen_dot_worker__pb2.StepResult.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=protos_dot_gen_dot_worker__pb2.FetchRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_worker__pb2.KeptUnit.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class Worker:
             '/russet.worker.v1.Worker/Run',
             protos_dot_gen_dot_worker__pb2.Plan.SerializeToString,
             protos_dot_gen_dot_worker__pb2.StepResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/russet.worker.v1.Worker/Fetch',
+            protos_dot_gen_dot_worker__pb2.FetchRequest.SerializeToString,
+            protos_dot_gen_dot_worker__pb2.KeptUnit.FromString,
             options,
             channel_credentials,
             insecure,
