@@ -18,6 +18,8 @@ from actors.base.security import equal
 KEY_BYTES = 32
 NONCE_BYTES = 12
 ID_BYTES = 4
+SEAL_BYTES = ID_BYTES + NONCE_BYTES + 16
+"""By how much sealed data is longer: key id, nonce and tag."""
 API_KEY_PREFIX = "rk-"
 
 
@@ -53,14 +55,14 @@ class Keyring:
             raise InvalidArgument(f"key file {path}: expected one or more base64 keys of {KEY_BYTES} bytes, one a line")
         return cls(keys)
 
-    def seal(self, data: bytes, context: bytes) -> bytes:
+    def seal(self, data: bytes | memoryview, context: bytes) -> bytes:
         """Encrypt and authenticate."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         return self._newest + nonce + self._ciphers[self._newest].encrypt(nonce, data, context)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
+    def open(self, sealed: bytes | memoryview, context: bytes) -> bytes:
         """What was sealed with this `context`. Raises InvalidArgument where key, context or data are others."""
-        cipher = self._ciphers.get(sealed[:ID_BYTES])
+        cipher = self._ciphers.get(bytes(sealed[:ID_BYTES]))
         if cipher is None:
             raise InvalidArgument("sealed with a key that is not in the cluster's key file")
         body = sealed[ID_BYTES:]
