@@ -5,6 +5,7 @@ them: `kernels.interpreter` with MLX operations (Metal, CUDA, the reference, aut
 primitive. `choose` picks one per model, never per batch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
@@ -142,19 +143,73 @@ Logits = mx.array | Float32
 """Float32 [L, vocab], evaluated: an MLX array where it was computed by MLX, NumPy where the kernels own the buffer."""
 
 
+KV_BLOCK = 64
+"""Tokens of a quantized block."""
+
+
+class KvTier(NamedTuple):
+    """One form in which KV is held: pages (f16), or blocks of KV_BLOCK tokens packed in 8, 4 or 2 bits.
+
+    A unit is given and taken as a whole: a page, or a block, which stands in page tables as unit_pages neighbouring
+    ids. Page ids of all tiers are distinct.
+    """
+
+    format: str  # f16, q8, q4 or q2
+    first_page: int
+    units: int
+    unit_pages: int  # 1 for f16, else KV_BLOCK // page_size
+    unit_bytes: int
+
+
 class Kv(Protocol):
-    """The physical KV slab of one model: `pages` pages of `page_size` tokens, for every layer."""
+    """The physical KV slab of one model, for every layer.
+
+    `pages` pages of `page_size` tokens in full precision, which forwards write, and quantized blocks, which are filled
+    by `demote` and `write_unit` alone. Page tables may list pages of any tier where nothing is written. A bad id or
+    size gives a ValueError with what is accepted, before anything is changed.
+    """
 
     pages: int
     page_size: int
 
     @property
+    def tiers(self) -> tuple[KvTier, ...]:
+        """The forms there are, f16 first; the finest of the others next."""
+        ...
+
+    @property
     def nbytes(self) -> int:
-        """Bytes held by the slab."""
+        """Bytes of the full-precision pages, all written."""
         ...
 
     def copy_pages(self, source: Int32, target: Int32) -> None:
-        """Copy whole pages, all layers: page source[i] to target[i], in order. (Copy-on-write.)"""
+        """Copy whole pages, all layers: page source[i] to target[i], in order. (Copy-on-write.)
+
+        Targets are full precision; a quantized source is dequantized.
+        """
+        ...
+
+    def demote(self, source: Int32, target: Int32) -> None:
+        """Quantize, in order: the tokens of the next unit_pages ids of source [U * unit_pages] into block target [U].
+
+        Each block takes f16 pages, or all pages of a block of more bits, in their order. Blocks are named by their
+        first page id; the sources are left as they are.
+        """
+        ...
+
+    def release_units(self, units: Int32) -> None:
+        """Give the memory of units (first page ids) back to the system, where it takes any."""
+        ...
+
+    def read_unit(self, unit: int, into: bytearray | memoryview | NDArray[np.uint8]) -> None:
+        """Copy the bytes of a unit (first page id) into a writable, contiguous uint8 buffer of unit_bytes.
+
+        This and `write_unit` may be called from any thread, for units that nobody else uses meanwhile.
+        """
+        ...
+
+    def write_unit(self, unit: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]) -> None:
+        """Overwrite a unit by bytes that `read_unit` gave, here or on another machine of the same isa_class."""
         ...
 
 
@@ -168,8 +223,12 @@ class Decoder(Protocol):
         """E.g. x86-avx512vnni, arm64-neon, metal, cuda, mlx-cpu."""
         ...
 
-    def allocate_kv(self, pages: int, page_size: int) -> Kv:
-        """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had."""
+    def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> Kv:
+        """A slab for this decoder, with `blocks` quantized blocks by format: q8, q4, q2.
+
+        Raises MemoryError with the bytes wanted where those of the pages cannot be had (blocks are not counted: what is
+        in use of both stays within a budget that the caller keeps), ValueError for blocks that it does not offer.
+        """
         ...
 
     def forward(self, batch: Batch, kv: Kv) -> Logits:

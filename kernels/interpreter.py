@@ -11,16 +11,18 @@ weights stay quantized on both: on a CPU stock MLX multiplies with them as fast 
 at an eighth of the memory. On a GPU their scales are rounded to the activations' type, which its kernels want.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from kernels import ops, paging, reference
 from kernels.bell import NO_BELL, ring
-from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, LayerWeights, Quantized, Weight
+from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, KvTier, LayerWeights, Quantized, Weight
 from kernels.sampling import SampleBatch
 
 SCRATCH_BYTES = 128 << 20
@@ -30,13 +32,18 @@ Rotation = Callable[[mx.array], mx.array]
 
 
 class MlxKv:
-    """A slab: K and V [layers] of [pages * page_size + spare, kv_heads, head_dim]."""
+    """A slab: K and V [layers] of [pages * page_size + spare, kv_heads, head_dim].
+
+    `lock` is held by whoever uses the arrays: a write replaces them, so that one beside a forward would be lost.
+    """
 
     def __init__(self, spec: DecoderSpec, pages: int, page_size: int, dtype: mx.Dtype) -> None:
         """Raises MemoryError with the bytes wanted where the device has not that many left."""
         if pages < 1 or page_size < 1:
             raise ValueError(f"pages and page_size must be at least 1, got {pages} and {page_size}")
         self.pages, self.page_size = pages, page_size
+        self.lock = threading.Lock()
+        self.tiers = (KvTier("f16", 0, pages, 1, page_size * spec.kv_values_per_token * dtype.size),)
         shape = (pages * page_size + paging.SPARE_SLOTS, spec.kv_heads, spec.head_dim)
         wanted = shape[0] * spec.kv_values_per_token * dtype.size
         left = _memory_left()
@@ -60,17 +67,54 @@ class MlxKv:
             raise ValueError(f"copy_pages got {len(source)} sources and {len(target)} targets")
         if len(source) == 0:
             return
-        for page in (*source.tolist(), *target.tolist()):
-            if not 0 <= page < self.pages:
-                raise ValueError(f"page {page} cannot be copied; pages are 0 to {self.pages - 1}")
+        self._check((*source.tolist(), *target.tolist()))
         source, target = paging.resolve_copies(source, target)
         within = np.arange(self.page_size, dtype=np.int32)
         origins = mx.array((source[:, None] * self.page_size + within).ravel())
         slots = mx.array((target[:, None] * self.page_size + within).ravel())
-        for arrays in (self.k, self.v):
-            for array in arrays:
+        with self.lock:
+            for array in (*self.k, *self.v):
                 array[slots] = array[origins]
-        mx.eval(self.k, self.v)
+            mx.eval(self.k, self.v)
+
+    def demote(self, source: Int32, target: Int32) -> None:
+        """Refuse: this slab has no quantized blocks."""
+        if len(source) or len(target):
+            raise ValueError(f"pages {source} cannot be quantized: an MLX slab has full-precision pages only")
+
+    def release_units(self, units: Int32) -> None:
+        """Nothing: a part of an MLX array cannot go back to the system."""
+        self._check(units.tolist())
+
+    def read_unit(self, unit: int, into: bytearray | memoryview | NDArray[np.uint8]) -> None:
+        """Copy a page into a writable buffer of unit_bytes: K of every layer, then V."""
+        target = self._bytes_of(unit, into)
+        rows = slice(unit * self.page_size, (unit + 1) * self.page_size)
+        with self.lock:
+            parts = [np.array(array[rows].view(mx.uint8)).ravel() for array in (*self.k, *self.v)]
+        np.concatenate(parts, out=target)
+
+    def write_unit(self, unit: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]) -> None:
+        """Overwrite a page by bytes that read_unit gave."""
+        arrays = (*self.k, *self.v)
+        parts = self._bytes_of(unit, data).reshape(len(arrays), self.page_size, arrays[0].shape[1], -1)
+        rows = slice(unit * self.page_size, (unit + 1) * self.page_size)
+        with self.lock:
+            for array, part in zip((*self.k, *self.v), parts, strict=True):
+                array[rows] = mx.array(part).view(array.dtype)
+            mx.eval(self.k, self.v)
+
+    def _check(self, pages: Iterable[int]) -> None:
+        for page in pages:
+            if not 0 <= page < self.pages:
+                raise ValueError(f"page {page} is not in the slab; pages are 0 to {self.pages - 1}")
+
+    def _bytes_of(self, unit: int, buffer: bytes | bytearray | memoryview | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self._check([unit])
+        view, wanted = np.frombuffer(buffer, np.uint8), self.tiers[0].unit_bytes
+        if len(view) != wanted:
+            raise ValueError(f"{len(view)} bytes for page {unit}: a unit of f16 has {wanted}")
+        return view
 
 
 class MlxDecoder:
@@ -90,8 +134,13 @@ class MlxDecoder:
         """metal, cuda or mlx-cpu: equal ones compute alike."""
         return self._isa_class
 
-    def allocate_kv(self, pages: int, page_size: int) -> MlxKv:
-        """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had."""
+    def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> MlxKv:
+        """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had.
+
+        ValueError where quantized blocks are asked for: MLX operations have none.
+        """
+        if blocks and any(blocks.values()):
+            raise ValueError(f"blocks are {dict(blocks)}; an MLX slab has full-precision pages only")
         return MlxKv(self.spec, pages, page_size, self._dtype)
 
     def forward(self, batch: Batch, kv: Kv) -> mx.array:
@@ -113,6 +162,10 @@ class MlxDecoder:
         if len(batch.tokens) == 0:
             ring(bell)
             return mx.zeros((0, self.spec.vocab))
+        with kv.lock:
+            return self._computed(batch, kv, bell)
+
+    def _computed(self, batch: Batch, kv: MlxKv, bell: int) -> mx.array:
         x = self._blocks(batch, kv)
         logits = mx.zeros((0, self.spec.vocab))
         if len(batch.logits_at):

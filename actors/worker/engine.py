@@ -16,6 +16,7 @@ from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch
 from actors.worker.steady import Steady
 from actors.worker.step_cost import CostModel, Work
+from actors.worker.units import Units
 from kernels.bell import NO_BELL, ring
 from kernels.decoder import Decoder, Int32, Kv
 from protos.gen import worker_pb2
@@ -56,6 +57,7 @@ class Engine:
         """`bell` (kernels.bell) is rung when `take` has something after it had nothing."""
         self._decoder = decoder
         self._kv = kv
+        self._units = Units(kv.tiers)
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
@@ -188,6 +190,7 @@ class Engine:
     def _apply(self, plan: worker_pb2.Plan) -> None:
         """The plan becomes the batch. Rows leave before rows enter: together they may be more than max_rows."""
         rows = self._rows
+        self._move_kv(plan)
         for row in rows.slot_of.keys() - set(plan.row):
             rows.drop(row)
         for start in plan.start:
@@ -208,6 +211,15 @@ class Engine:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = time.perf_counter()
+
+    def _move_kv(self, plan: worker_pb2.Plan) -> None:
+        """Release units, then demote: rows go on with the blocks in place of the pages."""
+        if plan.release:
+            self._kv.release_units(np.array(plan.release, np.int32))
+        if plan.demote_to:
+            source, target = np.array(plan.demote_from, np.int32), np.array(plan.demote_to, np.int32)
+            self._kv.demote(source, target)
+            self._rows.replace_pages(source, self._units.pages_of(target).ravel())
 
     def _compute(self, step: Step) -> tuple[Int32, dict[int, str]]:
         """Forward and sample. Returns the token drawn per row (-1: none) and, by index into the step, what failed.

@@ -1,12 +1,16 @@
 """Checks plans before the engine sees them: it may then trust every one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from actors.base.errors import InvalidArgument, StaleEpoch
 from actors.worker.rows import MAX_STOP_IDS
+from actors.worker.units import Units
+from kernels.decoder import KvTier
 from protos.gen import worker_pb2
 
 
@@ -20,6 +24,13 @@ class Capacity:
     max_step_tokens: int
     context_length: int
     vocab: int
+    tiers: tuple[KvTier, ...] = ()
+    """As kernels.decoder.Kv has them; none stands for pages of f16 alone."""
+
+    @cached_property
+    def units(self) -> Units:
+        """The page ids of all tiers."""
+        return Units(self.tiers or (KvTier("f16", 0, self.pages, 1, 0),))
 
 
 @dataclass
@@ -39,8 +50,10 @@ class Ledger:
         if plan.plan_id != self.plan_id + 1:
             raise self._refuse(plan, "plan_id", f"{plan.plan_id} does not follow {self.plan_id}")
         self._check_columns(plan)
+        self._check_units(plan)
         starts = {start.row: start for start in plan.start}
         pages_of: dict[int, int] = {}
+        taken = 0
         for row, limit, page_count in zip(plan.row, plan.limit, plan.page_count, strict=True):
             start = starts.get(row)
             if (start is None) == (row not in self.pages_of):
@@ -48,6 +61,9 @@ class Ledger:
                 raise self._refuse(plan, "row", f"row {row} {problem}")
             pages_of[row] = self.pages_of.get(row, 0) + page_count
             self._check_pages(plan, row, pages_of[row], limit, start)
+            cached = start.cached_tokens // self.capacity.page_size if start else 0
+            self._check_written(plan, row, plan.pages[taken + cached : taken + page_count])
+            taken += page_count
         for start in plan.start:
             if start.row not in pages_of:
                 raise self._refuse(plan, "start", f"row {start.row} is started but not listed in row")
@@ -68,12 +84,35 @@ class Ledger:
             raise self._refuse(plan, "pages", f"{len(plan.pages)} pages; page_count adds up to {sum(plan.page_count)}")
         if len(plan.copy_from) != len(plan.copy_to):
             raise self._refuse(plan, "copy_to", f"{len(plan.copy_to)} entries for {len(plan.copy_from)} of copy_from")
-        for name in ("pages", "copy_from", "copy_to"):
+        for name, count in (
+            ("pages", has.units.count),
+            ("copy_from", has.units.count),
+            ("copy_to", has.pages),
+            ("release", has.units.count),
+            ("demote_from", has.units.count),
+            ("demote_to", has.units.count),
+        ):
             ids = getattr(plan, name)
-            if ids and max(ids) >= has.pages:
-                raise self._refuse(plan, name, f"page {max(ids)}; pages are 0 to {has.pages - 1}")
+            if ids and max(ids) >= count:
+                raise self._refuse(plan, name, f"page {max(ids)}; pages are 0 to {count - 1}")
         if not 1 <= plan.step_tokens <= has.max_step_tokens:
             raise self._refuse(plan, "step_tokens", f"{plan.step_tokens}; from 1 to {has.max_step_tokens}")
+
+    def _check_units(self, plan: worker_pb2.Plan) -> None:
+        units = self.capacity.units
+        if plan.release:
+            released = np.array(plan.release, np.int32)
+            if (inside := released[~units.begins(released)]).size:
+                raise self._refuse(plan, "release", f"page {inside[0]} is inside a block; a unit is its first page")
+        if plan.demote_to or plan.demote_from:
+            problem = units.misplaced(np.array(plan.demote_from, np.int32), np.array(plan.demote_to, np.int32))
+            if problem is not None:
+                raise self._refuse(plan, "demote_from", problem)
+
+    def _check_written(self, plan: worker_pb2.Plan, row: int, pages: Sequence[int]) -> None:
+        if pages and max(pages) >= self.capacity.pages:
+            last = self.capacity.pages - 1
+            raise self._refuse(plan, "pages", f"page {max(pages)} of row {row} will be written: f16 is 0 to {last}")
 
     def _check_pages(
         self, plan: worker_pb2.Plan, row: int, pages: int, limit: int, start: worker_pb2.RowStart | None

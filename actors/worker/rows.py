@@ -162,6 +162,14 @@ class Rows:
         self.page_table[slot, count : count + len(pages)] = pages
         self.page_count[slot] = count + len(pages)
 
+    def replace_pages(self, old: Int32, new: Int32) -> None:
+        """Let every table list new[i] wherever it lists old[i], both [N]; old ids are distinct."""
+        used = self.page_table[:, : self.page_count.max()]
+        of = np.arange(max(int(used.max(initial=-1)), int(old.max())) + 2, dtype=np.int32)
+        of[-1] = -1  # entries past a row's pages
+        of[old] = new
+        used[:] = of[used]
+
     def advance(self, slots: Int32, counts: Int32, drawn: Int32) -> None:
         """The step is done: `counts` tokens of each slot are in its KV, and `drawn` (or -1: none) follows them."""
         self.computed[slots] += counts

@@ -265,20 +265,23 @@ def load(config: WorkerConfig, bell: int) -> Machine:
         )
     except ValueError as refusal:
         raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal
-    if config.deterministic and not decoder.isa_class.startswith(PASS_INVARIANT):
+    compiled = decoder.isa_class.startswith(PASS_INVARIANT)
+    if config.deterministic and not compiled:
         raise InvalidArgument(
             f"deterministic = true: on {decoder.isa_class} a token's numbers depend on its batch; only the compiled "
             "CPU decoder (backend 'cpu') promises the same ones",
             param="deterministic",
         )
-    kv = allocate(decoder, config.page_size, config.max_rows, config.kv_memory_bytes)
+    # Which tokens are quantized, and when, depends on what else runs.
+    tiered = compiled and not config.deterministic
+    kv = allocate(decoder, config.page_size, config.max_rows, config.kv_memory_bytes, tiered)
     context_length = min(model.spec.context_length, kv.pages * kv.page_size)
     if context_length < model.spec.context_length:
         log.warning(
             "the KV slab holds %d tokens: shorter than the model's %d", context_length, model.spec.context_length
         )
     capacity = Capacity(
-        kv.pages, kv.page_size, config.max_rows, config.max_step_tokens, context_length, model.spec.vocab
+        kv.pages, kv.page_size, config.max_rows, config.max_step_tokens, context_length, model.spec.vocab, kv.tiers
     )
     info = worker_pb2.ModelInfo()
     info.CopyFrom(model.info)
@@ -294,6 +297,8 @@ def load(config: WorkerConfig, bell: int) -> Machine:
         max_rows=config.max_rows,
         isa_class=decoder.isa_class,
         pid=os.getpid(),
+        tiers=[worker_pb2.KvTier(**tier._asdict()) for tier in kv.tiers],
+        kv_bytes=kv.tiers[0].units * kv.tiers[0].unit_bytes,
     )
     engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, bell=bell)
     return Machine(engine, capacity, hello, model.vocabulary)

@@ -13,6 +13,10 @@ log = logging.getLogger(__name__)
 SHARE = 0.25
 """Of the memory available, what an unconfigured slab may take: the weights and other replicas need the rest."""
 
+FORMATS = ("q8", "q4", "q2")
+BLOCK_PAGE_SIZES = (16, 32, 64)
+"""Tokens of a page where quantized blocks can be had (kernels.decoder.KV_BLOCK is made up of whole ones)."""
+
 LEAST_TOKENS = 512
 """A slab below this (or below the model's context, where that is less) serves nothing useful."""
 
@@ -40,14 +44,25 @@ def choose_pages(
     )
 
 
-def allocate(decoder: Decoder, page_size: int, max_rows: int, configured_bytes: int) -> Kv:
-    """The decoder's slab, sized by `choose_pages` from the measured size of a page."""
+def allocate(decoder: Decoder, page_size: int, max_rows: int, configured_bytes: int, tiered: bool) -> Kv:
+    """The decoder's slab, sized by `choose_pages` from the measured size of a page.
+
+    `tiered` adds quantized blocks where pages of this size make up blocks: of each format as many as the bytes of the
+    pages hold. Whoever plans keeps what is in use of all of them within those bytes.
+    """
     page_bytes = decoder.allocate_kv(1, page_size).nbytes
     available = available_memory()
     pages = choose_pages(page_bytes, page_size, decoder.spec.context_length, max_rows, configured_bytes, available)
-    log.info("KV slab: %d pages of %d bytes (%d tokens); %d bytes available", pages, page_bytes, page_size, available)
+    blocks: dict[str, int] = {}
+    if tiered and page_size in BLOCK_PAGE_SIZES:
+        _, *quantized = decoder.allocate_kv(1, page_size, dict.fromkeys(FORMATS, 1)).tiers
+        blocks = {tier.format: pages * page_bytes // tier.unit_bytes for tier in quantized}
+    log.info(
+        "KV slab: %d pages of %d bytes (%d tokens), blocks %s; %d bytes available",
+        pages, page_bytes, page_size, blocks or "none", available,
+    )  # fmt: skip
     try:
-        return decoder.allocate_kv(pages, page_size)
+        return decoder.allocate_kv(pages, page_size, blocks)
     except MemoryError as failure:
         raise Unavailable(
             f"the KV slab of {pages * page_bytes} bytes cannot be had ({failure}); set kv_memory_bytes below "

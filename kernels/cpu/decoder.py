@@ -6,6 +6,7 @@ is float32. A row's logits are the same bits whatever the batch, the chunking of
 replicas of one `isa_class` agree bit for bit.
 """
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import mlx.core as mx
@@ -31,6 +32,9 @@ from kernels.sampling import SampleBatch
 
 MAX_STEP_TOKENS = 8192
 """Tokens that one forward takes unless told otherwise; the scratch memory is bounded by it."""
+
+BLOCK_FORMATS = ("q8", "q4", "q2")
+"""Quantized blocks of a slab, finest first."""
 
 _ROW_QUANTUM = 32  # inputs per activation group
 _DENSE = (mx.float32, mx.bfloat16, mx.float16)
@@ -109,13 +113,17 @@ class CpuDecoder:
         """Bytes of the packed matrices: what one token at batch size 1 reads, less the unused embedding rows."""
         return self._native.weight_bytes
 
-    def allocate_kv(self, pages: int, page_size: int) -> Kv:
-        """An empty slab; memory is taken page by page as it is written.
+    def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> Kv:
+        """An empty slab; memory is taken as it is written.
 
+        Quantized blocks are q8, q4 and q2, and want pages of 16, 32 or 64 tokens; ValueError otherwise.
         MemoryError with the bytes wanted where the machine could not back all pages now: a slab that the system only
         promises would end in the process being killed later, in the middle of a batch.
         """
-        slab = self._native.allocate_kv(pages, page_size)
+        blocks = blocks or {}
+        if unknown := blocks.keys() - set(BLOCK_FORMATS):
+            raise ValueError(f"unknown block formats {sorted(unknown)}; accepted: {', '.join(BLOCK_FORMATS)}")
+        slab = self._native.allocate_kv(pages, page_size, [blocks.get(name, 0) for name in BLOCK_FORMATS])
         left = psutil.virtual_memory().available
         if slab.nbytes > left:
             raise MemoryError(f"{pages} KV pages of {page_size} tokens want {slab.nbytes} bytes; {left} bytes are left")

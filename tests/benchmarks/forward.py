@@ -9,6 +9,7 @@ the median of `rounds` rounds; a round takes about a second.
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -37,14 +38,16 @@ def page_table(rows: int, tokens: int) -> Int32:
     return np.arange(rows * pages, dtype=np.int32).reshape(pages, rows).T.copy()
 
 
-def prompted(decoder: CpuDecoder, rows: int, context: int, room: int) -> tuple[Kv, Int32]:
+def prompted(
+    decoder: CpuDecoder, rows: int, context: int, room: int, blocks: Mapping[str, int] | None = None
+) -> tuple[Kv, Int32]:
     """A slab in which `rows` rows have `context` tokens each and room for more, and their page table.
 
     The prompt is computed once and its pages copied: every row reads memory of its own, as rows of different prompts
     would. Pages never written would all read as one page of zeros, which stays in the cache.
     """
     table = page_table(rows, context + room)
-    kv = decoder.allocate_kv(table.size, PAGE_SIZE)
+    kv = decoder.allocate_kv(table.size, PAGE_SIZE, blocks)
     ids = (np.arange(context) % 1000 + 100).astype(np.int32)
     for begin in range(0, context, CHUNK):
         chunk = ids[begin : begin + CHUNK]
@@ -58,6 +61,12 @@ def prompted(decoder: CpuDecoder, rows: int, context: int, room: int) -> tuple[K
 def decode_seconds(decoder: CpuDecoder, rows: int, context: int, steps: int = DECODE_STEPS) -> float:
     """Seconds per step of `rows` rows that each have `context` tokens before the first."""
     kv, table = prompted(decoder, rows, context, steps + 1)
+    return step_seconds(decoder, kv, table, context, steps)
+
+
+def step_seconds(decoder: CpuDecoder, kv: Kv, table: Int32, context: int, steps: int) -> float:
+    """The same of rows whose `context` tokens are in the slab, with room for one step more."""
+    rows = len(table)
     starts, every = np.arange(rows + 1, dtype=np.int32), np.arange(rows, dtype=np.int32)
     tokens = np.arange(100, 100 + rows, dtype=np.int32)
     batches = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(steps + 1)]

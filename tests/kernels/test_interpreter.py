@@ -1,5 +1,6 @@
 """The MLX decoder against a float64 oracle that knows nothing of pages, chunks or batches."""
 
+import threading
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import interpreter, reference
-from kernels.decoder import Activation, Batch, DecoderSpec, DecoderWeights
+from kernels.decoder import Activation, Batch, DecoderSpec, DecoderWeights, KvTier
 from kernels.interpreter import MlxDecoder, MlxKv
 from tests.oracles import float64, random_decoder
 
@@ -265,8 +266,44 @@ def test_a_slab_too_large_says_how_many_bytes() -> None:
 def test_copying_a_page_that_is_not_there_is_refused() -> None:
     spec, weights = random_decoder.model()
     kv = MlxDecoder(spec, weights).allocate_kv(2, 4)
-    with pytest.raises(ValueError, match="page 2 cannot be copied"):
+    with pytest.raises(ValueError, match="page 2 is not in the slab; pages are 0 to 1"):
         kv.copy_pages(np.array([0], np.int32), np.array([2], np.int32))
+
+
+def test_a_unit_is_read_and_written_by_another_thread() -> None:
+    spec, weights = random_decoder.model()
+    one, other = Runner(spec, weights), Runner(spec, weights)
+    sequence = random_sequence(4, vocab=spec.vocab)
+    one.step([(sequence, 4)])
+    (tier,) = one.kv.tiers
+    assert tier == KvTier("f16", 0, 64, 1, 4 * spec.kv_values_per_token * 4)
+    buffer, target = bytearray(tier.unit_bytes), int(other.free[-1])
+
+    def move() -> None:
+        one.kv.read_unit(sequence.pages[0], buffer)
+        other.kv.write_unit(target, bytes(buffer))
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    mover.join()
+    moved = Sequence([*sequence.tokens, 3], [target], 4)
+    other.free.remove(target)
+    sequence.tokens.append(3)
+    np.testing.assert_array_equal(other.step([(moved, 1)])[0], one.step([(sequence, 1)])[0])
+
+
+def test_what_mlx_cannot_do_with_units_is_said() -> None:
+    spec, weights = random_decoder.model()
+    decoder = MlxDecoder(spec, weights)
+    kv = decoder.allocate_kv(2, 4)
+    with pytest.raises(ValueError, match=r"3 bytes for page 1: a unit of f16 has [0-9]+"):
+        kv.read_unit(1, bytearray(3))
+    with pytest.raises(ValueError, match="page 2 is not in the slab; pages are 0 to 1"):
+        kv.write_unit(2, b"")
+    with pytest.raises(ValueError, match="full-precision pages only"):
+        kv.demote(np.array([0, 1], np.int32), np.array([2], np.int32))
+    with pytest.raises(ValueError, match="full-precision pages only"):
+        decoder.allocate_kv(2, 16, {"q8": 1})
 
 
 def test_a_tied_head_is_stored_once() -> None:

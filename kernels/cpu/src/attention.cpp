@@ -88,6 +88,7 @@ Attention::Scratch& Attention::scratch() const {
     scratch.merged.resize(partial_floats_);
     scratch.stride = ceil_div(tile_keys_, kBlock) * kBlock + 2 * kBlock;
     scratch.scores.resize(6 * scratch.stride);
+    scratch.scaled.resize(6 * dim_);
     scratch.visible.resize(queries);
     return scratch;
 }
@@ -102,12 +103,21 @@ void Attention::list_blocks(const KvSlab& slab, int layer, Place place, std::vec
     const int keys = keys_in(item, place.tile);
     const int32_t* page = item.row.pages + place.tile * tile_pages_;
     for (int offset = 0; offset < keys; offset += page_size_, ++page) {
+        if (!slab.is_half(*page)) {
+            int quarter = 0;
+            const PackedBlock block = slab.block(*page, layer, item.head, quarter);
+            for (int slot = 0; slot < page_size_; slot += kBlock, ++quarter) {
+                blocks.push_back({block.keys(quarter), block.values(quarter), block.key_scales(),
+                                  block.value_scales(quarter), offset + slot, kBlock, block.bits});
+            }
+            continue;
+        }
         const uint16_t* page_keys = slab.keys(*page, layer, item.head);
         const uint16_t* page_values = slab.values(*page, layer, item.head);
         const int in_page = std::min(page_size_, keys - offset);
         for (int slot = 0; slot < in_page; slot += kBlock) {
-            blocks.push_back({page_keys + slot * dim_, page_values + slot * dim_, offset + slot,
-                              std::min(kBlock, in_page - slot)});
+            blocks.push_back({page_keys + slot * dim_, page_values + slot * dim_, nullptr, nullptr, offset + slot,
+                              std::min(kBlock, in_page - slot), 16});
         }
     }
 }
@@ -124,8 +134,8 @@ void Attention::tile(Place place, const KeyBlock* blocks, Scratch& scratch, cons
     const int first_sees = item.row.length + item.token + 1 - place.tile * tile_keys_;
     for (int i = first; i < first + queries; ++i) scratch.visible[i] = std::min(first_sees + i / group_, keys);
     vector_kernels().attend_tile({blocks, blocks_in(place), keys, dim_, queries, scratch.q.data() + first * dim_,
-                                  scratch.visible.data() + first, scratch.scores.data(), scratch.stride,
-                                  partial.out + first * dim_, partial.maxima + first, partial.sums + first});
+                                  scratch.visible.data() + first, scratch.scores.data(), scratch.scaled.data(),
+                                  scratch.stride, partial.out + first * dim_, partial.maxima + first, partial.sums + first});
 }
 
 void Attention::merge(Place place, const Partial& partial, const Partial& merged) const {

@@ -57,7 +57,7 @@ class Attention {
         int out_stride;
     };
     struct Scratch {
-        std::vector<float> q, scores, partial, merged;
+        std::vector<float> q, scores, scaled, partial, merged;
         std::vector<int> visible;
         std::vector<KeyBlock> blocks;  // of the tile in hand, then of those to come
         int stride;

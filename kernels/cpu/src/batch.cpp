@@ -30,6 +30,7 @@ void check_rows(const BatchRows& b, int64_t tokens, int context_length, const Sl
                "; it must run from 0 to " + text(tokens) + ", the number of tokens");
     }
     std::vector<int32_t> written;
+    const int page_ids = slab.page_ids();
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t count = static_cast<int64_t>(b.row_starts[r + 1]) - b.row_starts[r], length = b.lengths[r];
         if (count < 1) reject("row " + text(r) + " brings " + text(count) + " tokens; it must bring at least one");
@@ -44,11 +45,17 @@ void check_rows(const BatchRows& b, int64_t tokens, int context_length, const Sl
         }
         for (int64_t p = 0; p < pages; ++p) {
             const int32_t page = b.page_table[r * b.page_columns + p];
-            if (page < 0 || page >= slab.pages) {
+            if (page < 0 || page >= page_ids) {
                 reject("page_table[" + text(r) + ", " + text(p) + "] is " + text(page) + "; the slab has pages 0.." +
+                       text(page_ids - 1));
+            }
+            if (p < length / slab.page_size) continue;
+            if (page >= slab.pages) {
+                reject("page_table[" + text(r) + ", " + text(p) + "] is " + text(page) +
+                       ", a packed page, which is not written; tokens " + text(length) + ".. of the row want pages 0.." +
                        text(slab.pages - 1));
             }
-            if (p >= length / slab.page_size) written.push_back(page);
+            written.push_back(page);
         }
     }
     std::sort(written.begin(), written.end());

@@ -1,6 +1,7 @@
-// Python's view of the decoder, its KV slab and the sampler. Calls that compute release the GIL.
+// Python's view of the decoder and the sampler. Calls that compute release the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -24,6 +25,7 @@ using namespace nb::literals;
 namespace russet {
 
 void bind_operations(nb::module_& m);
+void bind_slab(nb::module_& m);
 
 namespace {
 
@@ -193,21 +195,7 @@ void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const n
 
 void bind_decoder(nb::module_& m) {
     bind_operations(m);
-    nb::class_<KvSlab>(m, "KvSlab", "Pages of half-precision keys and values, in memory of their own.")
-        .def_prop_ro("pages", [](const KvSlab& s) { return s.shape().pages; }, "Pages it holds.")
-        .def_prop_ro("page_size", [](const KvSlab& s) { return s.shape().page_size; }, "Tokens per page.")
-        .def_prop_ro("nbytes", &KvSlab::nbytes, "Bytes mapped; pages never written take none of them.")
-        .def(
-            "copy_pages",
-            [](KvSlab& s, const Column<int32_t>& source, const Column<int32_t>& target) {
-                nb::gil_scoped_release released;
-                s.copy_pages(span(source), span(target));
-            },
-            "source"_a.noconvert(), "target"_a.noconvert(), "Copy page source[i] to target[i], all layers, in order.")
-        .def(
-            "release_pages", [](KvSlab& s, const Column<int32_t>& pages) { s.release_pages(span(pages)); },
-            "pages"_a.noconvert(), "Give the memory of these pages back to the system; they read as zeros afterwards.");
-
+    bind_slab(m);
     nb::class_<LayerPack>(m, "LayerPack", "One block's packed weights.")
         .def(
             "__init__",
@@ -243,8 +231,8 @@ void bind_decoder(nb::module_& m) {
         .def_prop_ro("weight_bytes", &Decoder::weight_bytes, "Bytes of the packed matrices.")
         .def(
             "allocate_kv",
-            [](const Decoder& d, int pages, int page_size) {
-                SlabShape shape = d.slab_shape(pages, page_size);
+            [](const Decoder& d, int pages, int page_size, const std::array<int, 3>& blocks) {
+                SlabShape shape = d.slab_shape(pages, page_size, blocks);
                 const size_t bytes = KvSlab::bytes_for(shape);
                 try {
                     return new KvSlab(shape);
@@ -256,7 +244,9 @@ void bind_decoder(nb::module_& m) {
                     throw nb::python_error();
                 }
             },
-            "pages"_a, "page_size"_a, "An empty slab for this decoder; MemoryError with the bytes wanted.")
+            "pages"_a, "page_size"_a, "blocks"_a,
+            "An empty slab for this decoder, with so many packed blocks of 8, 4 and 2 bits; MemoryError with the bytes "
+            "wanted.")
         .def("forward", &forward, "slab"_a, "tokens"_a.noconvert(), "row_starts"_a.noconvert(),
              "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(),
              "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.")

@@ -44,8 +44,8 @@ class Decoder {
             Matrix head, int max_step_tokens, Rounding rounding);
 
     const DecoderShape& shape() const { return shape_; }
-    SlabShape slab_shape(int pages, int page_size) const {
-        return {shape_.layers, shape_.kv_heads, shape_.head_dim, pages, page_size};
+    SlabShape slab_shape(int pages, int page_size, const std::array<int, 3>& blocks) const {
+        return {shape_.layers, shape_.kv_heads, shape_.head_dim, pages, page_size, blocks};
     }
     size_t weight_bytes() const;
 

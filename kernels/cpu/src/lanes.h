@@ -1,4 +1,4 @@
-// One vector of floats per instruction set, and the few operations the bodies need. Included inside a
+// One vector of floats per instruction set, one of packed codes, and the few operations the bodies need. Included inside a
 // namespace, once for each RUSSET_LANES; no include guard on purpose. `V` takes the compiler's own + - *; every
 // multiply-add whose rounding matters is an explicit `fma`, so that how a loop is blocked never changes a result.
 
@@ -6,6 +6,9 @@ constexpr int kLanes = RUSSET_LANES;
 
 // Asks for a cache line, into the second level: the first is too small to be asked early.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+// A Line is kLanes words of a line of packed codes (slab.h): low_codes are those in the lowest bits of each word,
+// next_codes shifts the next ones there, push_codes puts new ones (of 0 .. 2^bits - 1, to be rounded) below the others.
 
 #if RUSSET_LANES == 16
 using V = __m512;
@@ -28,6 +31,27 @@ inline V load_half(const uint16_t* p) {
 }
 inline void store_half(uint16_t* p, V v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, 8));
+}
+using Line = __m512i;
+inline Line load_line(const uint32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_line(uint32_t* p, Line line) { _mm512_storeu_si512(p, line); }
+inline Line no_codes() { return _mm512_setzero_si512(); }
+template <int kBits>
+inline V low_codes(Line line) {
+    // Up to 4 bits a table of 16 floats, of which the instruction takes the one that the 4 lowest bits say.
+    if constexpr (kBits == 4) {
+        return _mm512_permutexvar_ps(line, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    } else if constexpr (kBits == 2) {
+        return _mm512_permutexvar_ps(line, _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3));
+    } else {
+        return _mm512_cvtepi32_ps(_mm512_and_si512(line, _mm512_set1_epi32((1 << kBits) - 1)));
+    }
+}
+template <int kBits>
+inline Line next_codes(Line line) { return _mm512_srli_epi32(line, kBits); }
+template <int kBits>
+inline Line push_codes(Line line, V codes) {
+    return _mm512_or_si512(_mm512_slli_epi32(line, kBits), _mm512_cvtps_epi32(codes));
 }
 #elif RUSSET_LANES == 8
 using V = __m256;
@@ -57,6 +81,20 @@ inline float largest(V v) {
 }
 inline V load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline void store_half(uint16_t* p, V v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 8)); }
+using Line = __m256i;
+inline Line load_line(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_line(uint32_t* p, Line line) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), line); }
+inline Line no_codes() { return _mm256_setzero_si256(); }
+template <int kBits>
+inline V low_codes(Line line) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(line, _mm256_set1_epi32((1 << kBits) - 1)));
+}
+template <int kBits>
+inline Line next_codes(Line line) { return _mm256_srli_epi32(line, kBits); }
+template <int kBits>
+inline Line push_codes(Line line, V codes) {
+    return _mm256_or_si256(_mm256_slli_epi32(line, kBits), _mm256_cvtps_epi32(codes));
+}
 #elif RUSSET_LANES == 4
 using V = float32x4_t;
 inline V load(const float* p) { return vld1q_f32(p); }
@@ -75,6 +113,16 @@ inline float sum(V v) { return vaddvq_f32(v); }
 inline float largest(V v) { return vmaxvq_f32(v); }
 inline V load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void store_half(uint16_t* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+using Line = uint32x4_t;
+inline Line load_line(const uint32_t* p) { return vld1q_u32(p); }
+inline void store_line(uint32_t* p, Line line) { vst1q_u32(p, line); }
+inline Line no_codes() { return vdupq_n_u32(0); }
+template <int kBits>
+inline V low_codes(Line line) { return vcvtq_f32_u32(vandq_u32(line, vdupq_n_u32((1u << kBits) - 1))); }
+template <int kBits>
+inline Line next_codes(Line line) { return vshrq_n_u32(line, kBits); }
+template <int kBits>
+inline Line push_codes(Line line, V codes) { return vorrq_u32(vshlq_n_u32(line, kBits), vcvtnq_u32_f32(codes)); }
 #else
 using V = float;
 inline V load(const float* p) { return *p; }
@@ -126,6 +174,16 @@ inline void store_half(uint16_t* p, V v) {
         *p = sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xfffu + odd) >> 13);
     }
 }
+using Line = uint32_t;
+inline Line load_line(const uint32_t* p) { return *p; }
+inline void store_line(uint32_t* p, Line line) { *p = line; }
+inline Line no_codes() { return 0; }
+template <int kBits>
+inline V low_codes(Line line) { return static_cast<float>(line & ((1u << kBits) - 1)); }
+template <int kBits>
+inline Line next_codes(Line line) { return line >> kBits; }
+template <int kBits>
+inline Line push_codes(Line line, V codes) { return line << kBits | static_cast<uint32_t>(nearbyintf(codes)); }
 #endif
 
 // e^x to about 1 unit in the last place (Cephes expf); x is clamped to the range of normal floats.

@@ -12,16 +12,31 @@ namespace russet {
 
 // An attention tile's kernel asks for the memory of the block that comes so many blocks later.
 constexpr int kBlocksAhead = 16;
+constexpr int kQuarters = 4;
 constexpr int kPeakBlock = 64;
 constexpr int kSumBlock = 256;
 constexpr int kWeightBits = 30;
 
 // Up to 16 neighbouring keys of one page, in the slab's layout (slab.h).
 struct KeyBlock {
-    const uint16_t* keys;    // [dim][16]
-    const uint16_t* values;  // [16][dim]
-    int offset;              // of its first key in the tile
-    int count;               // keys that any query of the call sees; blocks come in order, without gaps
+    const void* keys;              // halves [dim][16], or lines of codes
+    const void* values;            // halves [16][dim], or lines of codes
+    const uint16_t* key_scales;    // of codes: [dim] scales, [dim] zeros; shared by the quarters of a block
+    const uint16_t* value_scales;  // of codes: [16] scales, [16] zeros
+    int offset;                    // of its first key in the tile
+    int count;  // keys that any query of the call sees; blocks come in order, without gaps; of codes, all 16
+    int bits;   // 16, or of a code: 8, 4 or 2
+};
+
+// 64 tokens of one kv head by quarters of 16: in half precision, keys [dim][16] and values [16][dim] ...
+struct HalfTokens {
+    const uint16_t *keys[kQuarters], *values[kQuarters];
+};
+// ... and packed, as slab.h says.
+struct PackedTokens {
+    uint16_t* key_scales;
+    uint32_t *keys[kQuarters], *values[kQuarters];
+    uint16_t* value_scales[kQuarters];
 };
 
 // Some queries of one row and kv head against one tile of its keys.
@@ -34,6 +49,7 @@ struct TileCall {
     const float* q;      // [queries][dim], scaled
     const int* visible;  // [queries], keys of the tile that the query sees: 1..keys
     float* scores;       // scratch [6][stride]
+    float* scaled;       // scratch [6][dim]
     int stride;          // at least keys rounded up to 16, plus 16
     float* out;          // [queries][dim]: sum of e^(score - maximum) * value
     float* maxima;       // [queries]
@@ -64,6 +80,12 @@ struct VectorKernels {
     // Folds one tile's partials into the running ones of the same queries; both are scaled to the larger maximum.
     void (*merge_tile)(int queries, int dim, const float* partial, const float* tile_maxima, const float* tile_sums,
                        float* merged, float* maxima, float* sums);
+    // Packs tokens into codes of so many bits: affine from the least value (code 0) to the largest, keys by channel and
+    // values by token. The same bytes on every instruction set. Values past head_dim are padding.
+    void (*pack)(const HalfTokens& from, int head_dim, int dim, int bits, const PackedTokens& to);
+    // One quarter of them in half precision again; padding is zeros.
+    void (*unpack)(const PackedTokens& from, int quarter, int head_dim, int dim, int bits, uint16_t* keys,
+                   uint16_t* values);
     // maxima[b] = the largest of x[64 b, 64 (b + 1)); returns the largest of all, or NaN where any is NaN.
     float (*peaks)(const float* x, int n, float* maxima);
     // w[i] = 2^30 * 2^((x[i] - peak) * rate) as kernels/sampling.py rounds it; sums[b] = sum of w[256 b, 256 (b + 1)).

@@ -11,12 +11,13 @@ namespace {
 #include "lanes.h"
 // clang-format off: the bodies build on the lanes
 #include "elementwise_body.h"
+#include "packing_body.h"
 #include "attention_body.h"
 #include "sampling_body.h"
 // clang-format on
 }  // namespace
 
-const VectorKernels kScalarKernels = {rms_norm, add,         silu_gate,  gelu_gate, rope,
-                                      to_half,  attend_tile, merge_tile, peaks,     weigh,     sum_from, split,     mask};
+const VectorKernels kScalarKernels = {rms_norm,    add,        silu_gate, gelu_gate, rope,  to_half, attend_tile, merge_tile,
+                                    pack_tokens, unpack_tokens, peaks,     weigh,     sum_from, split, mask};
 
 }  // namespace russet

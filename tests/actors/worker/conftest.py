@@ -1,7 +1,7 @@
 """Decoders small enough to test an engine with, and a scheduler small enough to read."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,18 @@ from actors.worker.results import merge
 from kernels import cpu, ops
 from kernels.backend import build_decoder
 from kernels.bell import NO_BELL, ring
-from kernels.decoder import Batch, Decoder, DecoderSpec, DecoderWeights, Int32, Kv, LayerWeights, Rope
+from kernels.decoder import (
+    KV_BLOCK,
+    Batch,
+    Decoder,
+    DecoderSpec,
+    DecoderWeights,
+    Int32,
+    Kv,
+    KvTier,
+    LayerWeights,
+    Rope,
+)
 from kernels.sampling import SampleBatch
 from protos.gen import inference_pb2, worker_pb2
 
@@ -64,19 +75,43 @@ def tiny_weights(spec: DecoderSpec) -> DecoderWeights:
 
 
 class ToyKv:
-    """Pages of token ids; -1 where nothing was written."""
+    """Pages of token ids; -1 where nothing was written. Its quantized blocks lose nothing."""
 
-    def __init__(self, pages: int, page_size: int) -> None:
+    def __init__(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> None:
         self.pages, self.page_size = pages, page_size
-        self.ids = np.full((pages, page_size), -1, np.int64)
+        self.tiers = (KvTier("f16", 0, pages, 1, page_size * 8),)
+        ids = pages
+        for name, units in (blocks or {}).items():
+            self.tiers += (KvTier(name, ids, units, KV_BLOCK // page_size, KV_BLOCK * 8),)
+            ids += units * (KV_BLOCK // page_size)
+        self.ids = np.full((ids, page_size), -1, np.int64)
 
     @property
     def nbytes(self) -> int:
-        return self.ids.nbytes
+        return self.ids[: self.pages].nbytes
 
     def copy_pages(self, source: np.ndarray, target: np.ndarray) -> None:
         for a, b in zip(source, target, strict=True):
             self.ids[b] = self.ids[a]
+
+    def demote(self, source: np.ndarray, target: np.ndarray) -> None:
+        count = KV_BLOCK // self.page_size
+        for index, block in enumerate(target):
+            self.ids[block : block + count] = self.ids[source[index * count : (index + 1) * count]]
+
+    def release_units(self, units: np.ndarray) -> None:
+        for unit in units:
+            self._unit(unit)[:] = -1
+
+    def read_unit(self, unit: int, into: np.ndarray) -> None:
+        np.frombuffer(into, np.int64)[:] = self._unit(unit).ravel()
+
+    def write_unit(self, unit: int, data: bytes) -> None:
+        self._unit(unit)[:] = np.frombuffer(data, np.int64).reshape(-1, self.page_size)
+
+    def _unit(self, unit: int) -> np.ndarray:
+        count = 1 if unit < self.pages else KV_BLOCK // self.page_size
+        return self.ids[unit : unit + count]
 
 
 class ToyDecoder:
@@ -89,8 +124,8 @@ class ToyDecoder:
         self.batches: list[Batch] = []
         self.fail: Callable[[Batch], bool] = lambda batch: False
 
-    def allocate_kv(self, pages: int, page_size: int) -> ToyKv:
-        return ToyKv(pages, page_size)
+    def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> ToyKv:
+        return ToyKv(pages, page_size, blocks)
 
     @staticmethod
     def logits(history: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -158,6 +193,7 @@ class Scheduler:
     rows: dict[int, Row] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
     results: list[worker_pb2.StepResult] = field(default_factory=list)
+    page_size: int = PAGE_SIZE
 
     def start(
         self,
@@ -193,7 +229,7 @@ class Scheduler:
         """Let a row grow to `limit` tokens in its KV, from the next plan on."""
         state = self.rows[row]
         state.limit = limit
-        while len(state.pages) * PAGE_SIZE < limit:
+        while len(state.pages) * self.page_size < limit:
             page = self.free.pop()
             state.pages.append(page)
             state.new_pages.append(page)
@@ -203,9 +239,14 @@ class Scheduler:
         return self.rows.pop(row)
 
     def plan(
-        self, step_tokens: int = 64, copies: Sequence[tuple[int, int]] = (), itl_target_us: int = 0
+        self,
+        step_tokens: int = 64,
+        copies: Sequence[tuple[int, int]] = (),
+        itl_target_us: int = 0,
+        demotions: Sequence[tuple[Sequence[int], int]] = (),
+        release: Sequence[int] = (),
     ) -> worker_pb2.Plan:
-        """Send the next plan."""
+        """Send the next plan. `demotions`: (pages, first page of the block that takes them)."""
         plan = worker_pb2.Plan(
             epoch=self.ledger.epoch,
             plan_id=self.ledger.plan_id + 1,
@@ -218,6 +259,9 @@ class Scheduler:
             copy_to=[target for _, target in copies],
             step_tokens=step_tokens,
             itl_target_us=itl_target_us,
+            demote_from=[page for pages, _ in demotions for page in pages],
+            demote_to=[block for _, block in demotions],
+            release=release,
         )
         self.ledger.accept(plan)
         self.engine.submit(plan)
@@ -284,7 +328,8 @@ def scheduler() -> Callable[..., Scheduler]:
         slab = kv or decoder.allocate_kv(pages, PAGE_SIZE)
         engine = Engine(decoder, slab, max_rows=max_rows, context_length=CONTEXT)
         engine.submit(Reset(1))
-        ledger = Ledger(1, Capacity(slab.pages, PAGE_SIZE, max_rows, 256, CONTEXT, VOCAB))
-        return Scheduler(engine, ledger, free=list(range(slab.pages - 1, -1, -1)))
+        size = slab.page_size
+        ledger = Ledger(1, Capacity(slab.pages, size, max_rows, 256, CONTEXT, VOCAB, slab.tiers))
+        return Scheduler(engine, ledger, free=list(range(slab.pages - 1, -1, -1)), page_size=size)
 
     return make

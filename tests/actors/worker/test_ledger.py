@@ -6,6 +6,7 @@ import pytest
 
 from actors.base.errors import InvalidArgument, StaleEpoch
 from actors.worker.ledger import SAMPLING_RANGES, Capacity, Ledger
+from kernels.decoder import KvTier
 from protos.gen import inference_pb2, worker_pb2
 
 Plan = worker_pb2.Plan
@@ -132,6 +133,56 @@ def test_a_broken_plan_is_refused_naming_the_value(ledger: Ledger, broken: str) 
         ledger.accept(refused)
     assert (ledger.plan_id, ledger.pages_of) == (0, {})
     ledger.accept(plan())
+
+
+TIERED = Capacity(
+    pages=8,
+    page_size=16,
+    max_rows=2,
+    max_step_tokens=32,
+    context_length=256,
+    vocab=100,
+    tiers=(KvTier("f16", 0, 8, 1, 100), KvTier("q8", 8, 2, 4, 200)),
+)
+
+
+def tiered_plan(**changes: object) -> Plan:
+    """A row whose first 80 tokens are cached: a block, and a page."""
+    start = worker_pb2.RowStart(
+        row=4, token_ids=[1] * 90, prompt_tokens=90, cached_tokens=80, sampling=sampling(), max_length=100
+    )
+    columns = {"row": [4], "limit": [90], "page_count": [6], "pages": [8, 9, 10, 11, 0, 1], "step_tokens": 32}
+    return Plan(epoch=3, plan_id=1, start=[start], **(columns | changes))
+
+
+def test_cached_tokens_may_lie_in_any_tier() -> None:
+    ledger = Ledger(3, TIERED)
+    ledger.accept(tiered_plan(release=[12, 3], demote_from=[4, 5, 6, 7], demote_to=[12], copy_from=[9], copy_to=[2]))
+    ledger.accept(Plan(epoch=3, plan_id=2, row=[4], limit=[112], page_count=[1], pages=[2], step_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pages": [8, 9, 10, 11, 0, 12]}, "pages: page 12 of row 4 will be written: f16 is 0 to 7"),
+        ({"pages": [8, 9, 10, 11, 0, 16]}, "pages: page 16; pages are 0 to 15"),
+        ({"release": [13]}, "release: page 13 is inside a block"),
+        ({"release": [16]}, "release: page 16; pages are 0 to 15"),
+        ({"demote_from": [4, 5, 6], "demote_to": [12]}, "demote_from: 3 pages for 1 blocks of 4 pages"),
+        ({"demote_from": [4, 5, 6, 7], "demote_to": [20]}, "demote_to: page 20; pages are 0 to 15"),
+        ({"copy_from": [8], "copy_to": [9]}, "copy_to: page 9; pages are 0 to 7"),
+    ],
+)
+def test_units_that_cannot_be_used_so_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        Ledger(3, TIERED).accept(tiered_plan(**changes))
+
+
+def test_what_a_row_appends_is_written() -> None:
+    ledger = Ledger(3, TIERED)
+    ledger.accept(tiered_plan())
+    with pytest.raises(InvalidArgument, match="page 12 of row 4 will be written"):
+        ledger.accept(Plan(epoch=3, plan_id=2, row=[4], limit=[112], page_count=[1], pages=[12], step_tokens=1))
 
 
 def test_a_row_cannot_start_again_while_it_is_there(ledger: Ledger) -> None:

@@ -33,21 +33,36 @@ def test_a_short_context_needs_only_itself() -> None:
 
 
 def test_allocation_measures_a_page(toy) -> None:
-    kv = allocate(toy, 8, max_rows=4, configured_bytes=24 * 8 * 8)
-    assert (kv.pages, kv.page_size) == (24, 8)
+    kv = allocate(toy, 8, max_rows=4, configured_bytes=24 * 8 * 8, tiered=False)
+    assert (kv.pages, kv.page_size, len(kv.tiers)) == (24, 8, 1)
+
+
+def test_every_format_may_take_the_bytes_of_the_pages(toy) -> None:
+    kv = allocate(toy, 16, max_rows=4, configured_bytes=48 * 16 * 8, tiered=True)
+    assert (kv.pages, len(kv.tiers)) == (48, 4)
+    assert [(tier.format, tier.first_page, tier.units, tier.unit_pages) for tier in kv.tiers[1:]] == [
+        ("q8", 48, 12, 4),
+        ("q4", 96, 12, 4),
+        ("q2", 144, 12, 4),
+    ]
+
+
+@pytest.mark.parametrize("page_size", [8, 48, 128])
+def test_pages_that_make_up_no_block_have_no_tiers(toy, page_size: int) -> None:
+    assert len(allocate(toy, page_size, max_rows=4, configured_bytes=1 << 20, tiered=True).tiers) == 1
 
 
 def test_memory_that_cannot_be_had_is_an_error_with_numbers(toy, monkeypatch) -> None:
     one_page = toy.allocate_kv(1, 8)
 
-    def allocate_kv(pages: int, page_size: int):
+    def allocate_kv(pages: int, page_size: int, blocks: object = None):
         if pages > 1:
             raise MemoryError(f"{pages} pages")
         return one_page
 
     monkeypatch.setattr(toy, "allocate_kv", allocate_kv)
     with pytest.raises(Unavailable, match="1536 bytes cannot be had"):
-        allocate(toy, 8, max_rows=4, configured_bytes=24 * 8 * 8)
+        allocate(toy, 8, max_rows=4, configured_bytes=24 * 8 * 8, tiered=False)
 
 
 def test_available_memory_is_a_plausible_number() -> None:

@@ -1,4 +1,4 @@
-"""The linear kernels of arm64, built by a cross-compiler and run under an emulator: the portable kernels' bits."""
+"""The kernels of arm64, built by a cross-compiler and run under an emulator, beside the portable ones."""
 
 import os
 import platform
@@ -22,6 +22,11 @@ UNITS: dict[Path, list[str]] = {
     SOURCES / "linear_neon_dotprod.cpp": ["-march=armv8.2-a+dotprod"],
     SOURCES / "linear_neon_i8mm.cpp": ["-march=armv8.2-a+dotprod+i8mm"],
 }
+KV_UNITS: dict[Path, list[str]] = {
+    HERE / "near_kv.cpp": [],
+    SOURCES / "vector_scalar.cpp": [],
+    SOURCES / "vector_neon.cpp": [],
+}
 PROCESSORS = {
     "max": ["neon_i8mm", "neon_dotprod", "neon", "scalar"],
     "neoverse-n1": ["neon_dotprod", "neon", "scalar"],
@@ -29,7 +34,11 @@ PROCESSORS = {
 }
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, units: dict[Path, list[str]]) -> Path:
+    for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user-static")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (Debian: apt install {package})")
+
     def compiled(unit: tuple[Path, list[str]]) -> str:
         source, flags = unit
         target = directory / f"{source.stem}.o"
@@ -37,18 +46,26 @@ def build(directory: Path) -> Path:
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, UNITS.items()))
-    program = directory / "same_bits"
+        objects = list(pool.map(compiled, units.items()))
+    program = directory / "compare"
     subprocess.run([COMPILER, "-static", *objects, "-o", str(program)], check=True)
     return program
 
 
-@pytest.mark.skipif(platform.machine() in ("aarch64", "arm64"), reason="test_linear.py runs these kernels here")
+elsewhere = pytest.mark.skipif(
+    platform.machine() in ("aarch64", "arm64"), reason="test_linear.py and test_kv_tiers.py run these kernels here"
+)
+
+
+@elsewhere
 def test_every_arm64_processor_finds_its_instructions_and_computes_the_portable_bits(tmp_path: Path) -> None:
-    for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user-static")):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (Debian: apt install {package})")
-    program = build(tmp_path)
+    program = build(tmp_path, UNITS)
     for processor, wanted in PROCESSORS.items():
         run = subprocess.run([EMULATOR, "-cpu", processor, str(program)], capture_output=True, text=True, check=False)
         assert (run.returncode, run.stdout.split("\n")[:-1]) == (0, wanted), processor
+
+
+@elsewhere
+def test_neon_packs_the_same_kv_and_attends_alike(tmp_path: Path) -> None:
+    run = subprocess.run([EMULATOR, str(build(tmp_path, KV_UNITS))], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "")

@@ -160,7 +160,7 @@ def test_released_pages_read_as_zeros() -> None:
     kv = slab(2, 16, 4, 16)
     sequence = Sequence(3, 32, 4, 2, 16, np.array([1, 2]))
     attend(kv, [(sequence, 0, 32)])
-    kv.release_pages(np.array([1], np.int32))
+    kv.release_units(np.array([1], np.int32))
     sequence.k[:16], sequence.v[:16] = 0, 0
     (out,) = attend(kv, [(sequence, 31, 32)])
     np.testing.assert_allclose(out, sequence.oracle()[31:], rtol=2e-5, atol=2e-6)
