@@ -88,16 +88,24 @@ class Config(BaseModel):
     def resolved(self) -> "Config":
         """The same with paths absolute and settings that follow from others filled in."""
         home = self.home.expanduser().resolve()
+        key_file = _absolute(self.memory.key_file) or home / "cluster.key"
         memory = self.memory.model_copy(
             update={
                 "directory": _absolute(self.memory.directory) or home / "memory",
-                "key_file": _absolute(self.memory.key_file) or home / "cluster.key",
+                "key_file": key_file,
                 "embedder": _absolute(self.memory.embedder),
             }
         )
         gateway = self.gateway.model_copy(update={"api_keys_file": _absolute(self.gateway.api_keys_file)})
         models = tuple(
-            m.model_copy(update={"deterministic": m.deterministic or self.deterministic}) for m in self.models
+            model.model_copy(
+                update={
+                    "deterministic": model.deterministic or self.deterministic,
+                    "kv_disk_directory": _absolute(model.kv_disk_directory) or home / "kv",
+                    "key_file": _absolute(model.key_file) or key_file,
+                }
+            )
+            for model in self.models
         )
         names = [model.served_name for model in models]
         if len(set(names)) < len(names):

@@ -30,6 +30,8 @@ NAMESPACE = "russet"
 ACCELERATOR = "accelerator"
 """Custom resource: each node has 1, which the replicas on it share."""
 HEALTH_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 6.0
+"""For a worker to finish what it writes to disk: within Serve's graceful_shutdown_timeout_s, after the scheduler."""
 _KEY = b"russet:"
 _OUR_ERROR = re.compile(r"actors\.base\.errors\.\w+: (.+)")
 """The last line of a traceback that ends in a RussetError, as Ray and Serve pass it on in their messages."""
@@ -146,6 +148,10 @@ class Worker:
         """Its process id, once it serves."""
         return os.getpid()
 
+    async def stop(self) -> None:
+        """Finish what is to be kept on disk, before the process is ended."""
+        await self.serving.stop()
+
 
 class Replica(_Actor):
     """One replica: this process is the scheduler, and it owns the worker beside it in the placement group."""
@@ -186,6 +192,11 @@ class Replica(_Actor):
     async def __del__(self) -> None:
         """Stop serving first, so that rows in flight end before their worker does."""
         await super().__del__()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.worker.stop.remote()
+        except (ray.exceptions.RayError, TimeoutError) as failure:
+            logging.getLogger(__name__).warning("the worker did not stop by itself (%r)", failure)
         ray.kill(self.worker)
 
 

@@ -58,6 +58,16 @@ class WorkerConfig(BaseModel):
         default=False, description="The same tokens however a request is batched, chunked or resumed"
     )
 
+    kv_disk_bytes: int = Field(
+        default=4 << 30,
+        ge=0,
+        description="Most bytes of KV that a replica keeps on disk, within a quarter of what is free; 0 keeps none",
+    )
+    kv_disk_directory: Path | None = Field(default=None, description="Where KV is kept; by default home/kv")
+    key_file: Path | None = Field(
+        default=None, description="Cluster key that seals KV on disk; by default the memory actor's"
+    )
+
     @model_validator(mode="after")
     def _rows_fit_a_step(self) -> Self:
         if self.max_step_tokens < self.max_rows:

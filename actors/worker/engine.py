@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.worker.batch import Step, assemble, choose
-from actors.worker.results import StepRecord, applied_only
+from actors.worker.keeper import Keeper
+from actors.worker.kept_jobs import loads_of, saves_of
+from actors.worker.results import KeptRecord, StepRecord, applied_only
 from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch
 from actors.worker.steady import Steady
@@ -53,11 +55,16 @@ class Engine:
         max_rows: int,
         context_length: int,
         bell: int = NO_BELL,
+        keeper: Keeper | None = None,
     ) -> None:
-        """`bell` (kernels.bell) is rung when `take` has something after it had nothing."""
+        """`bell` (kernels.bell) is rung when `take` has something after it had nothing.
+
+        `keeper` saves and loads units of `kv`; without one no plan may ask for that.
+        """
         self._decoder = decoder
         self._kv = kv
         self._units = Units(kv.tiers)
+        self._keeper = keeper
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
@@ -72,7 +79,7 @@ class Engine:
         self._inbox: deque[worker_pb2.Plan | Reset] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._outbox: deque[StepRecord] = deque()
+        self._outbox: deque[StepRecord | KeptRecord] = deque()
         self._announced = False
         self._bell = bell
         self.failure: BaseException | None = None
@@ -85,7 +92,12 @@ class Engine:
         with self._wake:
             self._wake.notify()
 
-    def take(self) -> list[StepRecord]:
+    def tell(self, record: KeptRecord) -> None:
+        """Let `take` have what became of units, also while no step runs; from the keeper's thread."""
+        self._outbox.append(record)
+        self._announce()
+
+    def take(self) -> list[StepRecord | KeptRecord]:
         """Everything that happened since the last call, oldest first."""
         self._announced = False  # before reading: a record that comes meanwhile announces itself again
         records = []
@@ -182,6 +194,8 @@ class Engine:
             self._outbox.append(applied_only(self._epoch, self._plan_id, self._steps))
 
     def _reset(self, epoch: int) -> None:
+        if self._keeper is not None:
+            self._keeper.reset(epoch)
         for row in list(self._rows.slot_of):
             self._rows.drop(row)
         self._live, self._waiting_since = NO_SLOTS, None
@@ -213,13 +227,17 @@ class Engine:
             self._waiting_since = time.perf_counter()
 
     def _move_kv(self, plan: worker_pb2.Plan) -> None:
-        """Release units, then demote: rows go on with the blocks in place of the pages."""
+        """Release units, save, demote (rows go on with the blocks in place of the pages), and load."""
         if plan.release:
             self._kv.release_units(np.array(plan.release, np.int32))
+        if self._keeper is not None and plan.save:
+            self._keeper.submit(saves_of(plan))
         if plan.demote_to:
             source, target = np.array(plan.demote_from, np.int32), np.array(plan.demote_to, np.int32)
             self._kv.demote(source, target)
             self._rows.replace_pages(source, self._units.pages_of(target).ravel())
+        if self._keeper is not None and plan.load:
+            self._keeper.submit(loads_of(plan))
 
     def _compute(self, step: Step) -> tuple[Int32, dict[int, str]]:
         """Forward and sample. Returns the token drawn per row (-1: none) and, by index into the step, what failed.

@@ -9,6 +9,7 @@ import numpy as np
 
 from actors.base.errors import InvalidArgument, StaleEpoch
 from actors.worker.rows import MAX_STOP_IDS
+from actors.worker.sealed import KEY_BYTES
 from actors.worker.units import Units
 from kernels.decoder import KvTier
 from protos.gen import worker_pb2
@@ -26,6 +27,8 @@ class Capacity:
     vocab: int
     tiers: tuple[KvTier, ...] = ()
     """As kernels.decoder.Kv has them; none stands for pages of f16 alone."""
+    keeps: bool = False
+    """Whether units may be saved and loaded."""
 
     @cached_property
     def units(self) -> Units:
@@ -51,6 +54,8 @@ class Ledger:
             raise self._refuse(plan, "plan_id", f"{plan.plan_id} does not follow {self.plan_id}")
         self._check_columns(plan)
         self._check_units(plan)
+        if plan.save or plan.load or plan.save_keys or plan.load_keys:
+            self._check_kept(plan)
         starts = {start.row: start for start in plan.start}
         pages_of: dict[int, int] = {}
         taken = 0
@@ -91,6 +96,8 @@ class Ledger:
             ("release", has.units.count),
             ("demote_from", has.units.count),
             ("demote_to", has.units.count),
+            ("save", has.units.count),
+            ("load", has.units.count),
         ):
             ids = getattr(plan, name)
             if ids and max(ids) >= count:
@@ -113,6 +120,23 @@ class Ledger:
         if pages and max(pages) >= self.capacity.pages:
             last = self.capacity.pages - 1
             raise self._refuse(plan, "pages", f"page {max(pages)} of row {row} will be written: f16 is 0 to {last}")
+
+    def _check_kept(self, plan: worker_pb2.Plan) -> None:
+        has = self.capacity
+        if not has.keeps:
+            raise self._refuse(plan, "save", "this worker keeps no KV on disk (kv_disk_bytes, kv_disk_directory)")
+        for name in ("save", "load"):
+            units, keys = getattr(plan, name), getattr(plan, f"{name}_keys")
+            if len(keys) != KEY_BYTES * len(units):
+                raise self._refuse(plan, f"{name}_keys", f"{len(keys)} bytes; {KEY_BYTES} for each of {len(units)}")
+            distinct = {keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)}
+            if len(set(units)) < len(units) or len(distinct) < len(units):
+                raise self._refuse(plan, name, "a unit or a key is listed twice")
+            ids = np.array(units, np.int32)
+            if (inside := ids[~has.units.begins(ids)]).size:
+                raise self._refuse(plan, name, f"page {inside[0]} is inside a block; a unit is its first page")
+        if both := set(plan.save) & set(plan.load):
+            raise self._refuse(plan, "load", f"unit {min(both)} is being saved")
 
     def _check_pages(
         self, plan: worker_pb2.Plan, row: int, pages: int, limit: int, start: worker_pb2.RowStart | None

@@ -27,14 +27,53 @@ class StepRecord(NamedTuple):
     decode_tokens: int
 
 
+class KeptRecord(NamedTuple):
+    """What became of units that were to be saved or loaded, from the thread that does so."""
+
+    epoch: int
+    kept: dict[bytes, bool]  # whether a key is on disk now
+    loaded: list[int]  # units, by their first page id
+    unloaded: list[int]
+    load_bytes: int
+    load_seconds: float
+
+
 def applied_only(epoch: int, plan_id: int, step: int) -> StepRecord:
     """The record of a plan that was applied and has not run a step yet: the scheduler may free what it dropped."""
     none = np.zeros(0, np.int32)
     return StepRecord(epoch, plan_id, step, none.astype(np.int64), none, none, none.astype(np.int8), {}, 0.0, 0.0, 0, 0)
 
 
-def merge(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
-    """One message for consecutive records (at least one) of one epoch: tokens in order, the rest at its newest."""
+def merge(
+    records: Sequence[StepRecord | KeptRecord], before: worker_pb2.StepResult | None = None
+) -> worker_pb2.StepResult:
+    """One message for consecutive records (at least one) of one epoch: tokens in order, the rest at its newest.
+
+    `before` is the epoch's last message: plan and step stay what it says where none was applied or run since.
+    """
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    result = _merge_steps(steps) if steps else worker_pb2.StepResult(epoch=records[-1].epoch)
+    if not steps and before is not None:
+        result.plan_id, result.step = before.plan_id, before.step
+    if len(steps) < len(records):
+        _add_kept(result, [record for record in records if isinstance(record, KeptRecord)])
+    return result
+
+
+def _add_kept(result: worker_pb2.StepResult, records: Sequence[KeptRecord]) -> None:
+    """Of a key that was kept and lost, or lost and kept again, only the newest counts."""
+    kept: dict[bytes, bool] = {}
+    for record in records:
+        kept.update(record.kept)
+        result.loaded.extend(record.loaded)
+        result.unloaded.extend(record.unloaded)
+    result.saved = b"".join(key for key, there in kept.items() if there)
+    result.lost = b"".join(key for key, there in kept.items() if not there)
+    result.load_bytes = sum(record.load_bytes for record in records)
+    result.load_us = round(sum(record.load_seconds for record in records) * 1e6)
+
+
+def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
     computed: dict[int, int] = {}
     tokens: dict[int, list[int]] = {}
     ends: dict[int, worker_pb2.RowEnd] = {}

@@ -13,10 +13,13 @@ from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import digest_of
 from actors.worker.bell import Bell
 from actors.worker.config import WorkerConfig
+from actors.worker.disk import keeper_for
 from actors.worker.engine import Engine, Reset
+from actors.worker.keeper import FINISH_S, Keeper
 from actors.worker.ledger import Capacity, Ledger
 from actors.worker.models import load_model
-from actors.worker.results import StepRecord, merge
+from actors.worker.peers import Peers, asked_for, in_pieces
+from actors.worker.results import KeptRecord, StepRecord, merge
 from actors.worker.slab import allocate
 from actors.worker.spans import RowSpans
 from kernels.backend import build_decoder
@@ -35,6 +38,7 @@ class Machine:
     """A loaded model on its engine, and how it introduces itself (everything but the epoch and the vocabulary)."""
 
     engine: Engine
+    keeper: Keeper | None
     capacity: Capacity
     hello: worker_pb2.HelloReply
     vocabulary: worker_pb2.Vocabulary
@@ -57,7 +61,7 @@ class Epoch:
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
-    """Serves one model. `start` before the first call, `stop` after the last; Hello and Run as in worker.proto."""
+    """Serves one model. `start` before the first call, `stop` after the last; the calls are as in worker.proto."""
 
     def __init__(self, config: WorkerConfig, telemetry: Telemetry) -> None:
         self._config = config
@@ -67,6 +71,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._failed: asyncio.Future[BaseException]
         self._watchdog: asyncio.Task[None] | None = None
         self._stuck = False
+        self._peers: Peers | None = None
         self._epoch: Epoch | None = None
         self._epochs = 0
         self._step_seconds = telemetry.histogram(
@@ -89,7 +94,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Machine] = loop.create_future()
         self._failed = loop.create_future()
-        self._thread = threading.Thread(target=self._serve, args=(loop, ready), name="worker-engine", daemon=True)
+        self._peers = peers = Peers()
+        self._thread = threading.Thread(
+            target=self._serve, args=(loop, ready, peers), name="worker-engine", daemon=True
+        )
         self._thread.start()
         self._machine = await ready
         self._pages.set(self._machine.capacity.pages)
@@ -107,6 +115,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         # A forward that does not return cannot be ended, only left behind.
         if self._thread is not None and not self._stuck:
             await asyncio.to_thread(self._thread.join)
+        elif machine is not None and machine.keeper is not None:
+            await asyncio.to_thread(machine.keeper.stop, 0)
+        if self._peers is not None:
+            await self._peers.close()
         self._wake()
 
     async def failed(self) -> BaseException:
@@ -132,6 +144,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         reply = worker_pb2.HelloReply()
         reply.CopyFrom(machine.hello)
         reply.epoch = epoch.number
+        if machine.keeper is not None:
+            # What the older epoch's jobs still change is not told to anybody; a load finds out.
+            reply.kept = machine.keeper.keys()
         if request.known_vocabulary != reply.vocabulary_digest:
             reply.vocabulary.CopyFrom(machine.vocabulary)
         return reply
@@ -151,6 +166,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         epoch.has_run = True
         reader = asyncio.create_task(self._read(epoch, engine, request_iterator))
         reader.add_done_callback(lambda _: epoch.news.set())
+        result: worker_pb2.StepResult | None = None
         try:
             while True:
                 await epoch.news.wait()
@@ -161,7 +177,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 if records:
                     self._observe(records)
                     self._step_error.set(engine.prediction_error)
-                    result = merge(records)
+                    result = merge(records, result)
                     epoch.spans.reported(result)
                     yield result
                 self._living()
@@ -178,6 +194,15 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 log.info("epoch %d of scheduler %r ends", epoch.number, epoch.scheduler_id)
             await asyncio.gather(reader, return_exceptions=True)
 
+    async def Fetch(self, request: worker_pb2.FetchRequest, context: Any) -> AsyncIterator[worker_pb2.KeptUnit]:
+        """Units from this worker's disk, sealed. Raises InvalidArgument for keys that are malformed or too many."""
+        keeper = self._living().keeper
+        for key in asked_for(request):
+            sealed = await asyncio.to_thread(keeper.sealed, key) if keeper is not None else None
+            if sealed is not None:
+                for piece in in_pieces(key, sealed):
+                    yield piece
+
     async def _read(self, epoch: Epoch, engine: Engine, plans: AsyncIterator[worker_pb2.Plan]) -> None:
         async for plan in plans:
             epoch.ledger.accept(plan)
@@ -193,9 +218,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             raise Internal(f"the engine failed: {type(failure).__name__}: {failure}; restart this worker")
         return self._machine
 
-    def _observe(self, records: Sequence[StepRecord]) -> None:
+    def _observe(self, records: Sequence[StepRecord | KeptRecord]) -> None:
         for record in records:
-            if len(record.row):
+            if isinstance(record, StepRecord) and len(record.row):
                 self._step_seconds.observe(record.step_seconds)
                 self._gap_seconds.observe(record.gap_seconds)
                 self._prefill_tokens.inc(record.prefill_tokens)
@@ -206,17 +231,22 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         if self._epoch is not None:
             self._epoch.news.set()
 
-    def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[Machine]) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[Machine], peers: Peers) -> None:
         """The engine thread: MLX arrays are made, used and released on this one thread."""
         bell = Bell()
         loop.call_soon_threadsafe(bell.listen, self._wake)
         try:
-            machine = load(self._config, bell.fd)
+            machine = load(self._config, bell.fd, self._telemetry)
         except BaseException as failure:
             loop.call_soon_threadsafe(_settle, ready, failure)
         else:
+            keeper = machine.keeper
+            if keeper is not None:
+                keeper.start(machine.engine.tell, peers.ask)
             loop.call_soon_threadsafe(_settle, ready, machine)
             machine.engine.run()
+            if keeper is not None:
+                keeper.stop(FINISH_S if machine.engine.failure is None else 0)
             if machine.engine.failure is not None and not self._stuck:
                 loop.call_soon_threadsafe(self._fail, machine.engine.failure)
         try:
@@ -249,7 +279,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._fail(stuck)
 
 
-def load(config: WorkerConfig, bell: int) -> Machine:
+def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
     """Load the model, build its decoder and slab. `bell` as in Engine."""
     model = load_model(config.model)
     try:
@@ -280,8 +310,16 @@ def load(config: WorkerConfig, bell: int) -> Machine:
         log.warning(
             "the KV slab holds %d tokens: shorter than the model's %d", context_length, model.spec.context_length
         )
+    keeper = keeper_for(config, kv, model.info.revision, decoder.isa_class, telemetry)
     capacity = Capacity(
-        kv.pages, kv.page_size, config.max_rows, config.max_step_tokens, context_length, model.spec.vocab, kv.tiers
+        kv.pages,
+        kv.page_size,
+        config.max_rows,
+        config.max_step_tokens,
+        context_length,
+        model.spec.vocab,
+        kv.tiers,
+        keeps=keeper is not None,
     )
     info = worker_pb2.ModelInfo()
     info.CopyFrom(model.info)
@@ -299,9 +337,10 @@ def load(config: WorkerConfig, bell: int) -> Machine:
         pid=os.getpid(),
         tiers=[worker_pb2.KvTier(**tier._asdict()) for tier in kv.tiers],
         kv_bytes=kv.tiers[0].units * kv.tiers[0].unit_bytes,
+        keeps=keeper is not None,
     )
-    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, bell=bell)
-    return Machine(engine, capacity, hello, model.vocabulary)
+    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, bell=bell, keeper=keeper)
+    return Machine(engine, keeper, capacity, hello, model.vocabulary)
 
 
 def _settle(ready: asyncio.Future[Machine], outcome: Machine | BaseException) -> None:

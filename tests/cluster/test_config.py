@@ -32,6 +32,8 @@ def test_paths_and_defaults_are_filled_in(tmp_path: Path) -> None:
     assert config.memory.directory == tmp_path / "memory"
     assert config.memory.key_file == tmp_path / "cluster.key"
     assert config.router.default_model == "tiny"
+    assert config.models[0].kv_disk_directory == tmp_path / "kv"
+    assert config.models[0].key_file == config.memory.key_file
 
 
 def test_home_signs_are_expanded() -> None:

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from actors.base.errors import Conflict
 from actors.base.keys import Keyring
 from actors.worker.kept import DRAFT, Kept
 from actors.worker.sealed import Sealer, sealed_bytes
@@ -33,6 +36,17 @@ def unit_of(number: int) -> bytes:
 
 def kept_in(directory: Path) -> Kept:
     return Kept(directory, Sealer(Keyring([b"k" * 32]), "maker"), {"f16": LENGTH}, ROOM * sealed_bytes(LENGTH))
+
+
+def test_a_directory_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(Conflict, match="in use by another process"):
+            kept_in(tmp_path)
+        writer.kill()
+    assert list(kept_in(tmp_path))
 
 
 def test_a_writer_killed_at_any_moment_leaves_nothing_corrupt(tmp_path: Path) -> None:

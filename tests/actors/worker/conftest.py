@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from actors.worker.engine import Engine, Reset
+from actors.worker.keeper import Keeper
 from actors.worker.ledger import Capacity, Ledger
 from actors.worker.results import merge
 from kernels import cpu, ops
@@ -324,12 +325,15 @@ def toy() -> ToyDecoder:
 def scheduler() -> Callable[..., Scheduler]:
     """scheduler(decoder, pages=..., max_rows=...): a fresh engine in epoch 1, and who feeds it."""
 
-    def make(decoder: Decoder, *, pages: int = 512, max_rows: int = 32, kv: Kv | None = None) -> Scheduler:
+    def make(
+        decoder: Decoder, *, pages: int = 512, max_rows: int = 32, kv: Kv | None = None, keeper: Keeper | None = None
+    ) -> Scheduler:
         slab = kv or decoder.allocate_kv(pages, PAGE_SIZE)
-        engine = Engine(decoder, slab, max_rows=max_rows, context_length=CONTEXT)
+        engine = Engine(decoder, slab, max_rows=max_rows, context_length=CONTEXT, keeper=keeper)
         engine.submit(Reset(1))
         size = slab.page_size
-        ledger = Ledger(1, Capacity(slab.pages, size, max_rows, 256, CONTEXT, VOCAB, slab.tiers))
+        keeps = keeper is not None
+        ledger = Ledger(1, Capacity(slab.pages, size, max_rows, 256, CONTEXT, VOCAB, slab.tiers, keeps))
         return Scheduler(engine, ledger, free=list(range(slab.pages - 1, -1, -1)), page_size=size)
 
     return make

@@ -189,3 +189,45 @@ def test_a_row_cannot_start_again_while_it_is_there(ledger: Ledger) -> None:
     ledger.accept(plan())
     with pytest.raises(InvalidArgument, match="row 4 is started twice"):
         ledger.accept(plan(2))
+
+
+class TestKept:
+    """Units to be saved and loaded: 8 pages of f16, then 2 blocks of 4 pages."""
+
+    TIERS = (KvTier("f16", 0, 8, 1, 40), KvTier("q8", 8, 2, 4, 90))
+
+    def ledger(self, keeps: bool = True) -> Ledger:
+        return Ledger(3, Capacity(8, 16, 2, 32, 64, 100, self.TIERS, keeps))
+
+    @staticmethod
+    def plan(save: list[int], load: list[int]) -> Plan:
+        keys = [number.to_bytes(16) for number in (*save, *load)]
+        save_keys, load_keys = b"".join(keys[: len(save)]), b"".join(keys[len(save) :])
+        return Plan(epoch=3, plan_id=1, step_tokens=1, save=save, save_keys=save_keys, load=load, load_keys=load_keys)
+
+    def test_units_are_named_by_their_first_page(self) -> None:
+        self.ledger().accept(self.plan([0, 7, 8], [6, 12]))
+        inside, outside = "is inside a block; a unit is its first page", "pages are 0 to 15"
+        for unit, why in ((9, inside), (15, inside), (16, outside), (2**31, outside)):
+            for plan in (self.plan([0, unit], []), self.plan([], [unit])):
+                with pytest.raises(InvalidArgument, match=why):
+                    self.ledger().accept(plan)
+
+    def test_every_unit_has_a_key_and_a_place_of_its_own(self) -> None:
+        short = self.plan([0, 1], [2])
+        short.save_keys = short.save_keys[:-1]
+        with pytest.raises(InvalidArgument, match="save_keys: 31 bytes; 16 for each of 2"):
+            self.ledger().accept(short)
+        without = self.plan([], [2])
+        without.load_keys = b""
+        with pytest.raises(InvalidArgument, match="load_keys: 0 bytes; 16 for each of 1"):
+            self.ledger().accept(without)
+        with pytest.raises(InvalidArgument, match="save: a unit or a key is listed twice"):
+            self.ledger().accept(self.plan([1, 1], []))
+        with pytest.raises(InvalidArgument, match="load: unit 1 is being saved"):
+            self.ledger().accept(self.plan([1], [1]))
+
+    def test_a_worker_that_keeps_nothing_refuses_both(self) -> None:
+        for plan in (self.plan([0], []), self.plan([], [0])):
+            with pytest.raises(InvalidArgument, match="this worker keeps no KV on disk"):
+                self.ledger(keeps=False).accept(plan)

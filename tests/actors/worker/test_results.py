@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actors.worker.results import StepRecord, applied_only, merge
+from actors.worker.results import KeptRecord, StepRecord, applied_only, merge
 from protos.gen import worker_pb2
 
 
@@ -60,3 +60,17 @@ def test_steps_a_slow_reader_missed_come_as_one_message() -> None:
     assert list(result.end) == [worker_pb2.ROW_LENGTH, worker_pb2.ROW_ERROR, worker_pb2.ROW_ERROR]
     assert list(result.error) == ["broke", "too"]
     assert (result.busy_us, result.gap_us, result.prefill_tokens, result.decode_tokens) == (6000, 300, 9, 3)
+
+
+def test_units_saved_and_loaded_travel_with_steps_and_alone() -> None:
+    first = KeptRecord(2, {b"a" * 16: True, b"b" * 16: True}, [4], [], 100, 0.001)
+    then = KeptRecord(2, {b"b" * 16: False, b"c" * 16: False}, [8], [5], 50, 0.0005)
+    with_steps = merge([first, record(7, {9: (4, 40, 0)}), then])
+    assert (with_steps.plan_id, with_steps.step, list(with_steps.token_ids)) == (7, 7, [40])
+    assert with_steps.saved == b"a" * 16
+    assert with_steps.lost == b"b" * 16 + b"c" * 16, "the newest counts"
+    assert (list(with_steps.loaded), list(with_steps.unloaded)) == ([4, 8], [5])
+    assert (with_steps.load_bytes, with_steps.load_us) == (150, 1500)
+    alone = merge([first], with_steps)
+    assert (alone.epoch, alone.plan_id, alone.step, alone.saved) == (2, 7, 7, b"a" * 16 + b"b" * 16)
+    assert (merge([first]).plan_id, merge([first]).epoch) == (0, 2)

@@ -32,7 +32,7 @@ def test_it_opens_as_it_was_sealed(sealer: Sealer, length: int) -> None:
     unit = random.Random(length).randbytes(length)
     sealed = seal(sealer, unit)
     assert len(sealed) == sealed_bytes(length)
-    assert unit not in sealed
+    assert length < 16 or unit[:16] not in sealed
     assert opened(sealer, sealed, length) == unit
 
 

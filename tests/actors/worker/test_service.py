@@ -298,10 +298,10 @@ class TestFaults:
     async def test_a_start_that_is_given_up_leaves_no_engine_running(self, monkeypatch) -> None:
         load, loading, go_on = service_module.load, threading.Event(), threading.Event()
 
-        def held(config: WorkerConfig, bell: int) -> object:
+        def held(*arguments: object) -> object:
             loading.set()
             assert go_on.wait(10)
-            return load(config, bell)
+            return load(*arguments)
 
         monkeypatch.setattr(service_module, "load", held)
         service = WorkerService(WorkerConfig(max_step_tokens=64), Telemetry(service="worker"))
