@@ -158,7 +158,7 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
         "scheduler", name, service, add_SchedulerServicer_to_server, directory, telemetry, [worker, router]
     )
     serving.health = asyncio.create_task(_tell(serving.server, service.serving()))
-    service.announce(serving.addresses)
+    service.announce(serving.addresses, lambda: worker.addresses)
     return serving
 
 

@@ -67,6 +67,7 @@ class Channel:
         self._transport: Transport | None = None
         self._failed: set[str] = set()
         self._address = ""
+        self._addresses: tuple[str, ...] = ()
         self._opening = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -74,6 +75,11 @@ class Channel:
     def address(self) -> str:
         """The address in use, empty before the first call."""
         return self._address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses of the service as last looked up, none before the first call."""
+        return self._addresses
 
     async def close(self) -> None:
         """End its calls and connections."""
@@ -95,6 +101,7 @@ class Channel:
             if (transport := self.current()) is not None:
                 return transport
             addresses = list(await self._target() if callable(self._target) else self._target)
+            self._addresses = tuple(addresses)
             self._failed &= set(addresses)
             candidates = [address for address in addresses if address not in self._failed]
             if not candidates:

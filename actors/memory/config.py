@@ -25,7 +25,17 @@ class MemoryConfig(BaseModel):
     session_idle_s: float = Field(
         default=1800, gt=0, le=1e6, description="A session idle for this long leaves the hot tier"
     )
-    session_turns: int = Field(default=200, ge=2, description="Most turns kept of a session; older ones are dropped")
+    session_keep_s: float = Field(
+        default=30 * 86400, gt=0, le=1e9, description="A session idle for this long is forgotten"
+    )
+    session_limit: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Most sessions; past it the one idle the longest is forgotten"
+    )
+    session_turns: int = Field(
+        default=200,
+        ge=2,
+        description="Most turns kept of a session; the oldest are dropped, but not the system messages it begins with",
+    )
     session_bytes: int = Field(
         default=1 << 20, ge=1 << 10, le=16 << 20, description="Largest session accepted; a larger one is refused"
     )

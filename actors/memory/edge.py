@@ -71,9 +71,9 @@ class EdgeCollection:
             points = self._shard.query(request)
         return [(Entry(str(point.id), point.payload or {}), point.score) for point in points]
 
-    def scan(self, where: Where, limit: int, newest_by: str) -> list[Entry]:
+    def scan(self, where: Where, limit: int, by: str, *, descending: bool = True) -> list[Entry]:
         """See `store.Collection`."""
-        order = qdrant.OrderBy(newest_by, qdrant.Direction.Desc)
+        order = qdrant.OrderBy(by, qdrant.Direction.Desc if descending else qdrant.Direction.Asc)
         request = qdrant.ScrollRequest(limit=limit, filter=_filter(where), with_payload=True, order_by=order)
         with self._named():
             records, _ = self._shard.scroll(request)

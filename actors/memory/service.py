@@ -72,6 +72,8 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         await hot.start()
         self.hot = hot
         self.sessions = Sessions(config, self._kept, hot, keyring)
+        self.sessions.start()
+        stack.push_async_callback(self.sessions.stop)
         self.policies = Policies(self._rules)
         self.graph = Graph(hot, config.similar_edges, config.graph_edges)
         head = HeadFile(directory / "witness.head", keyring)

@@ -60,8 +60,8 @@ class Collection(Protocol):
         """Nearest first, with their cosine."""
         ...
 
-    def scan(self, where: Where, limit: int, newest_by: str) -> list[Entry]:
-        """Entries ordered by the payload field `newest_by`, largest first."""
+    def scan(self, where: Where, limit: int, by: str, *, descending: bool = True) -> list[Entry]:
+        """Entries ordered by the payload field `by`, largest first unless `descending` is false."""
         ...
 
     def pages(self, where: Where) -> Iterator[list[Entry]]:

@@ -61,7 +61,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
                 f"no replica of {model or 'any model'} is ready; {reasons or 'none has announced itself yet'}",
                 retry_after_s=RETRY_AFTER_S,
             )
-        session = self._affinity.session(request.tenant, request.session_id)
+        session = self._affinity.session(request.tenant, request.session_id) or request.session_replica
         pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
         views = [_view(replica, self.fleet.success(replica), session, pages) for replica in ready]
         ask = Ask(request.prompt_tokens, request.isa_class)

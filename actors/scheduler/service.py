@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -57,6 +57,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._announcer = Announcer(router, self._heartbeat, config.heartbeat_s) if router is not None else None
         self._loop = LeaseLoop(config, replica_id, worker, self._metrics, self._changed)
         self._addresses: list[str] = []
+        self._worker_addresses: Callable[[], Iterable[str]] = tuple
         self._incarnation = uuid.uuid4().hex
         self._indices = itertools.count(1)
         self._live: set[Sequence] = set()
@@ -95,9 +96,13 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                 yield taken
             await self._turned.wait()
 
-    def announce(self, addresses: list[str]) -> None:
-        """Begin heartbeats, once the worker has said hello: gateways reach us at `addresses`, cheapest first."""
+    def announce(self, addresses: list[str], worker_addresses: Callable[[], Iterable[str]] = tuple) -> None:
+        """Begin heartbeats, once the worker has said hello: gateways reach us at `addresses`, cheapest first.
+
+        `worker_addresses` says where other workers reach ours, which may be elsewhere after a restart.
+        """
         self._addresses = list(addresses)
+        self._worker_addresses = worker_addresses
         if self._announcer is not None:
             self._announcer.start()
             self._announcer.changed()
@@ -265,6 +270,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             isa_class=hello.isa_class,
             load=self._load(),
             incarnation=self._incarnation,
+            worker_addresses=self._worker_addresses(),
         )
 
 

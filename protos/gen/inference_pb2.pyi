@@ -142,37 +142,53 @@ class Route(_message.Message):
     confidence: float
     def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., explanation: _Optional[_Iterable[str]] = ..., confidence: _Optional[float] = ...) -> None: ...
 
+class Kv(_message.Message):
+    __slots__ = ("format", "restored_tokens")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    restored_tokens: int
+    def __init__(self, format: _Optional[str] = ..., restored_tokens: _Optional[int] = ...) -> None: ...
+
 class Answer(_message.Message):
-    __slots__ = ("id", "model", "text", "finish_reason", "usage", "route")
+    __slots__ = ("id", "model", "text", "finish_reason", "usage", "route", "kv", "session_turns")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TURNS_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     text: str
     finish_reason: FinishReason
     usage: Usage
     route: Route
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ...) -> None: ...
+    kv: Kv
+    session_turns: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("id", "model", "delta", "finish_reason", "usage", "route")
+    __slots__ = ("id", "model", "delta", "finish_reason", "usage", "route", "kv", "session_turns")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TURNS_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     delta: str
     finish_reason: FinishReason
     usage: Usage
     route: Route
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., delta: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ...) -> None: ...
+    kv: Kv
+    session_turns: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., delta: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "texts")
@@ -233,6 +249,60 @@ class FeedbackRequest(_message.Message):
     def __init__(self, response_id: _Optional[str] = ..., rating: _Optional[float] = ..., comment: _Optional[str] = ...) -> None: ...
 
 class FeedbackReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class Session(_message.Message):
+    __slots__ = ("session_id", "model", "replica", "created_ms", "last_active_ms", "turns", "kv_tokens", "kv_format", "kv_tier", "messages")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    KV_TIER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    model: str
+    replica: str
+    created_ms: int
+    last_active_ms: int
+    turns: int
+    kv_tokens: int
+    kv_format: str
+    kv_tier: str
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., turns: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_format: _Optional[str] = ..., kv_tier: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListSessionsReply(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
+
+class GetSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DeleteSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DeleteSessionReply(_message.Message):
     __slots__ = ("found",)
     FOUND_FIELD_NUMBER: _ClassVar[int]
     found: bool

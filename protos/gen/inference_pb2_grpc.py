@@ -69,6 +69,21 @@ class InferenceStub:
                 request_serializer=protos_dot_gen_dot_inference__pb2.FeedbackRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_inference__pb2.FeedbackReply.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/russet.inference.v1.Inference/ListSessions',
+                request_serializer=protos_dot_gen_dot_inference__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ListSessionsReply.FromString,
+                _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/russet.inference.v1.Inference/GetSession',
+                request_serializer=protos_dot_gen_dot_inference__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.Session.FromString,
+                _registered_method=True)
+        self.DeleteSession = channel.unary_unary(
+                '/russet.inference.v1.Inference/DeleteSession',
+                request_serializer=protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.DeleteSessionReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -122,6 +137,27 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """The caller's sessions, most recent first, without their messages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """One of them with its messages; NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSession(self, request, context):
+        """Forget one, once the request that it answers now has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +195,21 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Feedback,
                     request_deserializer=protos_dot_gen_dot_inference__pb2.FeedbackRequest.FromString,
                     response_serializer=protos_dot_gen_dot_inference__pb2.FeedbackReply.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.ListSessionsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ListSessionsReply.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.GetSessionRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.Session.SerializeToString,
+            ),
+            'DeleteSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSession,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.DeleteSessionReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -350,6 +401,87 @@ class Inference:
             '/russet.inference.v1.Inference/Feedback',
             protos_dot_gen_dot_inference__pb2.FeedbackRequest.SerializeToString,
             protos_dot_gen_dot_inference__pb2.FeedbackReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/ListSessions',
+            protos_dot_gen_dot_inference__pb2.ListSessionsRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ListSessionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/GetSession',
+            protos_dot_gen_dot_inference__pb2.GetSessionRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/DeleteSession',
+            protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.DeleteSessionReply.FromString,
             options,
             channel_credentials,
             insecure,

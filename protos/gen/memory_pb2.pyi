@@ -26,15 +26,17 @@ class EmbedReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., width: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "name")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata", "kv")
+    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata", "kv", "token_ids", "turn_count")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +54,8 @@ class Session(_message.Message):
     LAST_ACTIVE_MS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     KV_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TURN_COUNT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     tenant: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
@@ -62,7 +66,9 @@ class Session(_message.Message):
     last_active_ms: int
     metadata: _containers.ScalarMap[str, str]
     kv: SessionKv
-    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., kv: _Optional[_Union[SessionKv, _Mapping]] = ...) -> None: ...
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    turn_count: int
+    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., kv: _Optional[_Union[SessionKv, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., turn_count: _Optional[int] = ...) -> None: ...
 
 class SessionKv(_message.Message):
     __slots__ = ("tokens", "format", "tier")

@@ -26,7 +26,7 @@ from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 from protos.gen import scheduler_pb2 as protos_dot_gen_dot_scheduler__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/gen/router.proto\x12\x10russet.router.v1\x1a\x1aprotos/gen/inference.proto\x1a\x1aprotos/gen/scheduler.proto\"\xff\x01\n\x0cRouteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x15\n\rprefix_hashes\x18\x06 \x03(\x06\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0f\n\x07\x65xclude\x18\t \x03(\t\x12\x11\n\tisa_class\x18\n \x01(\t\x12\x11\n\tembedding\x18\x0b \x03(\x02\"u\n\nRouteReply\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.russet.router.v1.Candidate\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x04 \x03(\t\"\xc8\x01\n\tCandidate\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x35\n\x05terms\x18\x04 \x03(\x0b\x32&.russet.router.v1.Candidate.TermsEntry\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x11\n\tisa_class\x18\x06 \x01(\t\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\xe9\x01\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x11\n\tisa_class\x18\x06 \x01(\t\x12.\n\x04load\x18\x07 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x13\n\x0bincarnation\x18\t \x01(\t\x12\x0f\n\x07leaving\x18\n \x01(\x08\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x15\n\x13ListReplicasRequest\"o\n\x07Replica\x12\x31\n\x05state\x18\x01 \x01(\x0b\x32\".russet.router.v1.HeartbeatRequest\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x02\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0f\n\x07since_s\x18\x04 \x01(\x03\"W\n\x11ListReplicasReply\x12+\n\x08replicas\x18\x01 \x03(\x0b\x32\x19.russet.router.v1.Replica\x12\x15\n\rdefault_model\x18\x02 \x01(\t\"\xa7\x01\n\rReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x15\n\rprefix_hashes\x18\x05 \x03(\x06\x12\x11\n\tsucceeded\x18\x06 \x01(\x08\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x02\x12\x0f\n\x07tpot_ms\x18\x08 \x01(\x02\"\r\n\x0bReportReply2\xd7\x02\n\x06Router\x12J\n\x05Route\x12\x1e.russet.router.v1.RouteRequest\x1a\x1c.russet.router.v1.RouteReply\"\x03\x90\x02\x01\x12V\n\tHeartbeat\x12\".russet.router.v1.HeartbeatRequest\x1a .russet.router.v1.HeartbeatReply\"\x03\x90\x02\x02\x12_\n\x0cListReplicas\x12%.russet.router.v1.ListReplicasRequest\x1a#.russet.router.v1.ListReplicasReply\"\x03\x90\x02\x01\x12H\n\x06Report\x12\x1f.russet.router.v1.ReportRequest\x1a\x1d.russet.router.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/gen/router.proto\x12\x10russet.router.v1\x1a\x1aprotos/gen/inference.proto\x1a\x1aprotos/gen/scheduler.proto\"\x98\x02\n\x0cRouteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x15\n\rprefix_hashes\x18\x06 \x03(\x06\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0f\n\x07\x65xclude\x18\t \x03(\t\x12\x11\n\tisa_class\x18\n \x01(\t\x12\x11\n\tembedding\x18\x0b \x03(\x02\x12\x17\n\x0fsession_replica\x18\x0c \x01(\t\"u\n\nRouteReply\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.russet.router.v1.Candidate\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x04 \x03(\t\"\xc8\x01\n\tCandidate\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x35\n\x05terms\x18\x04 \x03(\x0b\x32&.russet.router.v1.Candidate.TermsEntry\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x11\n\tisa_class\x18\x06 \x01(\t\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x83\x02\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x11\n\tisa_class\x18\x06 \x01(\t\x12.\n\x04load\x18\x07 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x13\n\x0bincarnation\x18\t \x01(\t\x12\x0f\n\x07leaving\x18\n \x01(\x08\x12\x18\n\x10worker_addresses\x18\x0b \x03(\t\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x15\n\x13ListReplicasRequest\"o\n\x07Replica\x12\x31\n\x05state\x18\x01 \x01(\x0b\x32\".russet.router.v1.HeartbeatRequest\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x02\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0f\n\x07since_s\x18\x04 \x01(\x03\"W\n\x11ListReplicasReply\x12+\n\x08replicas\x18\x01 \x03(\x0b\x32\x19.russet.router.v1.Replica\x12\x15\n\rdefault_model\x18\x02 \x01(\t\"\xa7\x01\n\rReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x15\n\rprefix_hashes\x18\x05 \x03(\x06\x12\x11\n\tsucceeded\x18\x06 \x01(\x08\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x02\x12\x0f\n\x07tpot_ms\x18\x08 \x01(\x02\"\r\n\x0bReportReply2\xd7\x02\n\x06Router\x12J\n\x05Route\x12\x1e.russet.router.v1.RouteRequest\x1a\x1c.russet.router.v1.RouteReply\"\x03\x90\x02\x01\x12V\n\tHeartbeat\x12\".russet.router.v1.HeartbeatRequest\x1a .russet.router.v1.HeartbeatReply\"\x03\x90\x02\x02\x12_\n\x0cListReplicas\x12%.russet.router.v1.ListReplicasRequest\x1a#.russet.router.v1.ListReplicasReply\"\x03\x90\x02\x01\x12H\n\x06Report\x12\x1f.russet.router.v1.ReportRequest\x1a\x1d.russet.router.v1.ReportReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTER'].methods_by_name['ListReplicas']._loaded_options = None
   _globals['_ROUTER'].methods_by_name['ListReplicas']._serialized_options = b'\220\002\001'
   _globals['_ROUTEREQUEST']._serialized_start=102
-  _globals['_ROUTEREQUEST']._serialized_end=357
-  _globals['_ROUTEREPLY']._serialized_start=359
-  _globals['_ROUTEREPLY']._serialized_end=476
-  _globals['_CANDIDATE']._serialized_start=479
-  _globals['_CANDIDATE']._serialized_end=679
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=635
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=679
-  _globals['_HEARTBEATREQUEST']._serialized_start=682
-  _globals['_HEARTBEATREQUEST']._serialized_end=915
-  _globals['_HEARTBEATREPLY']._serialized_start=917
-  _globals['_HEARTBEATREPLY']._serialized_end=948
-  _globals['_LISTREPLICASREQUEST']._serialized_start=950
-  _globals['_LISTREPLICASREQUEST']._serialized_end=971
-  _globals['_REPLICA']._serialized_start=973
-  _globals['_REPLICA']._serialized_end=1084
-  _globals['_LISTREPLICASREPLY']._serialized_start=1086
-  _globals['_LISTREPLICASREPLY']._serialized_end=1173
-  _globals['_REPORTREQUEST']._serialized_start=1176
-  _globals['_REPORTREQUEST']._serialized_end=1343
-  _globals['_REPORTREPLY']._serialized_start=1345
-  _globals['_REPORTREPLY']._serialized_end=1358
-  _globals['_ROUTER']._serialized_start=1361
-  _globals['_ROUTER']._serialized_end=1704
+  _globals['_ROUTEREQUEST']._serialized_end=382
+  _globals['_ROUTEREPLY']._serialized_start=384
+  _globals['_ROUTEREPLY']._serialized_end=501
+  _globals['_CANDIDATE']._serialized_start=504
+  _globals['_CANDIDATE']._serialized_end=704
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=660
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=704
+  _globals['_HEARTBEATREQUEST']._serialized_start=707
+  _globals['_HEARTBEATREQUEST']._serialized_end=966
+  _globals['_HEARTBEATREPLY']._serialized_start=968
+  _globals['_HEARTBEATREPLY']._serialized_end=999
+  _globals['_LISTREPLICASREQUEST']._serialized_start=1001
+  _globals['_LISTREPLICASREQUEST']._serialized_end=1022
+  _globals['_REPLICA']._serialized_start=1024
+  _globals['_REPLICA']._serialized_end=1135
+  _globals['_LISTREPLICASREPLY']._serialized_start=1137
+  _globals['_LISTREPLICASREPLY']._serialized_end=1224
+  _globals['_REPORTREQUEST']._serialized_start=1227
+  _globals['_REPORTREQUEST']._serialized_end=1394
+  _globals['_REPORTREPLY']._serialized_start=1396
+  _globals['_REPORTREPLY']._serialized_end=1409
+  _globals['_ROUTER']._serialized_start=1412
+  _globals['_ROUTER']._serialized_end=1755
 # @@protoc_insertion_point(module_scope)

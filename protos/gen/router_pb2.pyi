@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RouteRequest(_message.Message):
-    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding")
+    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class RouteRequest(_message.Message):
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     ISA_CLASS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    SESSION_REPLICA_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     tenant: str
@@ -32,7 +33,8 @@ class RouteRequest(_message.Message):
     exclude: _containers.RepeatedScalarFieldContainer[str]
     isa_class: str
     embedding: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ...) -> None: ...
+    session_replica: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ...) -> None: ...
 
 class RouteReply(_message.Message):
     __slots__ = ("model", "candidates", "confidence", "explanation")
@@ -70,7 +72,7 @@ class Candidate(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., score: _Optional[float] = ..., terms: _Optional[_Mapping[str, float]] = ..., epoch: _Optional[int] = ..., isa_class: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving")
+    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving", "worker_addresses")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +83,7 @@ class HeartbeatRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     node: str
@@ -91,7 +94,8 @@ class HeartbeatRequest(_message.Message):
     sequence: int
     incarnation: str
     leaving: bool
-    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    worker_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ..., worker_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("known",)

@@ -5,9 +5,9 @@
 Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, worker and sampling, without HTTP), long
 (at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy
 (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv (quantized KV
-beside full precision), overhead (gateway, router and scheduler around a worker that answers at once) and serving (the
-whole system over HTTP). Those of speed stand beside llama.cpp, and serving beside mlx-lm's server too, where
-tests/benchmarks/install-peers installed them.
+beside full precision), sessions (looking them up), overhead (gateway, router and scheduler around a worker that answers
+at once) and serving (the whole system over HTTP). Those of speed stand beside llama.cpp, and serving beside mlx-lm's
+server too, where tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap and .perplexity.
@@ -21,7 +21,20 @@ import time
 from rich.console import Console
 
 from actors.base.errors import RussetError
-from tests.benchmarks import accuracy, decoding, engine, itl, kv, larger, overhead, picture, plan, prefix, serving
+from tests.benchmarks import (
+    accuracy,
+    decoding,
+    engine,
+    itl,
+    kv,
+    larger,
+    overhead,
+    picture,
+    plan,
+    prefix,
+    serving,
+    sessions,
+)
 from tests.benchmarks.harness import ROOT, Options, keep, missed, show, take
 
 PARTS = {
@@ -37,6 +50,7 @@ PARTS = {
         itl.PART,
         prefix.PART,
         kv.PART,
+        sessions.PART,
         overhead.PART,
         serving.PART,
     )

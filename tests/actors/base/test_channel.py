@@ -32,8 +32,10 @@ async def test_the_first_reachable_address_is_taken(server, short_dir):
     }
     for expected, target in ways.items():
         channel = connect(target)
+        assert channel.addresses == ()
         assert await describe(channel) == "replica"
         assert channel.address == expected
+        assert list(channel.addresses) == target
         await channel.close()
 
 

@@ -17,6 +17,7 @@ from protos.gen.memory_pb2 import (
     ListSessionsRequest,
     PutSessionRequest,
     Session,
+    StatusRequest,
     Turn,
 )
 
@@ -73,6 +74,69 @@ async def test_only_the_newest_turns_are_kept(opening):
         turns = [Turn(role="user", content=str(at)) for at in range(5)]
         await memory.stub.PutSession(PutSessionRequest(session=Session(session_id="s", tenant="acme", turns=turns)))
         assert [turn.content for turn in (await get(memory, "s")).turns] == ["2", "3", "4"]
+
+
+async def test_the_system_messages_at_the_beginning_stay(opening):
+    async with opening(session_turns=3) as memory:
+        turns = [Turn(role="system", content="s"), *(Turn(role="user", content=str(at)) for at in range(5))]
+        await memory.stub.PutSession(PutSessionRequest(session=Session(session_id="s", tenant="acme", turns=turns)))
+        kept = await get(memory, "s")
+        assert [turn.content for turn in kept.turns] == ["s", "3", "4"]
+        assert kept.turn_count == 3
+        only = [Turn(role="system", content=str(at)) for at in range(5)]
+        await memory.stub.PutSession(PutSessionRequest(session=Session(session_id="s", tenant="acme", turns=only)))
+        assert [turn.content for turn in (await get(memory, "s")).turns] == ["2", "3", "4"]
+
+
+async def test_tokens_are_kept_unless_they_are_too_many_and_never_listed(opening):
+    async with opening(session_bytes=4096) as memory:
+        await put(memory, "small", token_ids=[1, 2, 3])
+        await put(memory, "big", token_ids=range(4000))
+        assert list((await get(memory, "small")).token_ids) == [1, 2, 3]
+        assert (await get(memory, "big")).turns[0].content == SECRET
+        assert not (await get(memory, "big")).token_ids
+        rows = (await memory.stub.ListSessions(ListSessionsRequest(tenant="acme"))).sessions
+        assert [(row.turn_count, len(row.token_ids)) for row in rows] == [(1, 0), (1, 0)]
+
+
+async def test_a_session_not_used_is_forgotten_in_every_tier(opening):
+    async with opening(session_keep_s=100) as memory:
+        memory.service.sessions._clock = lambda: 1000.0
+        await put(memory, "old", last_active_ms=890_000)
+        await put(memory, "used", last_active_ms=890_000)
+        await put(memory, "young", last_active_ms=901_000)
+        await put(memory, "used")
+        assert await memory.service.sessions.sweep() == 1
+        assert await get(memory, "old") is None
+        assert len(await _keys(memory)) == 2
+        assert set(await listed(memory)) == {"used", "young"}
+        memory.service.sessions._clock = lambda: 1100.0
+        assert await memory.service.sessions.sweep() == 2
+        assert (await memory.stub.Status(StatusRequest())).sessions == 0
+
+
+async def test_past_the_limit_the_one_idle_the_longest_is_forgotten(opening):
+    async with opening(session_limit=2) as memory:
+        for at, name in enumerate(("a", "b", "a", "c")):
+            await put(memory, name, last_active_ms=1000 + at)
+        assert await listed(memory) == ["c", "a"]
+        await memory.stub.DeleteSession(DeleteSessionRequest(tenant="acme", session_id="a"))
+        await put(memory, "d", last_active_ms=2000)
+    async with opening(session_limit=2) as memory:
+        await put(memory, "e", tenant="other", last_active_ms=3000)
+        assert await listed(memory) == ["d"]
+        assert await listed(memory, "other") == ["e"]
+
+
+async def test_a_session_in_use_is_looked_up_without_leaving_the_process(opening):
+    async with opening() as memory:
+        await put(memory)
+        memory.valkey.suspend()
+        try:
+            assert (await asyncio.wait_for(get(memory), 1)).turns[0].content == SECRET
+        finally:
+            memory.valkey.resume()
+        assert memory.metric("russet_hot_outages_total") == 0
 
 
 async def test_text_is_encrypted_in_both_tiers(opening, directory):

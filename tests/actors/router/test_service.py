@@ -81,6 +81,18 @@ async def test_the_least_loaded_is_first_and_the_rest_follow(router):
     assert await router.route() == ["b", "c", "a"]
 
 
+async def test_a_session_it_does_not_know_goes_where_memory_says_it_was(router):
+    """The router was restarted: what it remembered of sessions is gone, what memory has of them is not."""
+    await router.beat("a")
+    await router.beat("b")
+    assert (await router.route(session_id="s"))[0] == "a"
+    await router.beat("a")
+    assert (await router.route(session_id="s", session_replica="b"))[0] == "b"
+    await router.stub.Report(ReportRequest(replica_id="a", session_id="s", succeeded=True))
+    await router.beat("b")
+    assert (await router.route(session_id="s", session_replica="b"))[0] == "a"
+
+
 async def test_a_candidate_carries_what_the_gateway_needs(router):
     await router.beat("a", epoch=7)
     reply = await router.stub.Route(RouteRequest(model="small", prompt_tokens=100))
