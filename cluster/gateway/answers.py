@@ -81,7 +81,7 @@ def usage(counts: inference_pb2.Usage) -> dict[str, Any]:
 
 
 def extension(generation: Generation) -> dict[str, Any]:
-    """Russet's own part of an answer: where the request went, and why."""
+    """Russet's own part of an answer: where the request went and why, its KV, its session."""
     route = generation.route
     decision = {
         "model": route.model,
@@ -89,7 +89,34 @@ def extension(generation: Generation) -> dict[str, Any]:
         "confidence": round(route.confidence, 4),
         "explanation": list(route.explanation),
     }
-    return {"route": decision, "failovers": generation.failovers}
+    kv = {"format": generation.kv.format, "restored_tokens": generation.kv.restored_tokens}
+    body: dict[str, Any] = {"route": decision, "failovers": generation.failovers, "kv": kv}
+    if generation.session_id:
+        body["session"] = {"id": generation.session_id, "turns": generation.session_turns}
+    return body
+
+
+def session_row(session: inference_pb2.Session) -> dict[str, Any]:
+    """One row of /v1/russet/sessions. Times in Unix seconds, as OpenAI's are."""
+    return {
+        "id": session.session_id,
+        "object": "session",
+        "created": session.created_ms / 1e3,
+        "last_active": session.last_active_ms / 1e3,
+        "model": session.model,
+        "replica": session.replica,
+        "turns": session.turns,
+        "kv": {"tokens": session.kv_tokens, "format": session.kv_format, "tier": session.kv_tier},
+    }
+
+
+def session_page(session: inference_pb2.Session) -> dict[str, Any]:
+    """One of them with its messages."""
+    messages = [
+        {"role": message.role, "content": message.content} | ({"name": message.name} if message.name else {})
+        for message in session.messages
+    ]
+    return session_row(session) | {"messages": messages}
 
 
 def embeddings(reply: inference_pb2.EmbedReply, encoding: str) -> bytes:

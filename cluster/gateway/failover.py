@@ -40,6 +40,8 @@ class Job:
     view: ModelView
     wait_s: float
     """Longest wait for a replica without a new token, seconds."""
+    kept_by: str = ""
+    """The replica that kept the session's KV; empty where none did."""
     emitted: list[int] = field(default_factory=list)
     decision: router_pb2.RouteReply | None = None
     candidate: router_pb2.Candidate | None = None
@@ -175,7 +177,10 @@ class Dispatcher:
                     raise Unavailable(
                         f"replica {candidate.replica_id} serves revision {view.model.revision}, not the stream's"
                     )
-                call = self._catalog.scheduler(candidate).Generate(job.request())
+                request = job.request()
+                if job.kept_by and job.kept_by != candidate.replica_id:
+                    request.kv_source.extend(self._routes.workers_of(job.kept_by))
+                call = self._catalog.scheduler(candidate).Generate(request)
                 try:
                     async for event in call:
                         if not started:

@@ -8,7 +8,8 @@ from actors.base.errors import TooLarge
 from cluster.gateway.auth import Gate
 from cluster.gateway.limits import check
 from cluster.gateway.models import Models
-from cluster.gateway.requests import Caller, GenerateMessage, Requests
+from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.requests import Caller, Requests
 from protos.gen import inference_pb2, inference_pb2_grpc
 
 
@@ -60,6 +61,26 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         check("rating", request.rating)
         return await self._requests.records.rate(request)
 
+    async def ListSessions(
+        self, request: inference_pb2.ListSessionsRequest, context: Any
+    ) -> inference_pb2.ListSessionsReply:
+        """The caller's."""
+        tenant = self._admit(request, context).tenant
+        return inference_pb2.ListSessionsReply(sessions=await self._requests.sessions.list(tenant, request.limit))
+
+    async def GetSession(self, request: inference_pb2.GetSessionRequest, context: Any) -> inference_pb2.Session:
+        """One of them."""
+        tenant = self._admit(request, context).tenant
+        return await self._requests.sessions.show(tenant, request.session_id)
+
+    async def DeleteSession(
+        self, request: inference_pb2.DeleteSessionRequest, context: Any
+    ) -> inference_pb2.DeleteSessionReply:
+        """Forget one."""
+        tenant = self._admit(request, context).tenant
+        found = await self._requests.sessions.delete(tenant, request.session_id)
+        return inference_pb2.DeleteSessionReply(found=found)
+
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
         generation = self._requests.begin(request, self._admit(request, context))
         text = await generation.answer()
@@ -70,6 +91,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             finish_reason=generation.finish,
             usage=generation.usage,
             route=generation.route,
+            kv=generation.kv,
+            session_turns=generation.session_turns,
         )
 
     async def _chunks(self, request: GenerateMessage, context: Any) -> AsyncGenerator[inference_pb2.Chunk, None]:
@@ -86,6 +109,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             finish_reason=generation.finish,
             usage=generation.usage,
             route=None if routed else generation.route,
+            kv=generation.kv,
+            session_turns=generation.session_turns,
         )
 
     def _admit(self, request: Any, context: Any) -> Caller:

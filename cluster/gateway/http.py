@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
-from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row
+from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
 from cluster.gateway.health import Health
-from cluster.gateway.limits import check_session
+from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
 from cluster.gateway.openai import (
     PRIORITIES,
@@ -38,7 +38,8 @@ from cluster.gateway.openai import (
     feedback_request,
     parse,
 )
-from cluster.gateway.requests import Caller, GenerateMessage, Requests
+from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.requests import Caller, Requests
 from protos.gen import inference_pb2
 
 BACKLOG = 2048
@@ -69,6 +70,9 @@ class Api:
             route("/v1/completions", "POST", self.complete),
             route("/v1/embeddings", "POST", self.embed),
             route("/v1/feedback", "POST", self.feedback),
+            route("/v1/russet/sessions", "GET", self.list_sessions),
+            route("/v1/russet/sessions/{session:path}", "GET", self.get_session),
+            route("/v1/russet/sessions/{session:path}", "DELETE", self.delete_session),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),
@@ -79,7 +83,7 @@ class Api:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
@@ -112,6 +116,25 @@ class Api:
         """POST /v1/feedback: {response_id, rating, comment}."""
         reply = await self._requests.records.rate(feedback_request(parse(body, FeedbackBody)))
         return Reply(dumps({"found": reply.found}))
+
+    async def list_sessions(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/russet/sessions?limit=N: the caller's, most recent first."""
+        limit = request.query_params.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_SESSIONS_LISTED):
+            raise InvalidArgument(f"limit is {limit[:40]!r}; accepted is 1 to {MAX_SESSIONS_LISTED}", param="limit")
+        rows = [session_row(session) for session in await self._requests.sessions.list(caller.tenant, int(limit))]
+        return Reply(dumps({"object": "list", "data": rows}))
+
+    async def get_session(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/russet/sessions/{id}: one with its messages."""
+        session_id = request.path_params["session"]
+        return Reply(dumps(session_page(await self._requests.sessions.show(caller.tenant, session_id))))
+
+    async def delete_session(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """DELETE /v1/russet/sessions/{id}, once the request that it answers has ended."""
+        session_id = request.path_params["session"]
+        found = await self._requests.sessions.delete(caller.tenant, session_id)
+        return Reply(dumps({"id": session_id, "object": "session", "deleted": found}))
 
     async def list_models(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /v1/models."""

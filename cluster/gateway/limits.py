@@ -11,7 +11,9 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
 MAX_LOGIT_BIAS = 4096
 MAX_SESSION_CHARS = 256
+MAX_SESSIONS_LISTED = 1000
 MAX_EMBED_TEXTS = 2048
+KV_FORMATS = ("f16", "q8", "q4", "auto")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -94,4 +96,12 @@ def check_session(session_id: str) -> None:
     if len(session_id) > MAX_SESSION_CHARS:
         raise InvalidArgument(
             f"session_id has {len(session_id)} characters; accepted are up to {MAX_SESSION_CHARS}", param="session_id"
+        )
+
+
+def check_kv_format(kv_format: str, param: str) -> None:
+    """Refuse a form of KV that there is not; empty asks for none. `param` is what the client called it."""
+    if kv_format and kv_format not in KV_FORMATS:
+        raise InvalidArgument(
+            f"{param} is {kv_format[:40]!r}; accepted are {', '.join(KV_FORMATS)}, or leaving it out", param=param
         )

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
-from cluster.gateway.limits import MAX_EMBED_TEXTS, ROLES, check, check_session, check_stop
+from cluster.gateway.limits import MAX_EMBED_TEXTS, ROLES, check, check_kv_format, check_session, check_stop
 from protos.gen import inference_pb2
 
 ANY = object()
@@ -73,6 +73,7 @@ class Extension(_Body):
 
     session_id: str = ""
     priority: Literal["low", "normal", "high", "critical"] = "normal"
+    kv_format: str = ""
 
 
 class Generating(_Body):
@@ -228,7 +229,9 @@ def feedback_request(body: FeedbackBody) -> inference_pb2.FeedbackRequest:
 def _extend(request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, body: Generating) -> None:
     extension = body.russet or Extension()
     check_session(extension.session_id)
+    check_kv_format(extension.kv_format, "russet.kv_format")
     request.session_id = extension.session_id
+    request.kv_format = extension.kv_format
     request.priority = PRIORITIES[extension.priority]
 
 

@@ -12,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from actors.base.errors import RussetError
+from actors.base.errors import InvalidArgument, RussetError, TooLarge
 from actors.base.telemetry import Telemetry
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.outbox import Outbox
+from cluster.gateway.sessions import Sessions
 from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2, scheduler_pb2
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -31,7 +32,8 @@ FLUSH_S = 3.0
 
 @dataclass
 class Finished:
-    """One request as it went. Times in milliseconds; turns are (role, content)."""
+    """One request as it went. Times in milliseconds. `question` is the last user turn; `session` the conversation that
+    it became a turn of, if it did."""
 
     id: str
     tenant: str
@@ -39,7 +41,8 @@ class Finished:
     time_ms: int
     route: inference_pb2.Route
     revision: str
-    turns: list[tuple[str, str]]
+    question: str
+    session: memory_pb2.Session | None
     text: str
     prompt_ids: list[int]
     answer_ids: list[int]
@@ -55,21 +58,22 @@ class Finished:
     follows: str = ""
     embedding: list[float] = field(default_factory=list)
 
-    @property
-    def question(self) -> str:
-        """The last user turn."""
-        return next((content for role, content in reversed(self.turns) if role == "user"), "")
-
 
 class Records:
     """Takes finished requests and brings them to memory, learner and router."""
 
     def __init__(
-        self, config: GatewayConfig, router: RouterStub, memory: MemoryStub, learner: LearnerStub, telemetry: Telemetry
+        self,
+        config: GatewayConfig,
+        router: RouterStub,
+        memory: MemoryStub,
+        learner: LearnerStub,
+        sessions: Sessions,
+        telemetry: Telemetry,
     ) -> None:
-        self._router, self._memory, self._learner = router, memory, learner
+        self._router, self._memory, self._learner, self._conversations = router, memory, learner, sessions
         self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
-        dropped = telemetry.counter(
+        dropped = self._dropped = telemetry.counter(
             "russet_gateway_records_dropped_total", "Records of finished requests that were lost", labels=("to",)
         )
 
@@ -143,9 +147,14 @@ class Records:
         await self._memory.AppendWitness(memory_pb2.AppendWitnessRequest(entries=entries))
 
     async def _sessions(self, batch: Sequence[Finished]) -> None:
-        newest = {(finished.tenant, finished.session_id): finished for finished in batch if finished.session_id}
-        for finished in newest.values():
-            await self._memory.PutSession(memory_pb2.PutSessionRequest(session=session(finished)))
+        for finished in batch:
+            if finished.session is None:
+                continue
+            try:
+                await self._conversations.write(finished.session, finished.embedding)
+            except (InvalidArgument, TooLarge) as error:
+                log.warning("memory does not take a session's newest turn: %s", error)
+                self._dropped.labels(to="sessions").inc()
 
     async def _trajectories(self, batch: Sequence[Finished]) -> None:
         trajectories = [trajectory(finished) for finished in batch]
@@ -180,21 +189,6 @@ def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
         query_embedding=finished.embedding,
         query_text=finished.question,
         response_text=finished.text,
-    )
-
-
-def session(finished: Finished) -> memory_pb2.Session:
-    """The conversation with its newest answer."""
-    turns = [*finished.turns, ("assistant", finished.text)]
-    return memory_pb2.Session(
-        session_id=finished.session_id,
-        tenant=finished.tenant,
-        turns=[memory_pb2.Turn(role=role, content=content) for role, content in turns],
-        embedding=finished.embedding,
-        model=finished.route.model,
-        replica_id=finished.route.replica,
-        created_ms=finished.time_ms,
-        last_active_ms=finished.time_ms + int(finished.total_ms),
     )
 
 

@@ -1,6 +1,6 @@
 """The one path that HTTP and gRPC share: a request to its stream of text, and what is kept of it.
 
-validate -> model's vocabulary -> render -> tokenize -> route -> generate (failover) -> detokenize -> record
+validate -> session -> model's vocabulary -> render -> tokenize -> route -> generate (failover) -> detokenize -> record
 """
 
 import asyncio
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
-from actors.base.vocabulary import Vocabulary
 from cluster.gateway import genai
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.conversation import Conversation
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
-from cluster.gateway.limits import ROLES, check_decoding, check_session
+from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
+from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of, param_of
 from cluster.gateway.records import Finished, Records
 from cluster.gateway.routes import Routes, prefix_hashes
+from cluster.gateway.sessions import Sessions
 from cluster.gateway.stream import TextStream
 from protos.gen import inference_pb2, router_pb2, scheduler_pb2
-
-GenerateMessage = inference_pb2.ChatRequest | inference_pb2.CompleteRequest
 
 INLINE_CHARS = 8192
 """Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
@@ -51,6 +51,7 @@ class Requests:
         catalog: Catalog,
         dispatcher: Dispatcher,
         records: Records,
+        sessions: Sessions,
         telemetry: Telemetry,
     ) -> None:
         self.config = config
@@ -58,6 +59,7 @@ class Requests:
         self.catalog = catalog
         self.dispatcher = dispatcher
         self.records = records
+        self.sessions = sessions
         self.telemetry = telemetry
         self.views: dict[str, ModelView] = {}
         """The view last used for a model: its prompts are tokenized with it before a replica is chosen."""
@@ -73,6 +75,7 @@ class Requests:
         """
         check_decoding(request.decoding)
         check_session(request.session_id)
+        check_kv_format(request.kv_format, "kv_format")
         if isinstance(request, inference_pb2.ChatRequest):
             _check_messages(request.messages)
         elif request.WhichOneof("prompt") is None:
@@ -87,8 +90,8 @@ class Generation:
 
     def __init__(self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool) -> None:
         self._requests = requests
-        self._request = request
         self._caller = caller
+        self._conversation = Conversation(requests.sessions, caller.tenant, request)
         self._probe = probe
         self._arrived_s = time.monotonic()
         self._job: Job | None = None
@@ -130,6 +133,34 @@ class Generation:
         )
 
     @property
+    def session_id(self) -> str:
+        """The session that it belongs to; empty where it belongs to none."""
+        return self._request.session_id
+
+    @property
+    def session_turns(self) -> int:
+        """Turns of the session that stand before the request's messages."""
+        return self._conversation.turns
+
+    @property
+    def _request(self) -> GenerateMessage:
+        """As sent, then as the model reads it."""
+        return self._conversation.request
+
+    @property
+    def _token_ids(self) -> list[int]:
+        """Prompt and answer."""
+        return [*self._job.generate.token_ids, *self._job.emitted[: self._tokens]] if self._job else []
+
+    @property
+    def kv(self) -> inference_pb2.Kv:
+        """How its KV is held, as the replica says; empty before it does."""
+        admission = self._job.admission if self._job else None
+        if admission is None:
+            return inference_pb2.Kv()
+        return inference_pb2.Kv(format=admission.kv_format, restored_tokens=admission.restored_tokens)
+
+    @property
     def route(self) -> inference_pb2.Route:
         """Where it went and why."""
         job = self._job
@@ -152,11 +183,12 @@ class Generation:
         with telemetry.span(f"{self._operation} {self.model}", attributes) as span:
             finish, problem, kind = "cancelled", "", "cancelled"
             try:
-                job = await self._prepare()
-                async with aclosing(self._generate_as_served(job)) as deltas:
-                    async for delta in deltas:
-                        self.text.append(delta)
-                        yield delta
+                async with self._conversation.turn():
+                    async with aclosing(self._generate_as_served(await self._prepare())) as deltas:
+                        async for delta in deltas:
+                            self.text.append(delta)
+                            yield delta
+                    self._conversation.keep("".join(self.text), self._token_ids, self.route, self.kv.format)
                 finish, kind = FINISH_NAMES[self.finish], ""
             except Exception as error:
                 finish, problem, kind = "error", f"{type(error).__name__}: {error}", type(error).__name__
@@ -183,6 +215,7 @@ class Generation:
             session_id=request.session_id,
             max_tokens=request.decoding.max_tokens,
             priority=request.priority,
+            session_replica=self._conversation.stored.replica_id,
         )
         view = requests.views.get(route.model)
         if view is None:
@@ -202,7 +235,7 @@ class Generation:
             raise ContextTooLong(
                 f"the prompt has {len(ids)} tokens and {asked or 'at least 1'} more were asked for; "
                 f"the context of {route.model} holds {context}",
-                param="max_tokens" if asked and len(ids) < context else _prompt_param(self._request),
+                param="max_tokens" if asked and len(ids) < context else param_of(self._request),
             )
         room = context - len(ids)
         max_tokens = asked or min(self._requests.config.max_tokens_default or room, room)
@@ -224,15 +257,17 @@ class Generation:
             request_id=self.id,
             token_ids=ids,
             prompt_tokens=len(ids),
-            sampling=_every_field(decoding.sampling),
+            sampling=every_field(decoding.sampling),
             max_tokens=max_tokens,
             min_tokens=decoding.min_tokens,
             ignore_eos=decoding.ignore_eos,
             priority=self._request.priority,
             tenant=self._caller.tenant,
             session_id=self._request.session_id,
+            kv_format=self._request.kv_format,
+            keep=bool(self._request.session_id),
         )
-        return Job(route, generate, view, self._wait_s)
+        return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
 
     async def _generate_as_served(self, job: Job) -> AsyncGenerator[str, None]:
         """Deltas of the job, made anew for each revision of the model that turns out to be served."""
@@ -249,10 +284,11 @@ class Generation:
     async def _tokenize(self, view: ModelView) -> Sequence[int]:
         request = self._request
         if isinstance(request, inference_pb2.CompleteRequest) and request.WhichOneof("prompt") == "tokens":
-            return _checked_ids(request.tokens.ids, view.vocabulary)
+            return checked_ids(request.tokens.ids, view.vocabulary)
+        known = self._conversation.stored.token_ids
         if request.ByteSize() <= INLINE_CHARS:
-            return _ids_of(request, view)
-        return await asyncio.to_thread(_ids_of, request, view)
+            return ids_of(request, view, known)
+        return await asyncio.to_thread(ids_of, request, view, known)
 
     async def _generate(self, job: Job) -> AsyncGenerator[str, None]:
         """Deltas of one job, up to its finish or a stop string."""
@@ -309,7 +345,8 @@ class Generation:
                 time_ms=self.created_ms,
                 route=self.route,
                 revision=self.revision,
-                turns=_turns(self._request),
+                question=_question(self._request),
+                session=self._conversation.kept,
                 text="".join(self.text),
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
@@ -337,59 +374,8 @@ def _check_messages(messages: Sequence[inference_pb2.Message]) -> None:
             )
 
 
-def _prompt_param(request: GenerateMessage) -> str:
-    return "messages" if isinstance(request, inference_pb2.ChatRequest) else "prompt"
-
-
-def _ids_of(request: GenerateMessage, view: ModelView) -> list[int]:
-    """Render and tokenize. A text that begins with the beginning-of-text token brings it; it is not put there twice."""
-    vocabulary = view.vocabulary
-    if isinstance(request, inference_pb2.ChatRequest):
-        ids = vocabulary.encode(
-            view.template.render([_as_dict(message) for message in request.messages]), add_bos=False
-        )
-    else:
-        ids = vocabulary.encode(request.text)
-        if vocabulary.bos_id is not None and ids[:2] == [vocabulary.bos_id] * 2:
-            del ids[0]
-    if not ids:
-        raise InvalidArgument("the prompt has no tokens; accepted is at least one", param=_prompt_param(request))
-    return ids
-
-
-def _checked_ids(ids: Sequence[int], vocabulary: Vocabulary) -> Sequence[int]:
-    if not ids:
-        raise InvalidArgument("prompt has no tokens; accepted is at least one", param="prompt")
-    if max(ids) >= vocabulary.size:
-        raise InvalidArgument(
-            f"prompt has the token id {max(ids)}; accepted are ids below {vocabulary.size}", param="prompt"
-        )
-    return ids
-
-
-def _as_dict(message: inference_pb2.Message) -> dict[str, str]:
-    role = "system" if message.role == "developer" else message.role
-    named = {"name": message.name} if message.HasField("name") else {}
-    return {"role": role, "content": message.content, **named}
-
-
-def _turns(request: GenerateMessage) -> list[tuple[str, str]]:
-    if isinstance(request, inference_pb2.ChatRequest):
-        return [(message.role, message.content) for message in request.messages]
-    return [("user", request.text)]
-
-
-def _every_field(sampling: inference_pb2.Sampling) -> inference_pb2.Sampling:
-    """The sampling with inference.proto's defaults filled in, and a seed drawn where there is none."""
-    full = inference_pb2.Sampling(
-        temperature=1,
-        top_p=1,
-        top_k=0,
-        min_p=0,
-        repetition_penalty=1,
-        presence_penalty=0,
-        frequency_penalty=0,
-        seed=secrets.randbits(64),
-    )
-    full.MergeFrom(sampling)
-    return full
+def _question(request: GenerateMessage) -> str:
+    """The last user turn."""
+    if isinstance(request, inference_pb2.CompleteRequest):
+        return request.text
+    return next((message.content for message in reversed(request.messages) if message.role == "user"), "")

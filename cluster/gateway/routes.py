@@ -62,6 +62,11 @@ class Routes:
         self._seen.update((replica.state.model, time.monotonic()) for replica in self.table.replicas)
         return self.table
 
+    def workers_of(self, replica_id: str) -> Sequence[str]:
+        """Addresses of a replica's worker; none where the table does not know it."""
+        states = (replica.state for replica in self.table.replicas)
+        return next((state.worker_addresses for state in states if state.replica_id == replica_id), ())
+
     async def choose(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
         """Candidates for a request, best first, never none.
 

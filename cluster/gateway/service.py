@@ -18,6 +18,7 @@ from cluster.gateway.models import Models
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
+from cluster.gateway.sessions import Sessions
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -48,9 +49,10 @@ class Gateway:
         self._telemetry = telemetry
         self._routes = Routes(config, router, telemetry)
         self._catalog = Catalog(config)
-        self._records = Records(config, router, memory, learner, telemetry)
+        sessions = self._sessions = Sessions(config, memory)
+        self._records = Records(config, router, memory, learner, sessions, telemetry)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
-        requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, telemetry)
+        requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, sessions, telemetry)
         models, gate = Models(self._routes, memory), Gate(config)
         api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)

@@ -92,6 +92,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.holding = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.cached_tokens = 0
+        self.restored_tokens = 0
         self.describes = 0
         self.vocabularies_sent = 0
 
@@ -112,7 +113,13 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
             raise self.refuse
         done = len(request.token_ids) - request.prompt_tokens
         length = min(len(self.answer_ids), request.max_tokens or CONTEXT)
-        admission = scheduler_pb2.Admission(replica_id=self.replica_id, epoch=1, cached_tokens=self.cached_tokens)
+        admission = scheduler_pb2.Admission(
+            replica_id=self.replica_id,
+            epoch=1,
+            cached_tokens=self.cached_tokens,
+            kv_format=request.kv_format or "f16",
+            restored_tokens=self.restored_tokens,
+        )
         sent = 0
         try:
             while True:
@@ -188,6 +195,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
                         model=model,
                         context_length=CONTEXT,
                         isa_class=self.isa_classes.get(replica, ""),
+                        worker_addresses=[f"unix:/{replica}.worker"],
                     ),
                 )
                 for replica, (model, addresses) in self.replicas.items()
@@ -206,8 +214,12 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
         self.entries: list[memory_pb2.WitnessEntry] = []
-        self.sessions: dict[str, memory_pb2.Session] = {}
+        self.sessions: dict[tuple[str, str], memory_pb2.Session] = {}
+        """By tenant and id."""
+        self.puts = 0
         self.away = False
+        self.holding: asyncio.Event | None = None
+        """Where set, a session is put once this is."""
 
     def _here(self) -> None:
         if self.away:
@@ -230,9 +242,27 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
 
     async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
         self._here()
-        self.sessions[request.session.session_id] = request.session
+        self.puts += 1
+        self.bell.ring()
+        if self.holding is not None:
+            await self.holding.wait()
+        self.sessions[request.session.tenant, request.session.session_id] = request.session
         self.bell.ring()
         return memory_pb2.PutSessionReply()
+
+    async def GetSession(self, request: memory_pb2.GetSessionRequest, context: Any) -> memory_pb2.GetSessionReply:
+        self._here()
+        return memory_pb2.GetSessionReply(session=self.sessions.get((request.tenant, request.session_id)))
+
+    async def ListSessions(self, request: memory_pb2.ListSessionsRequest, context: Any) -> memory_pb2.ListSessionsReply:
+        self._here()
+        found = [session for (tenant, _), session in self.sessions.items() if tenant == request.tenant]
+        return memory_pb2.ListSessionsReply(sessions=found)
+
+    async def DeleteSession(self, request: memory_pb2.DeleteSessionRequest, context: Any) -> Any:
+        self._here()
+        found = self.sessions.pop((request.tenant, request.session_id), None) is not None
+        return memory_pb2.DeleteSessionReply(found=found)
 
 
 class FakeLearner(learner_pb2_grpc.LearnerServicer):
@@ -263,6 +293,7 @@ class World:
         self.channels: list[Any] = []
         self.clients: list[httpx.AsyncClient] = []
         self.gateway: Gateway | None = None
+        self.stubs: list[Any] = []
 
     async def serve(self, name: str, add: Any, servicer: Any) -> str:
         """Serve a fake; returns its address."""
@@ -278,8 +309,15 @@ class World:
         return scheduler
 
     async def start(self, **settings: Any) -> Gateway:
-        """Start the gateway on ports the system chooses."""
-        stubs = []
+        """Start the gateway on ports the system chooses; again for a restart of it alone."""
+        if not self.stubs:
+            await self._serve_actors()
+        defaults = {"port": 0, "grpc_port": 0, "record_delay_s": 0.01, "failover_wait_s": 5, "table_refresh_s": 0.05}
+        self.gateway = Gateway(GatewayConfig(**(defaults | settings)), *self.stubs, self.telemetry)
+        await self.gateway.start()
+        return self.gateway
+
+    async def _serve_actors(self) -> None:
         for name, add, stub, servicer in (
             ("router", router_pb2_grpc.add_RouterServicer_to_server, router_pb2_grpc.RouterStub, self.router),
             ("memory", memory_pb2_grpc.add_MemoryServicer_to_server, memory_pb2_grpc.MemoryStub, self.memory),
@@ -287,11 +325,7 @@ class World:
         ):
             channel = connect(await self.serve(name, add, servicer))
             self.channels.append(channel)
-            stubs.append(stub(channel))
-        defaults = {"port": 0, "grpc_port": 0, "record_delay_s": 0.01, "failover_wait_s": 5, "table_refresh_s": 0.05}
-        self.gateway = Gateway(GatewayConfig(**(defaults | settings)), *stubs, self.telemetry)
-        await self.gateway.start()
-        return self.gateway
+            self.stubs.append(stub(channel))
 
     @property
     def url(self) -> str:

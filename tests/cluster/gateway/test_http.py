@@ -161,6 +161,8 @@ BAD_CHAT = [
     (MINIMAL | {"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     (MINIMAL | {"russet": {"priority": "urgent"}}, "russet.priority", "invalid_value"),
     (MINIMAL | {"russet": {"session_id": "s" * 300}}, "session_id", "invalid_value"),
+    (MINIMAL | {"russet": {"kv_format": "q2"}}, "russet.kv_format", "invalid_value"),
+    (MINIMAL | {"russet": {"kv_format": 8}}, "russet.kv_format", "invalid_value"),
     (MINIMAL | {"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     (MINIMAL | {"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
     (MINIMAL | {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),

@@ -22,8 +22,8 @@ async def test_a_finished_request_reaches_memory_learner_and_router(world):
     await world.until(
         lambda: len(world.router.reports) == len(world.learner.trajectories) == len(world.memory.entries) == 2
     )
-    await world.until(lambda: world.memory.sessions)
-    entry, trajectory, session = world.memory.entries[0], world.learner.trajectories[0], world.memory.sessions["s1"]
+    await world.until(lambda: [len(session.turns) for session in world.memory.sessions.values()] == [5])
+    entry, trajectory, session = world.memory.entries[0], world.learner.trajectories[0], world.memory.sessions["", "s1"]
     assert entry.id == trajectory.id == replies[0]["id"]
     assert (entry.query_text, entry.response_text, entry.finish, entry.error) == ("question", "fine", "stop", "")
     assert (entry.usage.completion_tokens, entry.usage.cached_tokens) == (4, 2)
@@ -36,11 +36,13 @@ async def test_a_finished_request_reaches_memory_learner_and_router(world):
     assert bytes(trajectory.answer_ids) == b"fine"
     assert [t.follows for t in world.learner.trajectories] == ["", replies[0]["id"]]
     assert [(turn.role, turn.content) for turn in session.turns] == [
-        ("system", "s"), ("user", "question"), ("assistant", "fine"),
+        ("system", "s"), ("user", "question"), ("assistant", "fine"), ("user", "question"), ("assistant", "fine"),
     ]  # fmt: skip
+    assert list(session.embedding) == [len("question"), 1]
     report = world.router.reports[0]
     assert (report.succeeded, report.session_id) == (True, "s1")
-    assert list(report.prefix_hashes) == list(world.router.routed[-1].prefix_hashes)
+    (routed,) = (each for each in world.router.routed if each.request_id == report.request_id and each.prompt_tokens)
+    assert list(report.prefix_hashes) == list(routed.prefix_hashes)
     assert len(report.prefix_hashes) == scheduler.requests[0].prompt_tokens // 16
 
 
@@ -49,7 +51,8 @@ async def test_memory_away_delays_nobody_and_gets_it_later(world):
     await world.start()
     world.memory.away = True
     client = world.client()
-    assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
+    alone = {name: value for name, value in BODY.items() if name != "russet"}
+    assert (await client.post("/v1/chat/completions", json=alone)).status_code == 200
     await world.until(lambda: world.learner.trajectories)
     world.memory.away = False
     await world.until(lambda: world.memory.entries)
