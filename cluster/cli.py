@@ -16,9 +16,11 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
+from cluster import cli_kv, cli_sessions
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
+from cluster.lifecycle import running_url
 from cluster.report import config_table, models_table, status_table
 from cluster.status import Status, gather
 
@@ -29,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(cli_sessions.app)
+app.command()(cli_kv.kv)
 out = Console()
 err = Console(stderr=True)
 
@@ -165,7 +169,7 @@ def chat(
     config: ConfigFile = None,
 ) -> None:
     """Ask one question, or hold a conversation, in the terminal."""
-    client = Client(url or _running_url(config), key)
+    client = Client(url or running_url(config), key)
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     if question is not None:
         _stream(client, [*messages, {"role": "user", "content": question}], model, max_tokens, temperature)
@@ -185,7 +189,7 @@ def chat(
 @app.command()
 def models(url: Url = None, key: Key = None, config: ConfigFile = None) -> None:
     """List the models that answer now."""
-    out.print(models_table(Client(url or _running_url(config), key).models()))
+    out.print(models_table(Client(url or running_url(config), key).models()))
 
 
 @app.command()
@@ -210,7 +214,7 @@ def bench(
         task = bar.add_task("Warming up", total=requests)
         result = asyncio.run(
             run(
-                url or _running_url(config),
+                url or running_url(config),
                 load_,
                 key,
                 on_stream=lambda stream: bar.update(task, advance=1, description="Requests"),
@@ -262,14 +266,6 @@ def _config(file: Path | None, settings: list[str] | None, flags: dict[str, Any]
             raise typer.BadParameter(f"{setting!r}: expected NAME=VALUE, e.g. gateway.port=8080", param_hint="--set")
         overrides[name] = value
     return load(file, overrides)
-
-
-def _running_url(config: Path | None) -> str:
-    from cluster.lifecycle import read_state
-
-    chosen = load(config)
-    state = read_state(Home(chosen.home))
-    return state.http if state else f"http://{chosen.gateway.host}:{chosen.gateway.port}"
 
 
 def _gather(config: Config) -> Status:

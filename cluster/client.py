@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -12,9 +13,10 @@ from actors.base.errors import RussetError, Unavailable
 class Client:
     """Talks to the gateway at `url` (without /v1). Errors of the server come as RussetError with its message."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, tenant: str | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers |= {"X-Russet-Tenant": tenant} if tenant else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(10, read=120))
 
     def chat(
@@ -41,12 +43,31 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """The rows of /v1/models."""
+        return self._ask("GET", "/v1/models").json()["data"]
+
+    def sessions(self, limit: int) -> list[dict[str, Any]]:
+        """The rows of /v1/russet/sessions, most recent first."""
+        return self._ask("GET", f"/v1/russet/sessions?limit={limit}").json()["data"]
+
+    def session(self, session_id: str) -> dict[str, Any]:
+        """One session with its messages."""
+        return self._ask("GET", f"/v1/russet/sessions/{quote(session_id, safe='')}").json()
+
+    def delete_session(self, session_id: str) -> bool:
+        """Forget a session; False where there was none."""
+        return self._ask("DELETE", f"/v1/russet/sessions/{quote(session_id, safe='')}").json()["deleted"]
+
+    def metrics(self) -> str:
+        """The text of /metrics."""
+        return self._ask("GET", "/metrics").text
+
+    def _ask(self, method: str, path: str) -> httpx.Response:
         try:
-            response = self._http.get("/v1/models")
-            _check(response)
-            return response.json()["data"]
+            response = self._http.request(method, path)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+        _check(response)
+        return response
 
     def _unreachable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(f"no answer from {self.url} ({error}); is Russet up? `russet status` tells")

@@ -20,7 +20,7 @@ import psutil
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
 from cluster.capacity import planned
-from cluster.config import Config
+from cluster.config import Config, load
 from cluster.home import Home
 
 STOP_TIMEOUT_S = 20.0
@@ -48,6 +48,13 @@ def read_state(home: Home) -> ClusterState | None:
     """The running cluster of this home, or None."""
     state = _written_state(home)
     return state if state is not None and state.alive else None
+
+
+def running_url(file: Path | None) -> str:
+    """Base URL of the cluster that runs for the configuration in `file`, or where it would be."""
+    config = load(file)
+    state = read_state(Home(config.home))
+    return state.http if state else f"http://{config.gateway.host}:{config.gateway.port}"
 
 
 def up(config: Config, progress: Callable[[str], None]) -> ClusterState:

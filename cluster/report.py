@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.config import Config
@@ -35,6 +37,45 @@ def models_table(rows: list[dict[str, Any]]) -> Table:
         cells = (row["id"], more.get("kind", ""), more.get("context_length", ""), more.get("replicas", ""), since)
         table.add_row(*(str(cell) for cell in cells))
     return table
+
+
+def sessions_table(rows: list[dict[str, Any]]) -> Table | str:
+    """One row a session of /v1/russet/sessions."""
+    if not rows:
+        return "There are no sessions; a chat with russet.session_id begins one."
+    table = Table()
+    for column in ("id", "turns", "tokens", "kv", "replica", "last active"):
+        table.add_column(column, justify="right" if column in ("turns", "tokens") else "left", overflow="fold")
+    for row in rows:
+        kv = row["kv"]
+        place = " ".join(filter(None, (kv["format"], kv["tier"])))
+        cells = (row["id"], str(row["turns"]), f"{kv['tokens']:,}", place, row["replica"], _moment(row["last_active"]))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def session_page(session: dict[str, Any]) -> Group:
+    """A session and its messages."""
+    kv = session["kv"]
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("Session", session["id"]),
+        ("Model", session["model"]),
+        ("Replica", session["replica"]),
+        ("Began", _moment(session["created"])),
+        ("Last active", _moment(session["last_active"])),
+        ("Turns", str(session["turns"])),
+        ("KV", " ".join(filter(None, (f"{kv['tokens']:,} tokens", kv["format"], kv["tier"] and f"in {kv['tier']}")))),
+    ):
+        facts.add_row(f"[bold]{name}[/bold]", escape(value))
+    said = Table.grid(padding=(0, 2))
+    for message in session["messages"]:
+        said.add_row(f"[dim]{message['role']}[/dim]", escape(message["content"]))
+    return Group(facts, "", said)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def config_table(config: Config) -> Table:

@@ -18,13 +18,16 @@ from cluster.report import status_table
 from cluster.status import Actor, Status
 from tests.conftest import settings
 
-COMMANDS = ("up", "down", "status", "serve", "chat", "models", "bench", "config", "key")
+COMMANDS = (
+    "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
+    "sessions show", "sessions delete",
+)  # fmt: skip
 runner = CliRunner()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
-    shown = runner.invoke(cli.app, [command, "--help"])
+    shown = runner.invoke(cli.app, [*command.split(), "--help"])
     assert shown.exit_code == 0
     assert len(shown.output.splitlines()) > 8
 
