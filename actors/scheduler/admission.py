@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from actors.base.errors import InvalidArgument
 from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.formats import FORMATS
 from actors.scheduler.pages import pages_for
 from actors.scheduler.sequence import LEVELS, Sequence
 from protos.gen import inference_pb2, scheduler_pb2, worker_pb2
@@ -39,6 +40,7 @@ SAMPLING_RANGES = {
     "frequency_penalty": Range(-2, 2),
     "seed": Range(0, 2**64 - 1),
 }
+MOST_SOURCES = 8
 LOGIT_BIAS_RANGE = Range(-100, 100)
 
 
@@ -81,6 +83,12 @@ def admit(
     _check_sampling(request.sampling, vocabulary.vocab_size)
     if request.priority not in LEVELS:
         raise _invalid("priority", f"is {request.priority}", f"one of {sorted(LEVELS)}")
+    kv_format = request.kv_format or config.kv_format
+    offered = [form for form in FORMATS if form in ("f16", "auto") or form in {tier.format for tier in hello.tiers}]
+    if kv_format not in offered:
+        raise _invalid("kv_format", f"is {kv_format!r}", f"here {', '.join(offered)}")
+    if len(request.kv_source) > MOST_SOURCES:
+        raise _invalid("kv_source", f"has {len(request.kv_source)} addresses", f"at most {MOST_SOURCES}")
     return Sequence(
         request_id=request.request_id,
         token_ids=token_ids,
@@ -92,6 +100,9 @@ def admit(
         tenant=request.tenant,
         sampling=request.sampling,
         min_tokens=request.min_tokens,
+        kv_format=kv_format,
+        keep=request.keep,
+        kv_source=tuple(request.kv_source),
         stop_ids=() if request.ignore_eos else tuple(vocabulary.eos_ids),
     )
 

@@ -1,17 +1,35 @@
 """The batch of one epoch: rows at the worker, pages, and how a decision becomes a Plan message."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.pages import PageAllocator, PageTable, pages_for
+from actors.scheduler.kept import HOT_AFTER, Costs, Kept, Restore, Restored, salt_of
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable, pages_for
 from actors.scheduler.planner import PlanState, StepPlan, admissible, copied_pages, lease_target, least_pages, plan
-from actors.scheduler.prefix import Node, PrefixCache
+from actors.scheduler.prefix import Hold, Node, PrefixCache
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.sequence import Sequence, Status
+from actors.scheduler.tiering import Tiering
 from protos.gen import worker_pb2
 
 # Waiting sequences that one plan looks up at most, for each row that the batch may have.
 _LOOK_UPS_PER_ROW = 4
+
+
+class Moves(NamedTuple):
+    """What was done with KV so far in an epoch."""
+
+    # Pages that the prefix cache gave up.
+    evicted: int = 0
+    # Rows that gave way, and those among them that were written to disk.
+    preempted: int = 0
+    swapped: int = 0
+    # Tokens that went to each quantized tier, and those among them that went because memory was short.
+    demoted: Mapping[str, int] = MappingProxyType({})
+    quantized: int = 0
 
 
 class Leaving(NamedTuple):
@@ -24,12 +42,22 @@ class Leaving(NamedTuple):
 class Batch:
     """Everything that begins anew with a worker's Hello. The waiting queue outlives it."""
 
-    def __init__(self, config: SchedulerConfig, hello: worker_pb2.HelloReply, queue: WaitingQueue) -> None:
+    def __init__(
+        self, config: SchedulerConfig, hello: worker_pb2.HelloReply, queue: WaitingQueue, costs: Costs | None = None
+    ) -> None:
         self.config = config
         self.epoch = hello.epoch
         self.queue = queue
-        self.allocator = PageAllocator(hello.pages, hello.page_size, config.page_strategy)
+        self.allocator = KvPool.of_worker(hello, config.page_strategy)
         self.cache = PrefixCache(self.allocator) if config.prefix_cache else None
+        if self.cache is not None:
+            self.allocator.budget.shrink_kv = self._shrink
+        self.kept: Kept | None = None
+        """What is on disk; None where the worker keeps nothing, or nothing has a name."""
+        if self.cache is not None and hello.keeps:
+            self.kept = Kept(hello, self.allocator, self.cache, costs or Costs())
+        self.tiering = Tiering(config, self.allocator, self.cache, self.kept, self._tables)
+        self._preempted = self._swapped = 0
         # Index of a waiting sequence -> the last page promised by another that it waits for.
         self._awaited: dict[int, Node] = {}
         self.step_tokens = min(config.step_tokens, hello.max_step_tokens)
@@ -55,17 +83,52 @@ class Batch:
         return self.cache.num_pages if self.cache else 0
 
     @property
-    def pages_evicted(self) -> int:
-        """Pages that the prefix cache gave up so far."""
-        return self.cache.num_evicted if self.cache else 0
+    def moves(self) -> Moves:
+        """What was done with KV so far."""
+        return Moves(
+            self.cache.num_evicted if self.cache else 0,
+            self._preempted,
+            self._swapped,
+            dict(self.tiering.demoted),
+            self.tiering.quantized,
+        )
+
+    @property
+    def tokens_kept(self) -> int:
+        """Tokens whose KV is on disk."""
+        return self.kept.num_tokens if self.kept is not None else 0
+
+    @property
+    def has_moves(self) -> bool:
+        """Whether KV is to be moved, within memory or between memory and disk."""
+        return (self.kept is not None and self.kept.pending) or any(map(self.tiering.is_due, self.running.values()))
+
+    @property
+    def is_overcommitted(self) -> bool:
+        """Whether memory is short, whatever was done, and those that wait want more than is reasonable to wait for."""
+        if not self.tiering.short:
+            return False
+        page_size = self.allocator.page_size
+        wanted = sum(pages_for(sequence.num_tokens, page_size) for sequence in self.queue)
+        return wanted > self.config.kv_backlog * self.allocator.num_pages
+
+    def settle(self, result: worker_pb2.StepResult, now_s: float) -> list[Restored]:
+        """What became of moves between memory and disk."""
+        return self.kept.settle(result, now_s) if self.kept is not None else []
+
+    def keep_on_disk(self, sequence: Sequence) -> None:
+        """Write all that is computed of a sequence to disk, as far as it is not there."""
+        if self.kept is not None and sequence.hold is not None:
+            self.kept.save(sequence, sequence.hold.kept)
 
     def decide(self, now_s: float) -> StepPlan:
         """Plan the next step. Whom it admits holds the cached pages of its prompt: enact the decision."""
+        self.tiering.look()
         waiting = self.queue.ordered(now_s) if len(self.queue) else []
         if waiting:
             waiting = admissible(self.running.values(), waiting, self.config.max_recoveries)
         if waiting and self.cache is not None:
-            waiting = self._find_prefixes(self.cache, waiting)
+            waiting = self._find_prefixes(self.cache, waiting, now_s)
         decision = plan(self._state(waiting))
         admitted = {lease.sequence.index for lease in decision.admit}
         for sequence in waiting:
@@ -91,9 +154,9 @@ class Batch:
 
     @property
     def _free_pages(self) -> int:
-        return self.allocator.num_free + (self.cache.num_evictable if self.cache else 0)
+        return self.allocator.num_available
 
-    def _find_prefixes(self, cache: PrefixCache, waiting: list[Sequence]) -> list[Sequence]:
+    def _find_prefixes(self, cache: PrefixCache, waiting: list[Sequence], now_s: float) -> list[Sequence]:
         """Give those who may be admitted next their cached pages, and let them promise what they will compute.
 
         Who would compute what another is computing is left out and waits for that, unless the other's prompt comes
@@ -110,11 +173,13 @@ class Batch:
                 if (found and len(found) >= rows) or not look_ups:
                     break
                 look_ups -= 1
-                evictable = cache.num_evictable
-                last = self._hold_prefix(cache, sequence)
-                if last is None:
+                available = self._free_pages
+                last = self._hold_prefix(cache, sequence, room, now_s)
+                if last is not None:
+                    room -= available - self._free_pages
+                else:
                     # What it holds while it waits cannot be evicted for a row that runs: rows come first.
-                    room -= self._still_needed(sequence) + evictable - cache.num_evictable
+                    room -= self._still_needed(sequence) + available - self._free_pages
                     if room >= 0:
                         found.append(sequence)
                         continue
@@ -127,18 +192,49 @@ class Batch:
             self._awaited[sequence.index] = last
         return found
 
-    def _hold_prefix(self, cache: PrefixCache, sequence: Sequence) -> Node | None:
+    def _hold_prefix(self, cache: PrefixCache, sequence: Sequence, room: int, now_s: float) -> Node | None:
         """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for."""
-        hold, last = cache.match(sequence.tenant.encode(), sequence.token_ids)
+        hold, last = cache.match(salt_of(sequence), sequence.token_ids)
         if last is not None and last.level >= sequence.level:
             cache.release(hold)
             return last
+        if last is None and self.kept is not None:
+            last = self._begin_restore(cache, self.kept, sequence, hold, room, now_s)
+            if last is not None:
+                return last
         self.allocator.share(hold.pages)
         sequence.hold, sequence.table = hold, PageTable(hold.pages)
         # One token at least is computed: its logits are wanted.
         sequence.num_cached_tokens = min(len(hold.nodes) * self.allocator.page_size, sequence.num_tokens - 1)
         cache.promise(hold, sequence.token_ids, sequence.level)
         return None
+
+    def _begin_restore(
+        self, cache: PrefixCache, kept: Kept, sequence: Sequence, hold: Hold, room: int, now_s: float
+    ) -> Node | None:
+        """Read what follows a hold's pages from disk, if that is cheaper than computing it; the last page promised."""
+        pool = self.allocator
+        units = kept.find(sequence, len(hold.nodes), self.config.kv_tail_tokens)
+        while units and sum(pool.as_pages(unit.format) for unit in units) > room:
+            units.pop()
+        if not kept.worth(units):
+            return None
+        pool.share(hold.pages)
+        table = PageTable(hold.pages)
+        awaited = {}
+        for unit in units:
+            self._make_room(pool.as_pages(unit.format))
+            if not pool.has_room(unit.format):
+                break
+            pages = pool.take_unit(unit.format)
+            awaited[pages[0]] = unit
+            table.pages += pages
+        if not awaited:
+            table.release(pool)
+            return None
+        cache.promise(hold, sequence.token_ids[: len(table) * pool.page_size], sequence.level)
+        kept.restore(Restore(sequence, hold, table, awaited, sequence.kv_source, now_s))
+        return hold.end
 
     def _still_needed(self, sequence: Sequence) -> int:
         """Pages beside those it holds that a waiting sequence needs at least."""
@@ -158,12 +254,17 @@ class Batch:
         if self.cache is not None:
             self.cache.make_room(pages)
 
+    def _shrink(self, wanted_bytes: int) -> None:
+        """Evict until so many bytes are left in the budget or nothing is left to evict."""
+        self._make_room(-(-wanted_bytes // self.allocator.unit_bytes("f16")))
+
     def _state(self, waiting: list[Sequence]) -> PlanState:
         return PlanState(
             running=list(self.running.values()),
             waiting=waiting,
             free_pages=self._free_pages,
-            pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values()),
+            pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values())
+            + (self.kept.num_pinned if self.kept is not None else 0),
             page_size=self.allocator.page_size,
             max_rows=self.max_rows,
             reserve_pages=self.reserve_pages,
@@ -184,6 +285,10 @@ class Batch:
             self._let_go(sequence)
         for sequence in decision.preempt:
             sequence.num_preemptions += 1
+            self._preempted += 1
+            if self.kept is not None and self.kept.worth_swapping(sequence):
+                self.keep_on_disk(sequence)
+                self._swapped += 1
             self._let_go(sequence)
         new_pages: dict[int, list[int]] = {}
         for lease in decision.extend:
@@ -198,12 +303,15 @@ class Batch:
             if copy is not None:
                 message.copy_from.append(copy.source)
                 message.copy_to.append(copy.target)
-            # The worker's table of a new row is empty: it is told of every page, shared ones included.
             missing = pages_for(lease.limit, self.allocator.page_size) - len(lease.sequence.table)
             lease.sequence.table.grow(self.allocator, missing)
-            new_pages[lease.sequence.row] = lease.sequence.table.pages
             lease.sequence.limit = lease.limit
             message.start.append(row_start(lease.sequence))
+        # After all that takes pages: what is moved away by this plan is used again by the next. And before tables are
+        # told, since the worker moves first.
+        self.tiering.demote(self.running.values(), message)
+        # The worker's table of a new row is empty: it is told of every page, shared ones included.
+        new_pages |= {lease.sequence.row: lease.sequence.table.pages for lease in decision.admit}
         # Prompt chunks are filled in this order: by level, then by admission (sorted() is stable).
         for row, sequence in sorted(self.running.items(), key=lambda item: -item[1].level):
             pages = new_pages.get(row, ())
@@ -211,13 +319,21 @@ class Batch:
             message.limit.append(sequence.limit)
             message.page_count.append(len(pages))
             message.pages.extend(pages)
+        if self.kept is not None:
+            self.kept.tell(message)
+        message.release.extend(self.allocator.take_releases())
+        self.tiering.look()
         return message
+
+    def _tables(self) -> list[PageTable]:
+        """Every table but the cache's own."""
+        sequences = (*self.running.values(), *(entry.sequence for entry in self.leaving.values()), *self.queue)
+        return [sequence.table for sequence in sequences] + (self.kept.tables() if self.kept is not None else [])
 
     def check_integrity(self) -> list[str]:
         """Sentences about what is wrong with pages, tables and rows; empty where all is sound."""
-        leaving = [entry.sequence for entry in self.leaving.values()]
         waiting = list(self.queue)
-        tables = [sequence.table for sequence in (*self.running.values(), *leaving, *waiting)]
+        tables = self._tables()
         if self.cache is not None:
             tables.append(self.cache.table())
         problems = self.allocator.check_integrity(tables)
@@ -252,7 +368,19 @@ class Batch:
             sequence.planned_s = now_s
             sequence.num_found_tokens = found
         sequence.num_found_tokens = min(sequence.num_found_tokens, found)
+        self._count_hits(sequence)
         self.running[sequence.row] = sequence
+
+    def _count_hits(self, sequence: Sequence) -> None:
+        """Whatever many prompts begin with is worth keeping on disk."""
+        if self.kept is None or sequence.hold is None:
+            return
+        hot = 0
+        for node in sequence.hold.nodes[: sequence.hold.kept]:
+            node.hits += 1
+            hot += node.hits >= HOT_AFTER
+        if hot:
+            self.kept.save(sequence, hot)
 
     def _let_go(self, sequence: Sequence) -> None:
         del self.running[sequence.row]

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Policy = Literal["fcfs", "priority", "shortest", "fair"]
 Strategy = Literal["first_fit", "best_fit", "round_robin"]
+KvFormat = Literal["f16", "q8", "q4", "auto"]
+"""f16 is exact. q8 and q4 keep a tail in full precision and hold what is older in 8 or 4 bits. auto is f16 until
+memory is short, then what is older goes to 8 bits and further to 4."""
 
 
 class SchedulerConfig(BaseModel):
@@ -45,6 +48,21 @@ class SchedulerConfig(BaseModel):
     prefix_cache: bool = Field(
         default=True,
         description="Keep pages that no sequence needs any more, and use them again where a prompt begins alike.",
+    )
+    kv_format: KvFormat = Field(
+        default="f16",
+        description="How KV is held unless a request says otherwise. f16: exactly. q8, q4: what is older than "
+        "kv_tail_tokens in 8 or 4 bits. auto: f16 until memory is short, then 8 bits, then 4.",
+    )
+    kv_tail_tokens: int = Field(
+        default=256, ge=64, le=65536, description="Newest tokens of a sequence whose KV is never quantized."
+    )
+    kv_backlog: float = Field(
+        default=16.0,
+        ge=1,
+        le=10000,
+        description="Once KV memory is short: how many times the whole of it those that wait may want, after which "
+        "requests are refused.",
     )
     reserve_fraction: float = Field(
         default=0.02, ge=0, lt=1, description="Share of the pages that admission leaves free for rows that already run."

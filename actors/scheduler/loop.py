@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from actors.base.errors import Internal, RussetError, Unavailable
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.kept import Costs
 from actors.scheduler.metrics import SchedulerMetrics
 from actors.scheduler.pages import pages_for
 from actors.scheduler.queue import WaitingQueue
@@ -39,6 +40,7 @@ class LeaseLoop:
     ) -> None:
         self.queue = WaitingQueue(config.policy, config.aging_s)
         self.rates = Rates()
+        self._costs = Costs()
         # Of the newest epoch; stays when the worker is lost.
         self.hello: worker_pb2.HelloReply | None = None
         # None while no worker is connected.
@@ -131,11 +133,10 @@ class LeaseLoop:
             return
         now = time.monotonic()
         decision = batch.decide(now)
-        if decision.urgent:
-            evicted = batch.pages_evicted
+        if decision.urgent or batch.has_moves:
             self._plans.put_nowait(batch.enact(decision, now))
             self._metrics.plan_seconds.observe(time.monotonic() - now)
-            self._metrics.observe_plan(decision, batch.pages_evicted - evicted)
+            self._metrics.observe_plan(decision)
             self._watch()
         self._metrics.observe_batch(batch, len(self.queue))
 
@@ -147,10 +148,13 @@ class LeaseLoop:
         steps, self._step = result.step - self._step, result.step
         self.rates.observe_steps(steps, result.busy_us * 1e-6, result.prefill_tokens, result.decode_tokens, now)
         self._metrics.observe_gap(result, steps)
+        restored = batch.settle(result, now)
+        self._metrics.observe_restores(restored)
         outcome = reconcile(batch, result)
         for news in outcome.news:
             self._deliver(news, now)
-        if outcome.replan:
+        # What was pinned until it was on disk may be free now.
+        if outcome.replan or restored or result.saved or result.lost:
             self._advance()
 
     def _deliver(self, news: News, now: float) -> None:
@@ -191,7 +195,8 @@ class LeaseLoop:
             )
         former, self.hello = self.hello, _completed(hello, self.hello)
         self._plans = asyncio.Queue()
-        self.batch = Batch(self._config, hello, self.queue)
+        self.batch = Batch(self._config, hello, self.queue, self._costs)
+        self._metrics.begin(self.batch)
         for sequence in list(self.queue):
             if former is not None and former.model.revision != hello.model.revision:
                 self._end(sequence, Unavailable("The replica came back with another model.", retry_after_s=1.0))

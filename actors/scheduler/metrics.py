@@ -1,7 +1,10 @@
 """The scheduler's metrics, under the names that dashboards for this field already know."""
 
+from collections.abc import Iterable
+
 from actors.base.telemetry import Telemetry
-from actors.scheduler.batch import Batch
+from actors.scheduler.batch import Batch, Moves
+from actors.scheduler.kept import Restored
 from actors.scheduler.planner import StepPlan
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
@@ -33,6 +36,33 @@ class SchedulerMetrics:
         self.prefix_evictions = telemetry.counter(
             "russet_prefix_cache_evictions_total", "KV pages that the prefix cache gave up for others."
         )
+        self.kv_bytes = telemetry.gauge(
+            "russet_kv_bytes",
+            "Bytes of KV by tier: live ones are used by sequences, cached ones only kept for prompts to come.",
+            labels=("tier", "state"),
+        )
+        self.kv_budget = telemetry.gauge("russet_kv_budget_bytes", "Most bytes of KV, over all tiers.")
+        self.kv_kept = telemetry.gauge("russet_kv_kept_tokens", "Tokens whose KV lies on this replica's disk.")
+        self.demoted = telemetry.counter(
+            "russet_kv_demoted_tokens_total", "Tokens whose KV went to a tier of fewer bits.", labels=("tier",)
+        )
+        self.kv_preemptions = telemetry.counter(
+            "russet_kv_preemptions_total",
+            "Rows that gave up their pages, by how they come back: read from disk or computed again.",
+            labels=("kind",),
+        )
+        self.restored_tokens = telemetry.counter(
+            "russet_kv_restored_tokens_total", "Tokens whose KV was read from disk instead of being computed."
+        )
+        self.restore_seconds = telemetry.histogram(
+            "russet_kv_restore_seconds", "From asking for a prompt's KV to having it.", buckets=_SECONDS
+        )
+        self.pressure = telemetry.counter(
+            "russet_kv_pressure_total",
+            "What was done when KV memory was short: pages evicted, tokens quantized, rows spilled to disk, requests "
+            "rejected.",
+            labels=("policy",),
+        )
         self.prompt_tokens = telemetry.counter("vllm:prompt_tokens_total", "Prompt tokens of requests that started.")
         self.generation_tokens = telemetry.counter("vllm:generation_tokens_total", "Tokens sent to clients.")
         self.first_token = telemetry.histogram(
@@ -56,23 +86,51 @@ class SchedulerMetrics:
         )
         self.plans = telemetry.counter("russet_scheduler_plans_total", "Plans sent to the worker.")
         self.refused = telemetry.counter("russet_scheduler_refused_total", "Requests refused.", labels=("reason",))
+        self._seen = Moves()
         self.worker_losses = telemetry.counter("russet_scheduler_worker_losses_total", "Epochs that ended in a loss.")
 
     def observe_batch(self, batch: Batch | None, waiting: int) -> None:
-        """Set the gauges."""
+        """Set the gauges, and count what the batch has moved since the last call."""
         self.running.set(len(batch.running) if batch else 0)
         self.waiting.set(waiting)
         self.kv_usage.set(batch.pages_in_use / batch.allocator.num_pages if batch else 0.0)
         self.prefix_pages.set(batch.pages_cached if batch else 0)
+        if batch is None:
+            return
+        for use in batch.allocator.uses():
+            self.kv_bytes.labels(tier=use.format, state="live").set(use.live_bytes)
+            self.kv_bytes.labels(tier=use.format, state="cached").set(use.cached_bytes)
+        self.kv_kept.set(batch.tokens_kept)
+        seen, self._seen = self._seen, batch.moves
+        now = self._seen
+        self.prefix_evictions.inc(now.evicted - seen.evicted)
+        for tier, tokens in now.demoted.items():
+            self.demoted.labels(tier=tier).inc(tokens - seen.demoted.get(tier, 0))
+        swaps, given_up = now.swapped - seen.swapped, now.preempted - seen.preempted
+        self.kv_preemptions.labels(kind="swap").inc(swaps)
+        self.kv_preemptions.labels(kind="recompute").inc(given_up - swaps)
+        self.pressure.labels(policy="evict").inc(now.evicted - seen.evicted)
+        self.pressure.labels(policy="quantize").inc(now.quantized - seen.quantized)
+        self.pressure.labels(policy="spill").inc(swaps)
 
-    def observe_plan(self, decision: StepPlan, evicted: int) -> None:
-        """A plan was sent, and `evicted` cached pages made room for it."""
+    def begin(self, batch: Batch) -> None:
+        """A new epoch: its batch counts from 0."""
+        self._seen = Moves()
+        self.kv_budget.set(batch.allocator.budget.capacity)
+
+    def observe_plan(self, decision: StepPlan) -> None:
+        """A plan was sent."""
         self.plans.inc()
         self.preemptions.inc(len(decision.preempt))
         for lease in decision.admit:
             self.prefix_queries.inc(lease.sequence.num_tokens)
             self.prefix_hits.inc(lease.sequence.num_cached_tokens)
-        self.prefix_evictions.inc(evicted)
+
+    def observe_restores(self, restored: Iterable[Restored]) -> None:
+        """Prompts got their KV from disk."""
+        for restore in restored:
+            self.restored_tokens.inc(restore.tokens)
+            self.restore_seconds.observe(restore.seconds)
 
     def observe_tokens(self, sequence: Sequence, count: int, now_s: float) -> None:
         """`count` new tokens of a sequence go to its client; called before its last_token_s is moved on."""

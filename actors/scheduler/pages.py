@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from actors.scheduler.config import Strategy
 from actors.scheduler.runs import FreeRuns
@@ -94,6 +94,10 @@ class PageAllocator:
         """References to a page; 0 is free."""
         return self._refcounts[page]
 
+    def writable(self, page: int) -> bool:
+        """Whether the one who holds this page may write it."""
+        return self._refcounts[page] == 1
+
     def check_integrity(self, tables: Iterable["PageTable"]) -> list[str]:
         """Sentences about what is wrong, given every table there is; empty where all is sound."""
         problems = []
@@ -136,6 +140,26 @@ class PageAllocator:
         return pages
 
 
+class Pages(Protocol):
+    """What a page table needs of whoever counts references: PageAllocator, or the pool over all tiers."""
+
+    def allocate(self, count: int) -> list[int]:
+        """Take free pages, each with one reference."""
+        ...
+
+    def share(self, pages: Iterable[int]) -> None:
+        """Add one reference to each page."""
+        ...
+
+    def release(self, pages: Iterable[int]) -> int:
+        """Drop one reference of each page."""
+        ...
+
+    def writable(self, page: int) -> bool:
+        """Whether the one who holds this page may write it."""
+        ...
+
+
 class PageTable:
     """The pages of one sequence, in token order: token i lies in pages[i // page_size].
 
@@ -150,21 +174,21 @@ class PageTable:
     def __len__(self) -> int:
         return len(self.pages)
 
-    def grow(self, allocator: PageAllocator, count: int) -> list[int]:
+    def grow(self, allocator: Pages, count: int) -> list[int]:
         """Append `count` new pages and return them."""
         pages = allocator.allocate(count)
         self.pages += pages
         return pages
 
-    def fork(self, allocator: PageAllocator, count: int) -> "PageTable":
+    def fork(self, allocator: Pages, count: int) -> "PageTable":
         """A table that shares the first `count` pages."""
         shared = self.pages[:count]
         allocator.share(shared)
         return PageTable(shared)
 
-    def make_writable(self, allocator: PageAllocator, index: int) -> PageCopy | None:
-        """Replace pages[index] by a copy of its own where others hold it too; None where nothing is to be copied."""
-        if index >= len(self.pages) or allocator.refcount(self.pages[index]) == 1:
+    def make_writable(self, allocator: Pages, index: int) -> PageCopy | None:
+        """Replace pages[index] by a copy of its own where it must not be written; None where it may be."""
+        if index >= len(self.pages) or allocator.writable(self.pages[index]):
             return None
         source = self.pages[index]
         [target] = allocator.allocate(1)
@@ -172,7 +196,7 @@ class PageTable:
         self.pages[index] = target
         return PageCopy(source, target)
 
-    def release(self, allocator: PageAllocator) -> int:
+    def release(self, allocator: Pages) -> int:
         """Give up every page; returns how many became free."""
         pages, self.pages = self.pages, []
         return allocator.release(pages)

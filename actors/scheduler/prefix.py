@@ -16,7 +16,8 @@ from array import array
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-from actors.scheduler.pages import PageAllocator, PageTable
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable
 
 # Entries of the heap that have been overtaken are worth collecting only where there are more.
 _FEW = 1024
@@ -25,7 +26,7 @@ _FEW = 1024
 class Node:
     """One page of tokens at one place in the tree."""
 
-    __slots__ = ("awaited", "children", "key", "level", "page", "parent", "promised", "used_at", "users")
+    __slots__ = ("awaited", "children", "hits", "key", "level", "page", "parent", "promised", "used_at", "users")
 
     def __init__(self, parent: "Node | None", key: bytes) -> None:
         self.parent = parent
@@ -44,6 +45,8 @@ class Node:
         # Holds that pass through this node; of a root, those that begin there.
         self.users = 0
         self.used_at = 0
+        # Sequences that began with it although others had computed it.
+        self.hits = 0
 
 
 class Hold:
@@ -72,20 +75,22 @@ class Hold:
 
 
 class PrefixCache:
-    """The tree over the pages of one allocator. Costs grow with the pages of the sequence asked about, not the tree's.
+    """The tree over the pages of one pool. Costs grow with the pages of the sequence asked about, not the tree's.
 
     A hold must be released; until then its pages stay.
     """
 
-    def __init__(self, allocator: PageAllocator) -> None:
+    def __init__(self, pool: KvPool) -> None:
         self.num_pages = 0
         """Pages that the tree holds a reference of."""
         self.num_evictable = 0
-        """Those among them that nothing else holds: as good as free."""
+        """Those among them that no sequence uses: they go when pages are wanted."""
         self.num_evicted = 0
         """Pages evicted so far."""
-        self._allocator = allocator
-        self._page_bytes = 4 * allocator.page_size
+        self._pool = pool
+        self._page_bytes = 4 * pool.page_size
+        # Page -> its node.
+        self._at: dict[int, Node] = {}
         self._roots: dict[bytes, Node] = {}
         self._tick = 0
         # (used_at, number, leaf) of leaves that nobody used at that time; what has changed since is skipped.
@@ -126,7 +131,7 @@ class PrefixCache:
 
     def keep(self, hold: Hold, token_ids: list[int], table: PageTable, num_computed: int) -> bool:
         """The KV of the first `num_computed` tokens lies in the table now; returns whether that was waited for."""
-        page_size = self._allocator.page_size
+        page_size = self._pool.page_size
         awaited = False
         while (hold.kept + 1) * page_size <= num_computed:
             if hold.kept < len(hold.nodes):
@@ -160,20 +165,24 @@ class PrefixCache:
         self._touch(hold)
         for node in hold.nodes:
             node.users -= 1
-            self.num_evictable += node.users == 0
+            if not node.users:
+                self.num_evictable += 1
+                self._pool.idle(node.page)
         self._offer(hold.end)
         hold.root.users -= 1
         self._prune(hold.root)
         hold.nodes, hold.kept = [], 0
 
     def make_room(self, pages: int) -> None:
-        """Evict until `pages` pages are free or nothing is left to evict."""
-        while self._allocator.num_free < pages and self._leaves:
+        """Evict until `pages` f16 pages are free or nothing is left to evict."""
+        while self._pool.num_free < pages and self._leaves:
             entry = heappop(self._leaves)
             if not _is_leaf(*entry):
                 continue
             node = entry[2]
-            self._allocator.release([node.page])
+            self._pool.busy(node.page)
+            self._pool.release([node.page])
+            del self._at[node.page]
             node.page = -1
             parent = _parent(node)
             del parent.children[node.key]
@@ -182,6 +191,17 @@ class PrefixCache:
             self.num_evicted += 1
             self._offer(parent)
             self._prune(parent)
+
+    def is_kept(self, page: int) -> bool:
+        """Whether the tree holds a reference of a page."""
+        return page in self._at
+
+    def replace(self, old: int, new: int) -> None:
+        """The KV of page `old` lies in page `new` now, if it is in the tree."""
+        node = self._at.pop(old, None)
+        if node is not None:
+            node.page = new
+            self._at[new] = node
 
     def check_integrity(self) -> list[str]:
         """Sentences about what is wrong with counts and nodes; empty where all is sound."""
@@ -196,6 +216,8 @@ class PrefixCache:
             )
             if said != counted
         ]
+        if self._at != {node.page: node for node in ready}:
+            problems.append(f"The prefix cache knows pages {sorted(self._at)}, which are not those of its nodes.")
         offered = {node for entry in self._leaves if _is_leaf(*entry) for node in entry[2:]}
         for node in nodes:
             says = f"The node of page {node.page} ({node.users} users, promised = {node.promised})"
@@ -231,12 +253,15 @@ class PrefixCache:
         hold.nodes.append(node)
 
     def _store(self, node: Node, page: int) -> None:
-        self._allocator.share([page])
+        self._pool.share([page])
         node.page = page
+        self._at[page] = node
         self.num_pages += 1
 
     def _use(self, node: Node) -> None:
-        self.num_evictable -= node.users == 0
+        if not node.users:
+            self.num_evictable -= 1
+            self._pool.busy(node.page)
         node.users += 1
 
     def _touch(self, hold: Hold) -> None:

@@ -25,8 +25,8 @@ class Outcome(NamedTuple):
     """What a result brought."""
 
     news: list[News]
-    # Pages or rows became free, a row's lease runs low, a suspect was cleared, or pages came that somebody waits for:
-    # the next plan may differ.
+    # Pages or rows became free, a row's lease runs low, a suspect was cleared, pages came that somebody waits for, or
+    # are old enough for another tier: the next plan may differ.
     replan: bool
 
 
@@ -41,7 +41,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         )
     news: list[News] = []
     ended: list[Sequence] = []
-    low = cleared = awaited = False
+    low = cleared = awaited = due = False
     errors = iter(result.error)
     all_tokens = list(result.token_ids)
     start = 0
@@ -72,10 +72,11 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
                 sequence.token_ids.pop()
         else:
             low = low or runs_low(sequence, batch.config.lease_tokens)
+            due = due or batch.tiering.is_due(sequence)
         if (token_ids or end) and not sequence.cancelled:
             news.append(News(sequence, token_ids, end, error))
     freed = free_rows(batch, ended, result.plan_id)
-    return Outcome(news, replan=low or freed or cleared or awaited)
+    return Outcome(news, replan=low or freed or cleared or awaited or due)
 
 
 def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:
@@ -98,6 +99,8 @@ def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> boo
             del batch.leaving[row]
             gone.append(sequence)
     for sequence in gone:
+        if sequence.keep and (sequence.cancelled or sequence.status is Status.FINISHED):
+            batch.keep_on_disk(sequence)
         batch.give_up_pages(sequence)
         if sequence.status is Status.FINISHED:
             continue

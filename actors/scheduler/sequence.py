@@ -56,6 +56,12 @@ class Sequence:
     sampling: inference_pb2.Sampling = field(default_factory=inference_pb2.Sampling)
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
+    # f16, q8, q4 or auto (actors.scheduler.formats).
+    kv_format: str = "f16"
+    # Whether its KV goes to disk when it ends.
+    keep: bool = False
+    # Addresses of a worker that may have its KV on disk; asked once.
+    kv_source: tuple[str, ...] = ()
     # W3C trace context of the request's span; empty where it is not traced.
     traceparent: str = ""
     stream: TokenStream = field(default_factory=TokenStream)
@@ -70,6 +76,12 @@ class Sequence:
     num_computed_tokens: int = 0
     # Prompt tokens that the prefix cache saved it from computing.
     num_found_tokens: int = 0
+    # Those whose KV came from disk on its behalf.
+    num_restored_tokens: int = 0
+    # Seed of its hash chain, then the digest of each whole page (actors.scheduler.kept).
+    digests: list[bytes] = field(default_factory=list)
+    # Tier, and how many of its oldest blocks were looked at to be moved there.
+    settled: tuple[str, int] = ("", 0)
     # Most tokens of KV the worker may reach by itself; the table covers it.
     limit: int = 0
     cancelled: bool = False
@@ -101,4 +113,5 @@ class Sequence:
         """Back to a sequence whose KV must be computed from its first token; its pages must be given up already."""
         self.row = self.limit = self.num_computed_tokens = self.num_cached_tokens = 0
         self.hold = None
+        self.settled = ("", 0)
         self.status = Status.WAITING

@@ -197,6 +197,13 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                     f"{len(self._loop.queue)} requests wait at replica {self._replica_id}, which is all it takes.",
                     retry_after_s=self._retry_after_s(),
                 )
+            if self._loop.batch is not None and self._loop.batch.is_overcommitted:
+                self._metrics.pressure.labels(policy="reject").inc()
+                raise Unavailable(
+                    f"KV memory of replica {self._replica_id} is short, and those that wait want "
+                    f"{self._config.kv_backlog:g} times all of it.",
+                    retry_after_s=self._retry_after_s(),
+                )
         except RussetError as error:
             self._metrics.refused.labels(reason=type(error).__name__).inc()
             raise
@@ -230,6 +237,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             epoch=self._require_hello().epoch,
             cached_tokens=sequence.num_found_tokens,
             queue_us=_microseconds(sequence.arrival_s, sequence.planned_s),
+            kv_format=sequence.kv_format,
+            restored_tokens=min(sequence.num_restored_tokens, sequence.num_found_tokens),
         )
 
     def _load(self) -> scheduler_pb2.ReplicaLoad:
@@ -255,6 +264,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             prefill_tokens_per_s=rates.prefill.value(now),
             decode_tokens_per_s=rates.decode.value(now),
             step_us=rates.step.value(now) * 1e6,
+            kv_bytes=batch.allocator.budget.capacity if batch else 0,
+            kv_tiers=[scheduler_pb2.KvTierLoad(**use._asdict()) for use in batch.allocator.uses()] if batch else (),
+            kv_kept_tokens=batch.tokens_kept if batch else 0,
         )
 
     def _heartbeat(self) -> router_pb2.HeartbeatRequest | None:

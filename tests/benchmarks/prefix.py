@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from rich.console import Console
 
 from actors.base.channel import connect
-from actors.scheduler.pages import PageAllocator, PageTable
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import PrefixCache
 from cluster.config import load
 from cluster.local import LocalCluster
@@ -72,7 +73,7 @@ class Tree:
     """A prefix cache of 100,000 pages, all in use by it and none by a sequence."""
 
     def __init__(self) -> None:
-        self._allocator = PageAllocator(NODES, PAGE_SIZE)
+        self._allocator = KvPool.of_pages(NODES, PAGE_SIZE)
         self._cache = PrefixCache(self._allocator)
         self._draw = random.Random(3)
         self._prompts: list[list[int]] = []
@@ -119,9 +120,10 @@ async def _cluster(cached: bool, quick: bool) -> AsyncGenerator[Contender, None]
             channel = connect(scheduler.addresses)
             engine = Engine(scheduler_pb2_grpc.SchedulerStub(channel))
             await engine.generate(QUESTION, 8)
+            questions = Questions(engine)
 
             async def measure() -> Samples:
-                samples = dict(await Questions(engine).measured(quick))
+                samples = dict(await questions.measured(quick))
                 return samples | {TREE: Tree().measured_ms(50 if quick else ROUNDS)} if cached else samples
 
             yield Contender("with the cache" if cached else "without", measure, peer=not cached)

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.scheduler.pages import PageAllocator, PageTable
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import Hold, Node, PrefixCache
 
 PAGE = 2
@@ -50,7 +51,7 @@ def count_while(holds, items) -> int:
 class PrefixMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.allocator = PageAllocator(PAGES, PAGE)
+        self.allocator = KvPool.of_pages(PAGES, PAGE)
         self.cache = PrefixCache(self.allocator)
         self.users: list[User] = []
         # Ready prefix -> when it was used last.
@@ -173,7 +174,7 @@ PrefixMachine.TestCase.settings = settings(max_examples=100, stateful_step_count
 TestPrefixMachine = PrefixMachine.TestCase
 
 
-def served(cache: PrefixCache, allocator: PageAllocator, token_ids: list[int], salt: bytes = b"") -> int:
+def served(cache: PrefixCache, allocator: KvPool, token_ids: list[int], salt: bytes = b"") -> int:
     """Serve a sequence alone; returns how many of its pages were found."""
     hold, _ = cache.match(salt, token_ids)
     found = len(hold.nodes)
@@ -189,7 +190,7 @@ def served(cache: PrefixCache, allocator: PageAllocator, token_ids: list[int], s
 
 
 def test_whole_pages_of_the_longest_common_prefix_are_found():
-    allocator = PageAllocator(100, 4)
+    allocator = KvPool.of_pages(100, 4)
     cache = PrefixCache(allocator)
     assert served(cache, allocator, list(range(18))) == 0
     assert served(cache, allocator, list(range(18))) == 4, "the last page is not full"
@@ -200,7 +201,7 @@ def test_whole_pages_of_the_longest_common_prefix_are_found():
 
 
 def test_nothing_is_found_across_salts():
-    allocator = PageAllocator(100, 4)
+    allocator = KvPool.of_pages(100, 4)
     cache = PrefixCache(allocator)
     served(cache, allocator, list(range(16)), b"one")
     assert served(cache, allocator, list(range(16)), b"two") == 0
@@ -208,7 +209,7 @@ def test_nothing_is_found_across_salts():
 
 
 def test_token_ids_are_told_apart_over_their_whole_width():
-    allocator = PageAllocator(100, 2)
+    allocator = KvPool.of_pages(100, 2)
     cache = PrefixCache(allocator)
     served(cache, allocator, [1, 2**16])
     assert served(cache, allocator, [1, 0]) == 0
@@ -217,7 +218,7 @@ def test_token_ids_are_told_apart_over_their_whole_width():
 
 
 def test_the_least_recently_used_goes_first_and_ends_go_before_beginnings():
-    allocator = PageAllocator(6, 2)
+    allocator = KvPool.of_pages(6, 2)
     cache = PrefixCache(allocator)
     old, new = [1, 1, 2, 2, 3, 3], [1, 1, 5, 5, 6, 6]
     served(cache, allocator, old)
@@ -229,7 +230,7 @@ def test_the_least_recently_used_goes_first_and_ends_go_before_beginnings():
 
 
 def test_what_is_held_is_never_evicted():
-    allocator = PageAllocator(4, 2)
+    allocator = KvPool.of_pages(4, 2)
     cache = PrefixCache(allocator)
     served(cache, allocator, [1, 1, 2, 2, 3, 3])
     hold, _ = cache.match(b"", [1, 1, 2, 2])
@@ -241,7 +242,7 @@ def test_what_is_held_is_never_evicted():
 
 
 def test_a_salt_without_pages_leaves_nothing_behind():
-    allocator = PageAllocator(4, 2)
+    allocator = KvPool.of_pages(4, 2)
     cache = PrefixCache(allocator)
     for index in range(100):
         hold, _ = cache.match(f"tenant {index}".encode(), [1, 2, 3])
@@ -253,7 +254,7 @@ def test_a_salt_without_pages_leaves_nothing_behind():
 
 def test_work_does_not_grow_with_use():
     """What is pushed for eviction each time a leaf is let go is collected again."""
-    allocator = PageAllocator(8, 2)
+    allocator = KvPool.of_pages(8, 2)
     cache = PrefixCache(allocator)
     for _ in range(4000):
         served(cache, allocator, [1, 1])
@@ -263,7 +264,7 @@ def test_work_does_not_grow_with_use():
 
 
 def test_what_is_unsound_is_said():
-    allocator = PageAllocator(8, 2)
+    allocator = KvPool.of_pages(8, 2)
     cache = PrefixCache(allocator)
     served(cache, allocator, [1, 1, 2, 2])
     assert cache.check_integrity() == []

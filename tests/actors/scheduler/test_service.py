@@ -101,6 +101,13 @@ class Rig:
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"{name} is not among the metrics")
 
+    def metric_of(self, name, **labels):
+        """The sample of a metric with these labels; 0 where there is none."""
+        for line in self.telemetry.render().decode().splitlines():
+            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
 
 @pytest.fixture
 async def rig(instruments):
@@ -359,6 +366,79 @@ async def test_queue_full(rig):
     assert caught.value.retry_after_s >= 1
     it.worker.permit(None)
     assert [len(tokens) for tokens, _ in await asyncio.gather(*calls)] == [5, 5, 5]
+    await it.at_rest()
+
+
+async def test_how_kv_is_held_is_told_and_what_is_not_there_is_refused(rig, instruments):
+    config = SchedulerConfig(kv_format="q8", kv_tail_tokens=64)
+    it = await rig(config, pages=64, page_size=16, tiers=True)
+    prompt = [*range(100, 400)]
+    tokens, events = await it.generate(prompt=prompt, max_tokens=20)
+    assert tokens == instruments.answer(prompt, 320, ignore_eos=True)
+    assert events[0].admission.kv_format == "q8"
+    load = (await it.stub.Describe(scheduler_pb2.DescribeRequest())).load
+    assert [tier.format for tier in load.kv_tiers] == ["f16", "q8", "q4"]
+    assert sum(tier.live_bytes for tier in load.kv_tiers) == 0
+    assert load.kv_tiers[1].cached_bytes > 0
+    assert load.kv_bytes == 64_000
+    _, events = await it.generate(prompt=PROMPT, kv_format="f16")
+    assert events[0].admission.kv_format == "f16"
+    with pytest.raises(InvalidArgument, match="kv_format is 'q3'; accepted: here f16, q8, q4, auto"):
+        await it.generate(kv_format="q3")
+    it = await rig(page_size=16)
+    with pytest.raises(InvalidArgument, match="kv_format is 'q4'; accepted: here f16, auto"):
+        await it.generate(kv_format="q4")
+
+
+async def test_a_session_comes_back_from_disk_after_a_restart(rig, instruments):
+    disk = {}
+    prompt = [*range(100, 400)]
+    it = await rig(pages=64, page_size=16, disk=disk)
+    tokens, _ = await it.generate(prompt=prompt, max_tokens=20, keep=True)
+    await it.until(lambda reply: reply.load.kv_kept_tokens == 304)
+    it = await rig(pages=64, page_size=16, disk=disk)
+    more = [*prompt, *tokens, 5, 6]
+    again, events = await it.generate(prompt=more, max_tokens=20)
+    assert again == instruments.answer(more, len(more) + 20, ignore_eos=True)
+    assert (events[0].admission.cached_tokens, events[0].admission.restored_tokens) == (304, 304)
+    assert it.metric("russet_kv_restored_tokens_total") == 304
+    assert it.metric("russet_kv_restore_seconds_count") == 1
+    assert it.metric("russet_kv_kept_tokens") >= 304
+
+
+async def test_what_pressure_does_is_counted(rig):
+    config = SchedulerConfig(kv_tail_tokens=64, kv_backlog=1.0, reserve_fraction=0)
+    it = await rig(config, pages=64, page_size=16, tiers=True, disk={})
+    it.worker.permit(0)
+    calls = [
+        asyncio.create_task(it.generate(prompt=[i, *range(100, 540)], max_tokens=40, kv_format="auto", priority=i + 1))
+        for i in range(2)
+    ]
+    await it.until(lambda reply: reply.load.waiting + reply.load.running == 2)
+    it.worker.permit(None)
+    await asyncio.gather(*calls)
+    assert it.metric_of("russet_kv_pressure_total", policy="quantize") > 0
+    assert it.metric_of("russet_kv_demoted_tokens_total", tier="q8") > 0
+    calls = [asyncio.create_task(it.generate(prompt=[9, *range(100, 540)], max_tokens=40))]
+    await asyncio.gather(*calls)
+    assert it.metric_of("russet_kv_pressure_total", policy="evict") > 0
+
+
+async def test_requests_are_refused_while_those_that_wait_want_too_much(rig):
+    config = SchedulerConfig(kv_backlog=1.0, reserve_fraction=0)
+    it = await rig(config, pages=16, page_size=16)
+    it.worker.permit(0)
+    calls = [asyncio.create_task(it.generate(prompt=[1, *range(100, 320)], max_tokens=30))]
+    await it.until(lambda reply: reply.load.running == 1)
+    calls.append(asyncio.create_task(it.generate(prompt=[2, *range(100, 320)], max_tokens=30)))
+    calls.append(asyncio.create_task(it.generate(prompt=[3, *range(100, 320)], max_tokens=30)))
+    await it.until(lambda reply: reply.load.waiting == 2)
+    with pytest.raises(Unavailable, match="those that wait want 1 times all of it") as caught:
+        await it.generate()
+    assert caught.value.retry_after_s >= 1
+    assert it.metric_of("russet_kv_pressure_total", policy="reject") == 1
+    it.worker.permit(None)
+    assert [len(tokens) for tokens, _ in await asyncio.gather(*calls)] == [30, 30, 30]
     await it.at_rest()
 
 

@@ -1,0 +1,315 @@
+"""KV on disk: what it is called, which of it is there, and what is on its way there or back.
+
+A unit of KV depends on all tokens up to its last one and on what computed it. So its key is the end of a hash chain
+over pages of tokens that begins with the model's revision, instruction set, page size, KV format and tenant. The last
+byte of a key tells how many pages the unit holds.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+from actors.scheduler.formats import BLOCK_TOKENS
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable
+from actors.scheduler.prefix import Hold, PrefixCache
+from actors.scheduler.sequence import Sequence
+from protos.gen import worker_pb2
+
+KEY_BYTES = 16
+HOT_AFTER = 2
+"""Sequences that begin with a page somebody else computed, after which it is kept on disk."""
+
+SAVES_AT_ONCE = 256
+"""Units on their way to disk at most: they are pinned meanwhile."""
+
+FIRST_LOAD_BYTES_PER_S, FIRST_PREFILL_TOKENS_PER_S = 2e8, 1000.0
+"""What is assumed until it was measured."""
+
+LOAD_OVERHEAD_S = 0.005
+FADE = 0.8
+
+
+class Unit(NamedTuple):
+    """One unit to be read from disk: its key, tier, and which pages of the sequence it holds."""
+
+    key: bytes
+    format: str
+    first: int
+    pages: int
+
+
+@dataclass(eq=False)
+class Restore:
+    """Pages on their way from disk into the tree; it promises them like a sequence that computes them."""
+
+    sequence: Sequence
+    hold: Hold
+    # Those that were ready, then those on their way.
+    table: PageTable
+    # First page id of a unit that is still on its way -> the unit.
+    awaited: dict[int, Unit]
+    sources: tuple[str, ...]
+    began_s: float
+    # Places (in pages) of units that could not be had.
+    missing: list[int] = field(default_factory=list)
+
+
+class Restored(NamedTuple):
+    """How a restore ended: tokens whose KV need not be computed, seconds since it began."""
+
+    tokens: int
+    seconds: float
+
+
+class Costs:
+    """What it takes to read KV and to compute it, as measured; it outlives epochs."""
+
+    def __init__(self) -> None:
+        self.load_bytes_per_s = FIRST_LOAD_BYTES_PER_S
+        self.prefill_tokens_per_s = FIRST_PREFILL_TOKENS_PER_S
+
+    def observe(self, result: worker_pb2.StepResult) -> None:
+        """Learn from a result: from its loads, and from its steps where they were mostly prompts."""
+        if result.load_us:
+            self.load_bytes_per_s = _faded(self.load_bytes_per_s, result.load_bytes / result.load_us * 1e6)
+        if result.busy_us and result.prefill_tokens > 8 * result.decode_tokens and result.prefill_tokens >= 64:
+            rate = result.prefill_tokens / result.busy_us * 1e6
+            self.prefill_tokens_per_s = _faded(self.prefill_tokens_per_s, rate)
+
+    def compute_s(self, tokens: int) -> float:
+        """Seconds to compute a prompt of so many tokens."""
+        return tokens / self.prefill_tokens_per_s
+
+    def load_s(self, nbytes: int) -> float:
+        """Seconds to read so many bytes of KV."""
+        return LOAD_OVERHEAD_S + nbytes / self.load_bytes_per_s
+
+    def restore(self, tokens: int, nbytes: int) -> bool:
+        """Whether to read KV rather than to compute it."""
+        return self.load_s(nbytes) < self.compute_s(tokens)
+
+    def swap(self, tokens: int, nbytes: int) -> bool:
+        """Whether a row that must give way is to be written to disk and read back rather than computed again."""
+        return 2 * self.load_s(nbytes) < self.compute_s(tokens)
+
+
+def _faded(former: float, observed: float) -> float:
+    return FADE * former + (1 - FADE) * observed
+
+
+def salt_of(sequence: Sequence) -> bytes:
+    """What KV depends on beside the tokens, of what differs within an epoch: nothing is shared across it."""
+    return f"{sequence.kv_format}\0{sequence.tenant}".encode()
+
+
+def seed(hello: worker_pb2.HelloReply, salt: bytes) -> bytes:
+    """Where a hash chain begins: whatever KV depends on beside the tokens."""
+    parts = (hello.model.revision.encode(), hello.isa_class.encode(), str(hello.page_size).encode(), salt)
+    digest = blake2b(digest_size=32)
+    for part in parts:
+        digest.update(len(part).to_bytes(4, "little") + part)
+    return digest.digest()
+
+
+def chain(start: bytes, pages: Iterable[bytes]) -> Iterator[bytes]:
+    """The digest of each page (its tokens as 32-bit integers) and all before it."""
+    for page in pages:
+        start = blake2b(page, digest_size=32, key=start).digest()
+        yield start
+
+
+def key_of(digest: bytes, format: str, pages: int) -> bytes:
+    """The key of a unit of `pages` pages whose last page has this digest."""
+    return blake2b(format.encode(), digest_size=KEY_BYTES - 1, key=digest).digest() + bytes([pages])
+
+
+def split(keys: bytes) -> Iterator[bytes]:
+    """Keys that stand in a message end to end."""
+    return (keys[start : start + KEY_BYTES] for start in range(0, len(keys) - KEY_BYTES + 1, KEY_BYTES))
+
+
+class Kept:
+    """What the worker has on disk, and the moves between disk and memory. Of one epoch."""
+
+    def __init__(self, hello: worker_pb2.HelloReply, pool: KvPool, cache: PrefixCache, costs: Costs) -> None:
+        self._hello = hello
+        self._pool = pool
+        self._cache = cache
+        self._costs = costs
+        self._there = set(split(hello.kept))
+        self._saving: dict[bytes, list[int]] = {}
+        self._restores: dict[int, Restore] = {}
+        self._to_save: list[tuple[int, bytes]] = []
+        self._to_load: list[Restore] = []
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens whose KV is on disk."""
+        return sum(key[-1] for key in self._there) * self._pool.page_size
+
+    @property
+    def num_pinned(self) -> int:
+        """Pages that are held until they are on disk."""
+        return sum(map(len, self._saving.values()))
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to tell the worker."""
+        return bool(self._to_save or self._to_load)
+
+    def is_pinned(self, pages: Iterable[int]) -> bool:
+        """Whether one of these pages is on its way to disk."""
+        pinned = {page for pages in self._saving.values() for page in pages}
+        return not pinned.isdisjoint(pages)
+
+    def save(self, sequence: Sequence, pages: int) -> int:
+        """Keep the first `pages` pages of a sequence, which are in the tree. Returns how many go to disk now."""
+        assert sequence.hold is not None, "only pages in the tree have names"
+        nodes, digests = sequence.hold.nodes[:pages], self.digests(sequence)
+        saved = index = 0
+        while index < len(nodes) and len(self._saving) < SAVES_AT_ONCE:
+            format = self._pool.format_of(nodes[index].page)
+            count = self._pool.unit_pages(format)
+            unit = [node.page for node in nodes[index : index + count]]
+            if not self._pool.whole_unit(unit):
+                index += 1
+                continue
+            key = key_of(digests[index + count - 1], format, count)
+            if key not in self._there and key not in self._saving:
+                self._pool.share(unit)
+                self._saving[key] = unit
+                self._to_save.append((unit[0], key))
+                saved += count
+            index += count
+        return saved
+
+    def find(self, sequence: Sequence, ready: int, tail_tokens: int) -> list[Unit]:
+        """The units on disk that follow the first `ready` pages of a sequence; one token is left to be computed.
+
+        Where another worker is to be asked everything is assumed to be there, in the form that it had at the end.
+        """
+        page_size = self._pool.page_size
+        if not self._there and not sequence.kv_source:
+            return []
+        digests = self.digests(sequence)
+        wanted = (sequence.num_tokens - 1) // page_size
+        per_block = BLOCK_TOKENS // page_size
+        old_pages = max(0, sequence.num_tokens - tail_tokens) // page_size
+        units: list[Unit] = []
+        index = ready
+        while index < wanted:
+            whole = per_block > 0 and index % per_block == 0 and index + per_block <= wanted
+            guess = None
+            if sequence.kv_source:
+                quantized = whole and index + per_block <= old_pages and sequence.kv_format in self._pool.formats
+                guess = sequence.kv_format if quantized else "f16"
+            unit = None
+            for format in self._pool.formats:
+                if format != "f16" and not whole:
+                    continue
+                count = self._pool.unit_pages(format)
+                key = key_of(digests[index + count - 1], format, count)
+                if key in self._there or format == guess:
+                    unit = Unit(key, format, index, count)
+                    break
+            if unit is None:
+                break
+            units.append(unit)
+            index += unit.pages
+        return units
+
+    def digests(self, sequence: Sequence) -> list[bytes]:
+        """The hash chain over the sequence's whole pages, as far as its tokens are known."""
+        start = seed(self._hello, salt_of(sequence))
+        if sequence.digests[:1] != [start]:
+            sequence.digests = [start]
+        page_size = self._pool.page_size
+        done = len(sequence.digests) - 1
+        if (done + 1) * page_size <= sequence.num_tokens:
+            data = array("I", sequence.token_ids[done * page_size :]).tobytes()
+            size = 4 * page_size
+            pages = (data[at : at + size] for at in range(0, len(data) - size + 1, size))
+            sequence.digests += chain(sequence.digests[-1], pages)
+        return sequence.digests[1:]
+
+    def worth(self, units: list[Unit]) -> bool:
+        """Whether reading these units is cheaper than computing them."""
+        tokens = sum(unit.pages for unit in units) * self._pool.page_size
+        nbytes = sum(self._pool.unit_bytes(unit.format) for unit in units)
+        return tokens > 0 and self._costs.restore(tokens, nbytes)
+
+    def worth_swapping(self, sequence: Sequence) -> bool:
+        """Whether to keep a row that gives way on disk, rather than to compute it again."""
+        pages = [node.page for node in sequence.hold.nodes[: sequence.hold.kept]] if sequence.hold else []
+        nbytes = sum(map(self._pool.page_bytes, pages))
+        return bool(pages) and self._costs.swap(len(pages) * self._pool.page_size, nbytes)
+
+    def restore(self, restore: Restore) -> None:
+        """Begin to read; tried once, whatever comes of it."""
+        restore.sequence.kv_source = ()
+        for page in restore.awaited:
+            self._restores[page] = restore
+        self._to_load.append(restore)
+
+    def tell(self, message: worker_pb2.Plan) -> None:
+        """Write into a plan what is to be saved and loaded. Loads of one plan ask the same worker, or none."""
+        for page, key in self._to_save:
+            message.save.append(page)
+            message.save_keys += key
+        self._to_save = []
+        later: list[Restore] = []
+        for restore in self._to_load:
+            if message.load and tuple(message.load_from) != restore.sources:
+                later.append(restore)
+                continue
+            message.load_from[:] = restore.sources
+            for page, unit in restore.awaited.items():
+                message.load.append(page)
+                message.load_keys += unit.key
+        self._to_load = later
+
+    def settle(self, result: worker_pb2.StepResult, now_s: float) -> list[Restored]:
+        """What the worker did; returns the restores that ended."""
+        self._costs.observe(result)
+        for key in split(result.saved):
+            self._there.add(key)
+            self._unpin(key)
+        for key in split(result.lost):
+            self._there.discard(key)
+            self._unpin(key)
+        ended = []
+        for page in result.loaded:
+            restore = self._restores.pop(page)
+            self._there.add(restore.awaited.pop(page).key)
+            ended += self._end(restore, now_s)
+        for page in result.unloaded:
+            restore = self._restores.pop(page)
+            restore.missing.append(restore.awaited.pop(page).first)
+            ended += self._end(restore, now_s)
+        return ended
+
+    def tables(self) -> list[PageTable]:
+        """The pages that are held here."""
+        restores = {id(restore): restore for restore in (*self._restores.values(), *self._to_load)}
+        return [PageTable(pages) for pages in self._saving.values()] + [r.table for r in restores.values()]
+
+    def _unpin(self, key: bytes) -> None:
+        pages = self._saving.pop(key, None)
+        if pages is not None:
+            self._pool.release(pages)
+
+    def _end(self, restore: Restore, now_s: float) -> list[Restored]:
+        if restore.awaited:
+            return []
+        hold, page_size = restore.hold, self._pool.page_size
+        before = hold.kept
+        whole = min(restore.missing, default=len(restore.table))
+        self._cache.keep(hold, restore.sequence.token_ids, restore.table, whole * page_size)
+        tokens = (hold.kept - before) * page_size
+        restore.sequence.num_restored_tokens += tokens
+        self._cache.release(hold)
+        restore.table.release(self._pool)
+        return [Restored(tokens, now_s - restore.began_s)]

@@ -1,0 +1,103 @@
+"""Which KV of the running batch goes to a tier of fewer bits, and when."""
+
+from collections.abc import Callable, Iterable
+
+from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.formats import demotable, num_old_blocks
+from actors.scheduler.kept import Kept
+from actors.scheduler.kv_pool import KvPool
+from actors.scheduler.pages import PageTable
+from actors.scheduler.prefix import PrefixCache
+from actors.scheduler.pressure import Pressure
+from actors.scheduler.sequence import Sequence
+from protos.gen import worker_pb2
+
+# Blocks that one plan demotes at most: the worker moves them between two steps.
+DEMOTIONS = 8
+
+
+class Tiering:
+    """Moves the older parts of sequences, block by block, within the memory of one epoch."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: KvPool,
+        cache: PrefixCache | None,
+        kept: Kept | None,
+        tables: Callable[[], Iterable[PageTable]],
+    ) -> None:
+        """`tables` gives every table there is but the cache's own."""
+        self.pressure = Pressure(pool.formats)
+        self.demoted: dict[str, int] = dict.fromkeys(pool.formats[1:], 0)
+        """Tokens that went to each quantized tier so far."""
+        self.quantized = 0
+        """Those among them that went because memory was short."""
+        self._tail_tokens = config.kv_tail_tokens
+        self._pool = pool
+        self._cache = cache
+        self._kept = kept
+        self._tables = tables
+        # Whether nothing was left to be moved to the tier that pressure asks for.
+        self._exhausted = False
+
+    @property
+    def short(self) -> bool:
+        """Whether memory is short although all was quantized that may be."""
+        return self.pressure.short and (self.pressure.tier is None or self._exhausted)
+
+    def look(self) -> None:
+        """See how much memory is in use now."""
+        self.pressure.update(self._pool.live_bytes, self._pool.budget.capacity, self._exhausted)
+
+    def is_due(self, sequence: Sequence) -> bool:
+        """Whether a running sequence has blocks that are old enough for a quantized tier with room."""
+        tier = self._tier_for(sequence)
+        if tier is None or not self._pool.has_room(tier, evicting=True):
+            return False
+        looked_at = sequence.settled[1] if sequence.settled[0] == tier else 0
+        return num_old_blocks(sequence, self._tail_tokens) > looked_at
+
+    def demote(self, running: Iterable[Sequence], message: worker_pb2.Plan) -> None:
+        """Move what is due, and write it into a plan."""
+        left, wanting = DEMOTIONS, 0
+        for sequence in running:
+            tier = self._tier_for(sequence)
+            if tier is None:
+                continue
+            for pages in demotable(sequence, tier, self._tail_tokens, self._pool):
+                wanting += sequence.kv_format == "auto"
+                pinned = self._kept is not None and self._kept.is_pinned(pages)
+                if not left or pinned:
+                    break
+                if self._cache is not None:
+                    self._cache.make_room(self._pool.as_pages(tier))
+                if not self._pool.has_room(tier):
+                    break
+                left -= 1
+                self._move(sequence, pages, tier, message)
+        self._exhausted = self.pressure.tier is not None and not wanting
+
+    def _tier_for(self, sequence: Sequence) -> str | None:
+        """The tier that the older part of a sequence's KV belongs in now."""
+        tier = self.pressure.tier if sequence.kv_format == "auto" else sequence.kv_format
+        return tier if tier in self.demoted else None
+
+    def _move(self, sequence: Sequence, pages: list[int], tier: str, message: worker_pb2.Plan) -> None:
+        shared = any(self._pool.refcount(page) > 1 + self._is_cached(page) for page in pages)
+        moved = self._pool.demote(pages, tier)
+        message.demote_from.extend(pages)
+        message.demote_to.append(moved[0])
+        tokens = len(pages) * self._pool.page_size
+        self.demoted[tier] += tokens
+        if sequence.kv_format == "auto":
+            self.quantized += tokens
+        places = dict(zip(pages, moved, strict=True))
+        for table in self._tables() if shared else [sequence.table]:
+            table.pages = [places.get(page, page) for page in table.pages]
+        if self._cache is not None:
+            for old, new in places.items():
+                self._cache.replace(old, new)
+
+    def _is_cached(self, page: int) -> bool:
+        return self._cache is not None and self._cache.is_kept(page)
