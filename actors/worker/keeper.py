@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 FINISH_S = 3.0
 """How long a stop waits for saves that are queued."""
 
+REST = 2.0
+"""After a save with others behind it the thread rests, for so many times what it took of a processor: of those that
+compute it has a third of one at most. Nobody waits for a save as for a load, which ends the rest."""
+
 TELL_S = 0.005
 """While there is more to do, news are told this often: each telling wakes the event loop."""
 
@@ -140,8 +144,11 @@ class Keeper:
         try:
             while self._wait():
                 while (job := self._next()) is not None:
+                    began = time.thread_time()
                     self._do(job)
-                    self._report(at_once=False)
+                    rest = REST * (time.thread_time() - began) if isinstance(job, Save) else 0
+                    self._report(at_once=rest > TELL_S)
+                    self._rest(rest)
                 self._ask_peers()
                 self._report(at_once=True)
         finally:
@@ -152,6 +159,11 @@ class Keeper:
         with self._due:
             self._due.wait_for(lambda: self._loads or self._saves or self._refused or self._finish_until is not None)
             return bool(self._saves) if self._finish_until is not None else True
+
+    def _rest(self, seconds: float) -> None:
+        with self._due:
+            if seconds and self._saves:
+                self._due.wait_for(lambda: self._loads or self._finish_until is not None, seconds)
 
     def _next(self) -> Load | Fetched | Save | None:
         """Loads first: requests wait for them."""

@@ -244,6 +244,18 @@ def test_a_stop_finishes_what_is_to_be_saved(tmp_path: Path) -> None:
     again.keeper.stop()
 
 
+def test_between_saves_it_rests_until_a_load_comes_or_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.worker.keeper.REST", 1e9)
+    it = Running(tmp_path)
+    it.keeper.submit([save(0), save(1), save(2)])
+    it.start()
+    it.until(lambda: it.heard()[0] == {key(0): True})
+    it.keeper.submit([load(4, 0)])
+    it.until(lambda: it.heard() == ({key(0): True, key(1): True}, [4], []))
+    it.keeper.stop()
+    assert set(it.kept) == {key(0), key(1), key(2)}
+
+
 def test_a_stop_without_time_leaves_the_rest(tmp_path: Path) -> None:
     it = Running(tmp_path)
     it.memory.gate.clear()
