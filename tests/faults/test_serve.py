@@ -60,3 +60,30 @@ def test_killed_and_started_again_it_remembers(home: Path) -> None:
         assert again.wait(timeout=30) == 0
     left = [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]
     assert not left
+
+
+def test_killed_while_it_writes_kv_it_restores_what_is_whole_and_answers_the_same(home: Path) -> None:
+    process, url = serve(home)
+    body = {
+        "model": "auto",
+        "prompt": "".join(f"Line {number} says {number * 7 % 101}. " for number in range(120)),
+        "max_tokens": 16,
+        "temperature": 0,
+        "russet": {"session_id": "s1"},
+    }
+    first = httpx.post(f"{url}/v1/completions", json=body, timeout=120).json()
+    assert first["usage"]["prompt_tokens"] > 1000
+    saved = 0
+    while not saved:
+        found = re.search(r"^russet_kv_saved_total\{.*\} (\d+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+        saved = int(found[1]) if found else 0
+    process.kill()
+    process.wait()
+    again, url = serve(home)
+    try:
+        second = httpx.post(f"{url}/v1/completions", json=body, timeout=120).json()
+    finally:
+        again.send_signal(signal.SIGINT)
+        assert again.wait(timeout=30) == 0
+    assert second["choices"][0]["text"] == first["choices"][0]["text"]
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= 16
