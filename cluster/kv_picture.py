@@ -29,11 +29,12 @@ def _panel(pool: Pool, before: Pool | None) -> Panel:
         bars.add_column()
     for _ in range(2):
         bars.add_column(justify="right")
-    bars.add_row("", _key(), "[dim]live[/dim]", "[dim]cached[/dim]")
+    if pool.budget_bytes or pool.used_bytes:
+        bars.add_row("", _key(), "[dim]live[/dim]", "[dim]cached[/dim]")
     scale = pool.budget_bytes or pool.used_bytes
     for tier in TIERS:
         live, cached = pool.live_bytes.get(tier, 0), pool.cached_bytes.get(tier, 0)
-        if tier == "f16" or live or cached:
+        if live or cached or (tier == "f16" and pool.budget_bytes):
             bars.add_row(tier, bar(live, cached, scale), _bytes(live), _bytes(cached))
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(pool, before):

@@ -49,7 +49,14 @@ def sessions_table(rows: list[dict[str, Any]]) -> Table | str:
     for row in rows:
         kv = row["kv"]
         place = " ".join(filter(None, (kv["format"], kv["tier"])))
-        cells = (row["id"], str(row["turns"]), f"{kv['tokens']:,}", place, row["replica"], _moment(row["last_active"]))
+        cells = (
+            row["id"],
+            str(row["turns"]),
+            f"{kv['tokens']:,}",
+            place,
+            row["replica"],
+            _moment(row["last_active"])[:16],
+        )
         table.add_row(*map(escape, cells))
     return table
 

@@ -114,7 +114,7 @@ SERVICES = ("russet-gateway", "russet-gateway", "russet-scheduler", "russet-work
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_request_is_one_trace(observed: Observed, stream: bool) -> None:
     caller = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    reply = await observed.ask(stream=stream, headers=caller | {"x-russet-session": "s1"})
+    reply = await observed.ask(stream=stream, headers=caller | {"x-russet-session": f"streamed {stream}"})
     assert reply.status_code == 200
     spans = await observed.trace(*CHAIN)
     assert set(spans) == {*CHAIN, "router.route"}, "and none a token"
@@ -132,7 +132,7 @@ async def test_one_request_is_one_trace(observed: Observed, stream: bool) -> Non
     assert said["gen_ai.request.model"] == said["gen_ai.response.model"] == MODEL
     assert said["gen_ai.request.max_tokens"] == TOKENS
     assert said["gen_ai.request.temperature"] == 0
-    assert said["gen_ai.conversation.id"] == "s1"
+    assert said["gen_ai.conversation.id"] == f"streamed {stream}"
     assert said["gen_ai.response.finish_reasons"] == ("length",)
     assert said["gen_ai.usage.output_tokens"] == TOKENS
     row = dict(spans["worker.row"].attributes or {})

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.base.channel import connect
-from actors.base.errors import Unavailable
+from actors.base.errors import TooLarge, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
@@ -217,6 +217,8 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.sessions: dict[tuple[str, str], memory_pb2.Session] = {}
         """By tenant and id."""
         self.puts = 0
+        self.refused: set[str] = set()
+        """Ids of sessions that are too large."""
         self.away = False
         self.holding: asyncio.Event | None = None
         """Where set, a session is put once this is."""
@@ -242,6 +244,8 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
 
     async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
         self._here()
+        if request.session.session_id in self.refused:
+            raise TooLarge("the session is too large")
         self.puts += 1
         self.bell.ring()
         if self.holding is not None:

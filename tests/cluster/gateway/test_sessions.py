@@ -6,7 +6,9 @@ import pytest
 
 from actors.base.channel import connect
 from actors.base.errors import NotFound
+from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import follow
+from cluster.gateway.sessions import Sessions
 from protos.gen import inference_pb2 as pb
 from protos.gen import memory_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
@@ -48,6 +50,21 @@ def read(request) -> bytes:
     text = b"".join(special.get(token, bytes([token & 255])) for token in request.token_ids)
     assert text.endswith(b"<|im_start|>assistant\n")
     return text.removesuffix(b"<|im_start|>assistant\n")
+
+
+class FakeStub:
+    """A stub of a memory that remembers nothing but what it was told."""
+
+    def __init__(self) -> None:
+        self.puts: list[memory_pb2.Session] = []
+        self.meanwhile = lambda: None
+
+    async def GetSession(self, request, timeout):
+        return memory_pb2.GetSessionReply()
+
+    async def PutSession(self, request):
+        self.puts.append(request.session)
+        self.meanwhile()
 
 
 async def waits(world, count: int) -> None:
@@ -262,6 +279,11 @@ async def test_another_replica_is_told_where_the_kv_was_kept(world):
     await world.until(lambda: world.memory.puts == 2)
     second = await world.replica("tiny-1", answer="fine")
     world.router.replicas = {name: world.router.replicas[name] for name in ("tiny-1", "tiny-0")}
+    # A gateway that was restarted knows it from the session and from the replicas' table.
+    assert world.gateway
+    await world.gateway.stop()
+    await world.start()
+    await world.gateway._routes.refresh()
     await ask(world, user("three"))
     assert list(second.requests[0].kv_source) == ["unix:/tiny-0.worker"]
     assert world.router.routed[-1].session_replica == "tiny-0"
@@ -324,6 +346,53 @@ async def test_a_tenant_sees_its_own_alone(world):
     assert (await ask(world, user("mine"), client=other))["russet"]["session"]["turns"] == 0
     assert b"secret" not in read(scheduler.requests[1])
     assert [row["turns"] for row in (await world.client().get(PATH)).json()["data"]] == [2]
+
+
+def session(name: str, text: str = "x") -> memory_pb2.Session:
+    return memory_pb2.Session(session_id=name, tenant="t", turns=[memory_pb2.Turn(role="user", content=text)])
+
+
+async def test_a_turn_that_another_took_over_is_not_written():
+    stub = FakeStub()
+    sessions = Sessions(GatewayConfig(), stub)
+    older, newer = session("a", "older"), session("a", "newer")
+    sessions.keep(older)
+    sessions.keep(newer)
+    await sessions.write(newer, [1.0])
+    await sessions.write(older, [1.0])
+    assert [put.turns[0].content for put in stub.puts] == ["newer"]
+    assert await sessions.read("t", "a") is None, "memory is asked again once it was told"
+
+
+async def test_a_turn_kept_while_the_one_before_is_written_is_still_read():
+    stub, older, newer = FakeStub(), session("a", "older"), session("a", "newer")
+    sessions = Sessions(GatewayConfig(), stub)
+    sessions.keep(older)
+    stub.meanwhile = lambda: sessions.keep(newer)
+    await sessions.write(older, [])
+    assert await sessions.read("t", "a") is newer
+    stub.meanwhile = lambda: None
+    await sessions.write(newer, [])
+    assert [put.turns[0].content for put in stub.puts] == ["older", "newer"]
+
+
+async def test_turns_that_wait_for_memory_are_bounded():
+    sessions = Sessions(GatewayConfig(record_queue=2), FakeStub())
+    for name in "abc":
+        sessions.keep(session(name))
+    assert [await sessions.read("t", name) is not None for name in "abc"] == [False, True, True]
+
+
+async def test_a_session_that_memory_refuses_takes_no_other_with_it(world):
+    await world.replica(answer="fine")
+    world.memory.refused.add("big")
+    await world.start(record_delay_s=30, record_batch=2)
+    await ask(world, user("one"), session="big")
+    await ask(world, user("one"), session="small")
+    await world.until(lambda: ("", "small") in world.memory.sessions)
+    assert (await ask(world, user("two"), session="big"))["russet"]["session"]["turns"] == 2
+    dropped = world.telemetry.registry.get_sample_value("russet_gateway_records_dropped_total", {"to": "sessions"})
+    assert dropped == 1
 
 
 async def test_the_same_over_grpc(world):
