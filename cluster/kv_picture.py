@@ -73,18 +73,18 @@ def _facts(pool: Pool, before: Pool | None) -> list[tuple[str, str]]:
         bound = pool.restores.bound_s(0.95)
         slow = "over the last bound" if math.isinf(bound) else f"within {_seconds(bound)}"
         restored = (
-            f"{pool.restored_tokens:,.0f} tokens, {pool.restores.count:,.0f} times: "
+            f"{pool.restored_tokens:,.0f} tokens of {_counted(pool.restores.count, 'prompt')}: "
             f"mean {_seconds(pool.restores.mean_s)}, 95 % {slow}"
         )
-    kinds = f" ({_listed(pool.preempted)})" if pool.preempted else ""
+    kinds = f" ({_listed(pool.preempted)})" if pool.preemptions else ""
     pressure = _listed({policy: pool.pressure.get(policy, 0) for policy in POLICIES}) or "none so far"
     if before and (now := applied(pool, before)):
         pressure += f"   [yellow]now: {', '.join(now)}[/yellow]"
     return [
         ("Found in cache", hits),
-        ("Evicted", f"{pool.evicted_pages:,.0f} pages"),
+        ("Evicted", _counted(pool.evicted_pages, "page")),
         ("Demoted", f"{_listed(pool.demoted_tokens)} tokens" if any(pool.demoted_tokens.values()) else "none"),
-        ("Preempted", f"{pool.preemptions:,.0f} rows{kinds}"),
+        ("Preempted", _counted(pool.preemptions, "row") + kinds),
         ("On disk", f"{pool.kept_tokens:,.0f} tokens"),
         ("Restored", restored),
         ("Short of memory", pressure),
@@ -93,6 +93,10 @@ def _facts(pool: Pool, before: Pool | None) -> list[tuple[str, str]]:
 
 def _listed(counts: dict[str, float]) -> str:
     return ", ".join(f"{name} {count:,.0f}" for name, count in counts.items() if count)
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:,.0f} {what}{'' if count == 1 else 's'}"
 
 
 def _bytes(count: float) -> str:

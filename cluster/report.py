@@ -44,19 +44,13 @@ def sessions_table(rows: list[dict[str, Any]]) -> Table | str:
     if not rows:
         return "There are no sessions; a chat with russet.session_id begins one."
     table = Table()
-    for column in ("id", "turns", "tokens", "kv", "replica", "last active"):
-        table.add_column(column, justify="right" if column in ("turns", "tokens") else "left", overflow="fold")
+    for column in ("id", "turns", "kv", "replica", "last active"):
+        table.add_column(column, justify="right" if column == "turns" else "left", overflow="fold")
     for row in rows:
         kv = row["kv"]
-        place = " ".join(filter(None, (kv["format"], kv["tier"])))
-        cells = (
-            row["id"],
-            str(row["turns"]),
-            f"{kv['tokens']:,}",
-            place,
-            row["replica"],
-            _moment(row["last_active"])[:16],
-        )
+        place = " ".join(filter(None, (f"{kv['tokens']:,}", kv["format"], kv["tier"])))
+        minute = _moment(row["last_active"])[:16]
+        cells = (row["id"], str(row["turns"]), place, row["replica"], minute)
         table.add_row(*map(escape, cells))
     return table
 

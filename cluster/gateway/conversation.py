@@ -45,6 +45,8 @@ class Conversation:
         """As sent; within `turn`, as the model reads it."""
         self.stored = memory_pb2.Session()
         """The session as it was; empty where there was none."""
+        self.own_kv_format = not sent.kv_format
+        """Whether the request leaves the form of its KV to the session."""
         self.turns = 0
         """Turns of it that the request's messages follow."""
         self.kept: memory_pb2.Session | None = None

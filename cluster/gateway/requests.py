@@ -279,6 +279,10 @@ class Generation:
                 return
             except ModelChanged as change:
                 job = self._job = await self._job_of(job.route, change.view)
+            except InvalidArgument as refusal:
+                if refusal.param != "kv_format" or not self._conversation.own_kv_format:
+                    raise
+                job.generate.kv_format = ""  # The session's form is not to be had there, and nobody asked for it.
         raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
 
     async def _tokenize(self, view: ModelView) -> Sequence[int]:

@@ -114,7 +114,7 @@ def test_the_picture_names_the_figures():
     text = shown(page)
     for part in (
         "tiny-0 550.0 MB of 1.00 GB", "400.0 MB 100.0 MB", "75.0% of 2,000 prompt tokens", "7 pages", "q8 640 tokens",
-        "3 rows (swap 2, recompute 1)", "4,096 tokens", "2,048 tokens, 4 times: mean 151 ms, 95 % within 1.0 s",
+        "3 rows (swap 2, recompute 1)", "4,096 tokens", "2,048 tokens of 4 prompts: mean 151 ms, 95 % within 1.0 s",
         "evict 5 now: evict", "tiny-1 no budget told", "none asked for yet",
     ):  # fmt: skip
         assert part in text, part

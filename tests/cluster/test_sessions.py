@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from actors.base.channel import connect
 from cluster import cli
 from cluster.local import LocalCluster
-from protos.gen import router_pb2
+from protos.gen import router_pb2, scheduler_pb2
 from protos.gen.router_pb2_grpc import RouterStub
+from protos.gen.scheduler_pb2_grpc import SchedulerStub
+from tests.conftest import settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODEL = "smollm2-135m-instruct"
@@ -94,3 +96,32 @@ async def test_the_command_line_lists_shows_and_deletes(local: LocalCluster) -> 
     assert again.exit_code == 1
     assert "no session" in str(again.exception)
     assert "a session/with a name" not in (await russet("list")).output
+
+
+async def test_a_session_goes_on_at_another_replica_with_the_kv_of_the_first(home: Any) -> None:
+    async with LocalCluster(settings(home, models__0__replicas=2)) as cluster:
+        story = "The lighthouse stands on the rock, and the keeper counts the ships. " * 20
+        first = await turn(cluster, "story", f"{story} What does the keeper count?", max_tokens=16)
+        served: str = first.russet["route"]["replica"]  # type: ignore[attr-defined]
+        await kept(cluster, served, total(first) // PAGE * PAGE - PAGE)
+        stub = SchedulerStub(connect(cluster.directory.find(f"scheduler-{served}")))
+        await stub.Drain(scheduler_pb2.DrainRequest(timeout_s=5))
+        second = await turn(cluster, "story", "And then?", max_tokens=16)
+        extension: dict[str, Any] = second.russet  # type: ignore[attr-defined]
+        assert extension["route"]["replica"] != served
+        assert extension["session"]["turns"] == 2
+        assert found(second) >= (total(first) - 1) // PAGE * PAGE - PAGE
+        assert extension["kv"]["restored_tokens"] == found(second)
+
+
+async def kept(cluster: LocalCluster, replica: str, tokens: int) -> None:
+    """Return when so many tokens lie on the replica's disk, as its heartbeats tell."""
+    router = RouterStub(connect(cluster.directory.find("router")))
+    async with asyncio.timeout(20):
+        while True:
+            table = await router.ListReplicas(router_pb2.ListReplicasRequest())
+            if any(
+                each.state.replica_id == replica and each.state.load.kv_kept_tokens >= tokens for each in table.replicas
+            ):
+                return
+            await asyncio.sleep(0.05)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.base.channel import connect
-from actors.base.errors import TooLarge, Unavailable
+from actors.base.errors import InvalidArgument, TooLarge, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
@@ -93,6 +93,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.cancelled = asyncio.Event()
         self.cached_tokens = 0
         self.restored_tokens = 0
+        self.forms = ("", "f16", "q8", "q4", "auto")
         self.describes = 0
         self.vocabularies_sent = 0
 
@@ -111,6 +112,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.requests.append(request)
         if self.refuse is not None:
             raise self.refuse
+        if request.kv_format not in self.forms:
+            raise InvalidArgument(f"kv_format is {request.kv_format}", param="kv_format")
         done = len(request.token_ids) - request.prompt_tokens
         length = min(len(self.answer_ids), request.max_tokens or CONTEXT)
         admission = scheduler_pb2.Admission(

@@ -268,6 +268,19 @@ async def test_the_form_of_kv_is_passed_on_kept_and_told(world):
     assert [request.keep for request in scheduler.requests] == [False, True, True, True]
 
 
+async def test_a_replica_without_the_sessions_form_takes_it_as_it_holds_others(world):
+    first = await world.replica("tiny-0", answer="fine")
+    await world.start()
+    await ask(world, user("one"), kv_format="q8")
+    second = await world.replica("tiny-1", answer="fine")
+    second.forms = ("", "f16")
+    del world.router.replicas["tiny-0"]
+    assert (await ask(world, user("two")))["russet"]["kv"]["format"] == "f16"
+    asked = await world.client().post("/v1/chat/completions", json=body(user("three"), kv_format="q8"))
+    assert (asked.status_code, asked.json()["error"]["param"]) == (400, "kv_format")
+    assert [request.kv_format for request in (*first.requests, *second.requests)] == ["q8", "q8", "", "q8"]
+
+
 async def test_another_replica_is_told_where_the_kv_was_kept(world):
     first = await world.replica("tiny-0", answer="fine")
     await world.start()
