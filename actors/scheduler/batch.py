@@ -228,7 +228,8 @@ class Batch:
                 break
             pages = pool.take_unit(unit.format)
             awaited[pages[0]] = unit
-            table.pages += pages
+            table.pages += pages[unit.skip : unit.skip + unit.pages]
+            pool.release([*pages[: unit.skip], *pages[unit.skip + unit.pages :]])
         if not awaited:
             table.release(pool)
             return None

@@ -2,7 +2,8 @@
 
 A unit of KV depends on all tokens up to its last one and on what computed it. So its key is the end of a hash chain
 over pages of tokens that begins with the model's revision, instruction set, page size, KV format and tenant. The last
-byte of a key tells how many pages the unit holds.
+byte of a key tells how many pages it stands for: of a block that was begun by one prompt and shared by another up to
+its second page, the other one knows two.
 """
 
 from array import array
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from actors.scheduler.formats import BLOCK_TOKENS
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import Hold, PrefixCache
@@ -33,12 +33,16 @@ FADE = 0.8
 
 
 class Unit(NamedTuple):
-    """One unit to be read from disk: its key, tier, and which pages of the sequence it holds."""
+    """One unit to be read from disk: its key, its tier, and what of it is needed.
+
+    Its pages skip .. skip + pages - 1 are the sequence's pages first .. first + pages - 1.
+    """
 
     key: bytes
     format: str
     first: int
     pages: int
+    skip: int = 0
 
 
 @dataclass(eq=False)
@@ -167,24 +171,33 @@ class Kept:
 
     def save(self, sequence: Sequence, pages: int) -> int:
         """Keep the first `pages` pages of a sequence, which are in the tree. Returns how many go to disk now."""
-        assert sequence.hold is not None, "only pages in the tree have names"
-        nodes, digests = sequence.hold.nodes[:pages], self.digests(sequence)
+        table, digests = sequence.table.pages[:pages], self.digests(sequence)
         saved = index = 0
-        while index < len(nodes) and len(self._saving) < SAVES_AT_ONCE:
-            format = self._pool.format_of(nodes[index].page)
-            count = self._pool.unit_pages(format)
-            unit = [node.page for node in nodes[index : index + count]]
-            if not self._pool.whole_unit(unit):
-                index += 1
+        while index < len(table) and len(self._saving) < SAVES_AT_ONCE:
+            unit, known = self._unit_at(table, index)
+            index += max(1, known)
+            if not known:
                 continue
-            key = key_of(digests[index + count - 1], format, count)
+            key = key_of(digests[index - 1], self._pool.format_of(unit[0]), known)
             if key not in self._there and key not in self._saving:
                 self._pool.share(unit)
                 self._saving[key] = unit
                 self._to_save.append((unit[0], key))
-                saved += count
-            index += count
+                saved += known
         return saved
+
+    def _unit_at(self, pages: list[int], index: int) -> tuple[list[int], int]:
+        """The pages in use of the unit that begins at a place in a table, and how many of them the table goes on with.
+
+        0 where what lies there is not the beginning of a unit.
+        """
+        unit = self._pool.unit_of(pages[index])
+        if pages[index] != unit[0]:
+            return [], 0
+        known = 1
+        while known < len(unit) and pages[index : index + known + 1] == unit[: known + 1]:
+            known += 1
+        return [page for page in unit if self._pool.refcount(page)], known
 
     def find(self, sequence: Sequence, ready: int, tail_tokens: int) -> list[Unit]:
         """The units on disk that follow the first `ready` pages of a sequence; one token is left to be computed.
@@ -196,30 +209,41 @@ class Kept:
             return []
         digests = self.digests(sequence)
         wanted = (sequence.num_tokens - 1) // page_size
-        per_block = BLOCK_TOKENS // page_size
         old_pages = max(0, sequence.num_tokens - tail_tokens) // page_size
+        guess = sequence.kv_format if sequence.kv_source else ""
         units: list[Unit] = []
         index = ready
         while index < wanted:
-            whole = per_block > 0 and index % per_block == 0 and index + per_block <= wanted
-            guess = None
-            if sequence.kv_source:
-                quantized = whole and index + per_block <= old_pages and sequence.kv_format in self._pool.formats
-                guess = sequence.kv_format if quantized else "f16"
-            unit = None
-            for format in self._pool.formats:
-                if format != "f16" and not whole:
-                    continue
-                count = self._pool.unit_pages(format)
-                key = key_of(digests[index + count - 1], format, count)
-                if key in self._there or format == guess:
-                    unit = Unit(key, format, index, count)
-                    break
+            unit = self._kept_at(digests[:wanted], index)
+            if unit is None and guess:
+                unit = self._guessed_at(digests[:wanted], index, guess, old_pages)
             if unit is None:
                 break
             units.append(unit)
             index += unit.pages
         return units
+
+    def _kept_at(self, digests: list[bytes], index: int) -> Unit | None:
+        """The unit on disk that holds the page at `index`, and perhaps some after it."""
+        key = key_of(digests[index], "f16", 1)
+        if key in self._there:
+            return Unit(key, "f16", index, 1)
+        for format in self._pool.formats[1:]:
+            per_block = self._pool.unit_pages(format)
+            begin = index // per_block * per_block
+            for end in range(min(begin + per_block, len(digests)), index, -1):
+                key = key_of(digests[end - 1], format, end - begin)
+                if key in self._there:
+                    return Unit(key, format, index, end - index, index - begin)
+        return None
+
+    def _guessed_at(self, digests: list[bytes], index: int, format: str, old_pages: int) -> Unit:
+        """What another worker calls the page at `index`, if the first `old_pages` pages went to a quantized tier."""
+        form = format if format in self._pool.formats else "f16"
+        count = self._pool.unit_pages(form)
+        if index % count or index + count > old_pages:
+            form, count = "f16", 1
+        return Unit(key_of(digests[index + count - 1], form, count), form, index, count)
 
     def digests(self, sequence: Sequence) -> list[bytes]:
         """The hash chain over the sequence's whole pages, as far as its tokens are known."""

@@ -205,15 +205,14 @@ class KvPool:
         """Pages of one unit of a tier."""
         return self._by_format[format].unit_pages
 
+    def unit_of(self, page: int) -> list[int]:
+        """All pages of a page's unit."""
+        tier = self._tier_of[page]
+        return list(tier.pages_of((page - tier.first_page) // tier.unit_pages))
+
     def whole_unit(self, pages: Sequence[int]) -> bool:
         """Whether these are all pages of one unit, in order."""
-        tier = self._tier_of[pages[0]]
-        first = pages[0]
-        return (
-            len(pages) == tier.unit_pages
-            and (first - tier.first_page) % tier.unit_pages == 0
-            and list(pages) == list(range(first, first + tier.unit_pages))
-        )
+        return list(pages) == self.unit_of(pages[0])
 
     def has_room(self, format: str, *, evicting: bool = False) -> bool:
         """Whether one unit of a tier could be taken now, or once the prefix cache has given up what only it holds."""

@@ -45,6 +45,41 @@ def test_a_session_is_restored_after_a_restart(instruments, form):
     assert second.token_ids[len(more) :] == instruments.answer(more, len(more) + 30, ignore_eos=True)
 
 
+@pytest.mark.parametrize("form", ["q8", "q4"])
+def test_blocks_that_two_share_in_part_come_back_for_both(instruments, form):
+    """The 100 tokens in common end within a block, which the first one's pages go on with."""
+    disk, common = {}, prompt(100)
+    texts = [[*common, *prompt(300, start)] for start in (1, 2)]
+    it = drive(instruments, disk, pages=128)
+    for text in texts:
+        it.submit("a", text, 5, keep=True, kv_format=form)
+        finish(it)
+    for text in reversed(texts):
+        it = drive(instruments, disk, pages=128)
+        again = it.submit("b", text, 20, kv_format=form)
+        it.run()
+        assert again.num_restored_tokens == 24 * PAGE
+        assert again.token_ids[400:] == instruments.answer(text, 420, ignore_eos=True)
+
+
+@pytest.mark.parametrize("ready", [16, 48, 70])
+def test_what_is_in_memory_in_another_form_does_not_hide_what_is_on_disk(instruments, ready):
+    disk, text = {}, prompt(400)
+    it = drive(instruments, disk)
+    it.submit("a", text, 5, keep=True, kv_format="q4")
+    finish(it)
+    it = drive(instruments, disk)
+    it.submit("b", [*text[:ready], 1], 2, kv_format="q4")
+    it.costs.load_bytes_per_s = 1.0
+    it.run()
+    it.costs.load_bytes_per_s = 1e9
+    again = it.submit("c", text, 20, kv_format="q4")
+    it.run()
+    assert again.num_found_tokens == 24 * PAGE
+    assert again.num_restored_tokens == (24 - ready // PAGE) * PAGE
+    assert again.token_ids[400:] == instruments.answer(text, 420, ignore_eos=True)
+
+
 def test_nothing_is_kept_of_a_request_without_a_session(instruments):
     disk = {}
     it = drive(instruments, disk)
