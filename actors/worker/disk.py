@@ -37,6 +37,10 @@ def keeper_for(config: WorkerConfig, kv: Kv, revision: str, isa_class: str, tele
     except (OSError, Conflict) as failure:
         log.warning("no KV is kept on disk: %s", failure)
         return None
+    if kept.budget < kept.largest:
+        kept.close()
+        log.warning("no KV is kept on disk: there is room for %d bytes, and a unit takes %d", kept.budget, kept.largest)
+        return None
     log.info("KV on disk: %d bytes in %s, of %d at most", kept.nbytes, kept.directory, kept.budget)
     return Keeper(kept, kv, telemetry)
 

@@ -89,9 +89,11 @@ class Kept:
         return len(self._sealed)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Keys of what is there now, the least recently used first."""
-        with self._changing:
-            return iter(list(self._files))
+        """Keys of what is there now, the least recently used first.
+
+        Copied in one go under Python's lock, not ours: that may wait for the disk, and an event loop asks.
+        """
+        return iter(list(self._files))
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._files

@@ -5,7 +5,9 @@ import os
 import random
 import stat
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -275,3 +277,28 @@ def test_damage_by_the_thousand_warns_once(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         assert [get(kept, number) for number in range(5)] == [None] * 5
     assert len(caplog.records) == 1
+
+
+def test_others_may_read_while_units_come_and_go(tmp_path: Path) -> None:
+    kept = kept_in(tmp_path, 5 * SIZE)
+    done = threading.Event()
+
+    def read(seed: int) -> int:
+        numbers, found = random.Random(seed), 0
+        while not done.is_set():
+            key = next(iter(kept), key_of(numbers.randrange(300)))
+            if (sealed := kept.sealed(key)) is not None:
+                into = bytearray(40)
+                kept.open(key, "f16", sealed, memoryview(into))
+                assert into == unit_of(key, "f16")
+                found += 1
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read, seed) for seed in range(3)]
+        for number in range(300):
+            put(kept, number)
+        done.set()
+        assert sum(reader.result(10) for reader in readers) > 0
+    assert kept.nbytes == 5 * SIZE
+    assert [cause for _, cause in kept.gone()] == ["evicted"] * 295

@@ -1,6 +1,7 @@
 """KV through the worker's calls: saved under keys, restored after a restart and from another worker, and refused."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.base.channel import connect
-from actors.base.errors import InvalidArgument
+from actors.base.errors import Internal, InvalidArgument
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.worker.config import WorkerConfig
@@ -176,7 +177,7 @@ async def test_fetch_sends_what_is_there_and_refuses_malformed_keys(worker) -> N
                 await anext(there.stub.Fetch(worker_pb2.FetchRequest(keys=keys)))
 
 
-@pytest.mark.parametrize("settings", [{"kv_disk_bytes": 0}, {"kv_disk_directory": None}])
+@pytest.mark.parametrize("settings", [{"kv_disk_bytes": 0}, {"kv_disk_bytes": 99}, {"kv_disk_directory": None}])
 async def test_where_nothing_is_kept_plans_that_save_are_refused(worker, settings: dict) -> None:
     async with worker("a", **settings) as one:
         session = await one.session()
@@ -216,3 +217,23 @@ async def test_a_clean_stop_loses_no_save(worker) -> None:
         await asyncio.sleep(0)
     async with worker("a") as again:
         assert len((await again.session()).hello.kept) == 16 * FULL
+
+
+def directories(kept_in: Path) -> list[str]:
+    return [path.name for path in kept_in.glob("*/*")]
+
+
+async def test_an_engine_that_is_given_up_lets_go_of_its_directory(worker, toy, home: Path) -> None:
+    go_on = threading.Event()
+    toy.fail = lambda batch: not go_on.wait(10)
+    try:
+        async with worker("a", step_timeout_s=0.1) as stuck:
+            session = await stuck.session()
+            session.row([9, 8, 7, 6, 5])
+            with pytest.raises(Internal, match="the engine failed"):
+                await session.until(lambda s: False)
+        async with worker("a") as again:
+            assert (await again.session()).hello.keeps
+            assert directories(home / "a") == ["0"]
+    finally:
+        go_on.set()
