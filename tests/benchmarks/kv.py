@@ -23,7 +23,7 @@ from tests.benchmarks.perplexity import TEXT, read_windows
 from tests.oracles.decoder import negative_log_likelihood
 
 TAIL = 256
-WINDOW, WINDOWS = 2048, 8
+WINDOW, WINDOWS = 2048, 4
 ROWS, CONTEXT = 8, 4096
 FILLED = 16384
 PER_BLOCK = KV_BLOCK // PAGE_SIZE

@@ -1,5 +1,8 @@
 """The default model's real weights on the C++ decoder: sane text, and the same bits in company."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from actors.worker.models import load_model
 from kernels.cpu.decoder import CpuDecoder
 from kernels.decoder import Batch
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "greedy_smollm2.json"
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -55,3 +59,27 @@ def test_same_bits_in_a_batch_of_16(model, decoder: CpuDecoder) -> None:
     lengths = [*(len(other) - 1 for other in others[:9]), len(prompt) - 1, *(len(other) - 1 for other in others[9:])]
     together = decoder.forward(step(last, lengths, 4), kv)
     np.testing.assert_array_equal(together[9], alone[0])
+
+
+@pytest.mark.parametrize(("name", "most_kl", "least_same"), [("q8", 1e-4, 0.97), ("q4", 0.02, 0.92), ("q2", 1, 0.5)])
+def test_quantized_history_hardly_changes_what_follows(
+    decoder: CpuDecoder, name: str, most_kl: float, least_same: float
+) -> None:
+    """All but the last 64 of 448 tokens are quantized, then 128 are read and predicted."""
+    answers = json.loads(GOLDEN.read_text())["answers"]
+    ids = [token for answer in answers for token in answer["prompt_ids"] + answer["ids"]][:576]
+    table, pages = np.arange(36, dtype=np.int32)[None], np.arange(24, dtype=np.int32)
+    logits = []
+    for blocks in ({}, {name: 6}):
+        kv = decoder.allocate_kv(36, 16, blocks)
+        decoder.forward(step([ids[:448]], [0], 36), kv)
+        if blocks:
+            kv.demote(pages, np.arange(36, 60, 4, dtype=np.int32))
+            kv.release_units(pages)
+            table[0, :24] = np.arange(36, 60)
+        rest = step([ids[448:]], [448], 36)._replace(page_table=table, logits_at=np.arange(128, dtype=np.int32))
+        logits.append(np.array(decoder.forward(rest, kv), np.float64))
+    exact, served = (x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in logits)
+    divergence = (np.exp(exact) * (exact - served)).sum(axis=1).mean()
+    assert 0 < divergence < most_kl
+    assert (exact.argmax(axis=1) == served.argmax(axis=1)).mean() >= least_same
