@@ -13,12 +13,28 @@ from actors.worker.kept import DRAFT, Kept
 from actors.worker.sealed import Sealer, sealed_bytes
 
 LENGTH = 1 << 20
-ROOM = 12
+ROOM = 6
 KILLS = 20
 WRITER = """
-import itertools, sys
+import itertools, os, signal, sys
 from pathlib import Path
 from tests.faults.test_kept import kept_in, key_of, unit_of
+
+left = int(sys.argv[3])
+
+def dying(call):
+    def last(*arguments):
+        global left
+        left -= 1
+        if left == 0:
+            if call is write:
+                write(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return last
+
+write = os.write
+os.write, os.rename, os.unlink = dying(os.write), dying(os.rename), dying(os.unlink)
 kept = kept_in(Path(sys.argv[1]))
 for number in itertools.count(int(sys.argv[2])):
     kept.put(key_of(number), "f16", memoryview(unit_of(number)))
@@ -26,12 +42,18 @@ for number in itertools.count(int(sys.argv[2])):
 """
 
 
+def writer(directory: Path, first: int, calls: int = 0) -> subprocess.Popen[str]:
+    """Writes units from number `first` on, and kills itself in its call number `calls` that changes the disk."""
+    command = [sys.executable, "-c", WRITER, str(directory), str(first), str(calls)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
 def key_of(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
 def unit_of(number: int) -> bytes:
-    return number.to_bytes(16, "big") * (LENGTH // 16)  # made in no time: the writer shall be writing
+    return number.to_bytes(16, "big") * (LENGTH // 16)
 
 
 def kept_in(directory: Path) -> Kept:
@@ -39,28 +61,26 @@ def kept_in(directory: Path) -> Kept:
 
 
 def test_a_directory_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITER, str(tmp_path), "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
+    with writer(tmp_path, 0) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
         with pytest.raises(Conflict, match="in use by another process"):
             kept_in(tmp_path)
-        writer.kill()
+        running.kill()
     assert list(kept_in(tmp_path))
 
 
 def test_a_writer_killed_at_any_moment_leaves_nothing_corrupt(tmp_path: Path) -> None:
     told: set[int] = set()
     chance, first, drafts = random.Random(4), 0, 0
-    for _ in range(KILLS):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(first)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
-            assert writer.stdout is not None
-            for _ in range(chance.randint(1, 6)):
-                saved, *evicted = map(int, writer.stdout.readline().split())
-                told = (told | {saved}) - set(evicted)
-            writer.kill()
-            for line in writer.stdout.read().splitlines():
+    for kill in range(KILLS):
+        by_itself = kill % 2 == 0
+        with writer(tmp_path, first, chance.randint(1, 150) if by_itself else 0) as running:
+            assert running.stdout is not None
+            lines = [] if by_itself else [running.stdout.readline() for _ in range(chance.randint(1, 6))]
+            if not by_itself:
+                running.kill()
+            for line in (*lines, *running.stdout):
                 saved, *evicted = map(int, line.split())
                 told = (told | {saved}) - set(evicted)
         drafts += len(list(tmp_path.glob(f"??/*{DRAFT}")))
@@ -75,5 +95,5 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_corrupt(tmp_path: Path) ->
             assert into == unit_of(number)
         assert not list(tmp_path.glob(f"??/*{DRAFT}"))
         kept.close()
-        told, first = there, max(there) + 1
+        told, first = there, max(there, default=0) + 1
     assert drafts > KILLS // 4, "hardly a kill came while a unit was being written: this shows nothing"
