@@ -104,6 +104,45 @@ async def test_a_killed_process_costs_no_stream(on_ray: Cluster, role: str) -> N
     assert await stream(state.http, body(TALE, 160)) == expected
 
 
+async def test_a_session_outlives_the_processes_that_know_of_it(on_ray: Cluster) -> None:
+    """Memory, router, gateway and worker are killed together: text, place and KV are still known afterwards."""
+    config, state = on_ray
+
+    async def turn(question: str) -> dict[str, Any]:
+        request = {
+            "model": "auto", "messages": [{"role": "user", "content": question}], "max_tokens": 40, "temperature": 0,
+            "russet": {"session_id": "kept"},
+        }  # fmt: skip
+        async with httpx.AsyncClient(timeout=120) as http:
+            reply = await http.post(f"{state.http}/v1/chat/completions", json=request)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    before = await asyncio.to_thread(kept_tokens, state.http)
+    first = await turn(f"{TALE} so on. " * 12 + "Who lived there?")
+    async with httpx.AsyncClient(timeout=60) as http:
+        # A rating comes after the records of its answer.
+        await http.post(f"{state.http}/v1/feedback", json={"response_id": first["id"], "rating": 1})
+    async with asyncio.timeout(60):
+        while await asyncio.to_thread(kept_tokens, state.http) < before + first["usage"]["total_tokens"] - 64:
+            pass
+    victims = {await asyncio.to_thread(pid_of, config, role) for role in ("memory", "router", "gateway", "worker")}
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while not whole(again := await asyncio.to_thread(actors, config)) or victims & {a["pid"] for a in again}:
+            pass
+    second = await turn("And where?")
+    assert second["russet"]["session"]["turns"] == 2
+    assert second["russet"]["kv"]["restored_tokens"] > first["usage"]["prompt_tokens"]
+
+
+def kept_tokens(url: str) -> float:
+    """Tokens whose KV lies on disk."""
+    lines = httpx.get(f"{url}/metrics", timeout=10).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("russet_kv_kept_tokens{"))
+
+
 def test_a_second_up_says_that_it_runs(on_ray: Cluster) -> None:
     config, _ = on_ray
     refused = russet("up", "--set", f"home={config.home}")
