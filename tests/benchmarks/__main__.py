@@ -6,8 +6,9 @@ Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, w
 (at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy
 (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv (quantized KV
 beside full precision), sessions (looking them up), overhead (gateway, router and scheduler around a worker that answers
-at once) and serving (the whole system over HTTP). Those of speed stand beside llama.cpp, and serving beside mlx-lm's
-server too, where tests/benchmarks/install-peers installed them.
+at once), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a
+session after a restart). Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
+tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap and .perplexity.
@@ -34,6 +35,7 @@ from tests.benchmarks import (
     prefix,
     serving,
     sessions,
+    workloads,
 )
 from tests.benchmarks.harness import ROOT, Options, keep, missed, show, take
 
@@ -53,6 +55,7 @@ PARTS = {
         sessions.PART,
         overhead.PART,
         serving.PART,
+        workloads.PART,
     )
 }
 

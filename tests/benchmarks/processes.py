@@ -116,11 +116,18 @@ def tail(log: Path) -> str:
 async def russet_serve() -> AsyncGenerator[tuple[str, psutil.Process], None]:
     """`russet serve` with default settings, in a process and a home of its own: its base URL and the process."""
     with private_home() as home:
-        port, grpc_port = free_port(), free_port()
-        command = [
-            Path(sys.executable).with_name("russet"), "serve", "--config", home / "russet.toml",
-            "--set", f"home={home}", "--port", str(port), "--grpc-port", str(grpc_port),
-        ]  # fmt: skip
-        url = f"http://127.0.0.1:{port}"
-        async with server(command, f"{url}/ready", home / "serve.log") as process:
-            yield url, process
+        async with serve_in(home) as running:
+            yield running
+
+
+@asynccontextmanager
+async def serve_in(home: Path) -> AsyncGenerator[tuple[str, psutil.Process], None]:
+    """The same in a home that stays."""
+    port, grpc_port = free_port(), free_port()
+    command = [
+        Path(sys.executable).with_name("russet"), "serve", "--config", home / "russet.toml",
+        "--set", f"home={home}", "--port", str(port), "--grpc-port", str(grpc_port),
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    async with server(command, f"{url}/ready", home / "serve.log") as process:
+        yield url, process
