@@ -311,6 +311,7 @@ class Batch:
         # After all that takes pages: what is moved away by this plan is used again by the next. And before tables are
         # told, since the worker moves first.
         self.tiering.demote(self.running.values(), message)
+        self.tiering.archive(message)
         # The worker's table of a new row is empty: it is told of every page, shared ones included.
         new_pages |= {lease.sequence.row: lease.sequence.table.pages for lease in decision.admit}
         # Prompt chunks are filled in this order: by level, then by admission (sorted() is stable).

@@ -25,7 +25,7 @@ def demotable(sequence: Sequence, format: str, tail_tokens: int, pool: KvPool) -
         sequence.settled = format, 0
     for block in range(sequence.settled[1], num_old_blocks(sequence, tail_tokens)):
         pages = sequence.table.pages[block * per_block : (block + 1) * per_block]
-        if _finer(pages, format, pool):
+        if is_finer(pages, format, pool):
             yield pages
         sequence.settled = format, block + 1
 
@@ -35,7 +35,8 @@ def num_old_blocks(sequence: Sequence, tail_tokens: int) -> int:
     return max(0, sequence.num_computed_tokens - tail_tokens) // BLOCK_TOKENS
 
 
-def _finer(pages: list[int], format: str, pool: KvPool) -> bool:
+def is_finer(pages: list[int], format: str, pool: KvPool) -> bool:
+    """Whether a block's pages lie all in f16, or in a whole block of a tier that is finer than `format`."""
     forms = {pool.format_of(page) for page in pages}
     if len(forms) > 1:
         return False

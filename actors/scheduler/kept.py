@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable
-from actors.scheduler.prefix import Hold, PrefixCache
+from actors.scheduler.prefix import Hold, Node, PrefixCache
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
 
@@ -107,6 +107,11 @@ def _faded(former: float, observed: float) -> float:
 def salt_of(sequence: Sequence) -> bytes:
     """What KV depends on beside the tokens, of what differs within an epoch: nothing is shared across it."""
     return f"{sequence.kv_format}\0{sequence.tenant}".encode()
+
+
+def is_auto(salt: bytes) -> bool:
+    """Whether what has this salt may be quantized at will."""
+    return salt.startswith(b"auto\0")
 
 
 def seed(hello: worker_pb2.HelloReply, salt: bytes) -> bytes:
@@ -258,6 +263,11 @@ class Kept:
             pages = (data[at : at + size] for at in range(0, len(data) - size + 1, size))
             sequence.digests += chain(sequence.digests[-1], pages)
         return sequence.digests[1:]
+
+    def has(self, salt: bytes, way: list[Node]) -> bool:
+        """Whether what lies on a way through the tree is on disk: its beginning, at least."""
+        digests = list(chain(seed(self._hello, salt), (node.key for node in way)))
+        return self._kept_at(digests, 0) is not None
 
     def worth(self, units: list[Unit]) -> bool:
         """Whether reading these units is cheaper than computing them."""

@@ -197,9 +197,9 @@ class KvPool:
         """Bytes of one unit of a tier."""
         return self._by_format[format].unit_bytes
 
-    def as_pages(self, format: str) -> int:
-        """f16 pages that take as many bytes as a unit of a tier."""
-        return -(-self._by_format[format].unit_bytes // self._full.unit_bytes)
+    def as_pages(self, format: str, units: int = 1) -> int:
+        """f16 pages that take as many bytes as units of a tier."""
+        return -(-units * self._by_format[format].unit_bytes // self._full.unit_bytes)
 
     def unit_pages(self, format: str) -> int:
         """Pages of one unit of a tier."""

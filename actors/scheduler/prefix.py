@@ -13,7 +13,7 @@ its root on, no node was used longer ago than those after it: this is LRU over p
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
 from actors.scheduler.kv_pool import KvPool
@@ -26,7 +26,19 @@ _FEW = 1024
 class Node:
     """One page of tokens at one place in the tree."""
 
-    __slots__ = ("awaited", "children", "hits", "key", "level", "page", "parent", "promised", "used_at", "users")
+    __slots__ = (
+        "archived",
+        "awaited",
+        "children",
+        "hits",
+        "key",
+        "level",
+        "page",
+        "parent",
+        "promised",
+        "used_at",
+        "users",
+    )
 
     def __init__(self, parent: "Node | None", key: bytes) -> None:
         self.parent = parent
@@ -47,6 +59,8 @@ class Node:
         self.used_at = 0
         # Sequences that began with it although others had computed it.
         self.hits = 0
+        # Of a leaf: whether the way to it was offered to the archive.
+        self.archived = False
 
 
 class Hold:
@@ -202,6 +216,22 @@ class PrefixCache:
         if node is not None:
             node.page = new
             self._at[new] = node
+
+    def idle_way(self, chosen: Callable[[bytes], bool]) -> tuple[bytes, list[Node]]:
+        """The salt and nodes of the way that was unused longest, of those whose salt is chosen; each is given once.
+
+        Empty where there is none. What others use is on it too, from the root on.
+        """
+        offered = (entry for entry in self._leaves if _is_leaf(*entry) and not entry[2].archived)
+        for _, _, leaf in sorted(offered):
+            leaf.archived = True
+            way, node = [], leaf
+            while node.parent is not None:
+                way.append(node)
+                node = node.parent
+            if chosen(node.key):
+                return node.key, way[::-1]
+        return b"", []
 
     def check_integrity(self) -> list[str]:
         """Sentences about what is wrong with counts and nodes; empty where all is sound."""

@@ -1,6 +1,7 @@
 """What is done when KV memory is short, in this order: evict, quantize, spill, reject.
 
-- Evict: cached pages that no sequence uses go whenever pages are wanted; they are as good as free.
+- Evict: cached pages that no sequence uses go whenever pages are wanted; they are as good as free. (Those of `auto`
+  prompts that are not on disk go to 2 bits first, once the budget is taken up: a poor copy is better than none.)
 - Quantize: while what live sequences use is above HIGH of the budget, and until it is at LOW, the older part of those
   whose format is auto goes to 8 bits, and when all have done that, to 4.
 - Spill: a row that must give way is kept on disk where reading it back is cheaper than computing it again.

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.formats import demotable, num_old_blocks
-from actors.scheduler.kept import Kept
+from actors.scheduler.formats import demotable, is_finer, num_old_blocks
+from actors.scheduler.kept import Kept, is_auto
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import PrefixCache
@@ -14,6 +14,7 @@ from protos.gen import worker_pb2
 
 # Blocks that one plan demotes at most: the worker moves them between two steps.
 DEMOTIONS = 8
+ARCHIVE = "q2"
 
 
 class Tiering:
@@ -75,25 +76,49 @@ class Tiering:
                 if not self._pool.has_room(tier):
                     break
                 left -= 1
-                self._move(sequence, pages, tier, message)
+                shared = any(self._pool.refcount(page) > 1 + self._is_cached(page) for page in pages)
+                self._move(pages, tier, self._tables() if shared else [sequence.table], message)
+                if sequence.kv_format == "auto":
+                    self.quantized += len(pages) * self._pool.page_size
         self._exhausted = self.pressure.tier is not None and not wanting
+
+    def archive(self, message: worker_pb2.Plan) -> None:
+        """While memory is short, move what no sequence uses and no disk has to 2 bits, oldest first: it would be lost.
+
+        Only what may be quantized at will: the prompts of `auto`.
+        """
+        if self._cache is None or ARCHIVE not in self.demoted:
+            return
+        left, count = DEMOTIONS - len(message.demote_to), self._pool.unit_pages(ARCHIVE)
+        if left <= 0 or not self._pool.budget.short():
+            return
+        # What is moved away makes room only for the next plan.
+        self._cache.make_room(self._pool.as_pages(ARCHIVE, left))
+        while left > 0 and self._pool.budget.short():
+            salt, way = self._cache.idle_way(is_auto)
+            if not way:
+                return
+            if self._kept is not None and self._kept.has(salt, way):
+                continue
+            for begin in range(0, len(way) - count + 1, count):
+                pages = [node.page for node in way[begin : begin + count]]
+                alone = all(self._pool.refcount(page) == 1 for page in pages)
+                if alone and is_finer(pages, ARCHIVE, self._pool) and self._pool.has_room(ARCHIVE):
+                    self._move(pages, ARCHIVE, [], message)
+                    left -= 1
 
     def _tier_for(self, sequence: Sequence) -> str | None:
         """The tier that the older part of a sequence's KV belongs in now."""
         tier = self.pressure.tier if sequence.kv_format == "auto" else sequence.kv_format
         return tier if tier in self.demoted else None
 
-    def _move(self, sequence: Sequence, pages: list[int], tier: str, message: worker_pb2.Plan) -> None:
-        shared = any(self._pool.refcount(page) > 1 + self._is_cached(page) for page in pages)
+    def _move(self, pages: list[int], tier: str, tables: Iterable[PageTable], message: worker_pb2.Plan) -> None:
         moved = self._pool.demote(pages, tier)
         message.demote_from.extend(pages)
         message.demote_to.append(moved[0])
-        tokens = len(pages) * self._pool.page_size
-        self.demoted[tier] += tokens
-        if sequence.kv_format == "auto":
-            self.quantized += tokens
+        self.demoted[tier] += len(pages) * self._pool.page_size
         places = dict(zip(pages, moved, strict=True))
-        for table in self._tables() if shared else [sequence.table]:
+        for table in tables:
             table.pages = [places.get(page, page) for page in table.pages]
         if self._cache is not None:
             for old, new in places.items():

@@ -70,7 +70,7 @@ class SimulatedWorker:
         disk: dict[bytes, list[tuple[int, int]]] | None = None,
         disk_steps: int = 1,
     ) -> None:
-        """`tiers`: q8 and q4 too. `disk`: what is kept, by key, in `disk_steps` steps each; None keeps nothing."""
+        """`tiers`: q8, q4 and q2 too. `disk`: what is kept, by key, in `disk_steps` steps each; None keeps nothing."""
         self.num_pages, self.page_size = pages, page_size
         self.max_rows, self.max_step_tokens = max_rows, max_step_tokens
         self.disk, self.disk_steps = disk, disk_steps
@@ -80,7 +80,7 @@ class SimulatedWorker:
         self.tiers = [worker_pb2.KvTier(format="f16", first_page=0, units=pages, unit_pages=1, unit_bytes=PAGE_BYTES)]
         if tiers:
             first = pages
-            for name, smaller in (("q8", 1.88), ("q4", 3.55)):
+            for name, smaller in (("q8", 1.88), ("q4", 3.55), ("q2", 6.4)):
                 unit_pages = 64 // page_size
                 unit_bytes = int(unit_pages * PAGE_BYTES / smaller)
                 units = pages * PAGE_BYTES // unit_bytes

@@ -377,7 +377,7 @@ async def test_how_kv_is_held_is_told_and_what_is_not_there_is_refused(rig, inst
     assert tokens == instruments.answer(prompt, 320, ignore_eos=True)
     assert events[0].admission.kv_format == "q8"
     load = (await it.stub.Describe(scheduler_pb2.DescribeRequest())).load
-    assert [tier.format for tier in load.kv_tiers] == ["f16", "q8", "q4"]
+    assert [tier.format for tier in load.kv_tiers] == ["f16", "q8", "q4", "q2"]
     assert sum(tier.live_bytes for tier in load.kv_tiers) == 0
     assert load.kv_tiers[1].cached_bytes > 0
     assert load.kv_bytes == 64_000

@@ -135,7 +135,7 @@ def test_auto_is_exact_until_memory_is_short_then_8_bits_then_4(instruments):
             break
     assert seen == {"f16", "q8", "q4"}
     moves = it.batch.moves
-    assert moves.quantized == sum(moves.demoted.values()) > 0
+    assert moves.quantized == moves.demoted["q8"] + moves.demoted["q4"] > 0
     assert sorted(it.finished) == ["a", "r1", "r2", "r3"]
 
 
@@ -145,6 +145,32 @@ def test_nobody_but_auto_is_quantized_for_others(instruments):
         it.submit(f"r{i}", prompt(300, i), 40, kv_format="f16")
     it.run()
     assert it.worker.tokens_demoted == 0
+
+
+def test_idle_prompts_of_auto_go_to_2_bits_before_they_are_lost(instruments):
+    it = drive(instruments, pages=100)
+    texts = [prompt(320, index) for index in range(8)]
+    for index, text in enumerate(texts):
+        it.submit(f"r{index}", text, 2, kv_format="auto")
+        it.run()
+    assert it.batch.moves.demoted["q2"] > 0
+    assert it.batch.moves.quantized == 0, "no sequence that runs"
+    found = []
+    for index, text in enumerate(texts):
+        found.append(it.submit(f"again {index}", text, 2, kv_format="auto"))
+        it.run()
+    assert sum(row.num_found_tokens for row in found[-6:]) > 100 * PAGE, "more than f16 alone could hold"
+
+
+def test_what_is_exact_or_on_disk_is_not_archived(instruments):
+    for form, disk, keep in (("f16", None, False), ("q8", None, False), ("auto", {}, True)):
+        it = drive(instruments, pages=100, disk=disk)
+        for index in range(8):
+            it.submit(f"r{index}", prompt(320, index), 2, kv_format=form, keep=keep)
+            it.run()
+            while it.worker.moves or it.batch.has_moves:
+                it.turn()
+        assert it.batch.moves.demoted["q2"] == 0
 
 
 request = st.tuples(
