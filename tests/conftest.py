@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import pytest_asyncio
@@ -16,6 +17,10 @@ from cluster.config import Config, load
 from cluster.home import Home
 from cluster.lifecycle import ClusterState, free_port, read_state
 from cluster.local import LocalCluster
+
+# The same examples on each run, and no limit on an example's time, which on a busy machine says nothing.
+hypothesis.settings.register_profile("russet", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("russet")
 
 KV_BYTES = 128 << 20
 """Enough for some 5,000 tokens of the default model, little enough for several clusters beside each other."""

@@ -24,7 +24,7 @@ class SchedulerConfig(BaseModel):
         default=512, ge=1, le=65536, description="Token budget of one forward: decode rows, then chunks."
     )
     itl_target_ms: float = Field(
-        default=30.0,
+        default=25.0,
         ge=0,
         le=60000,
         description="Milliseconds between the tokens of running streams that prompt chunks are kept small for; 0 sets "

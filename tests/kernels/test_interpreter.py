@@ -101,7 +101,7 @@ def test_chunked_prefill_equals_whole() -> None:
     np.testing.assert_allclose(np.concatenate(parts), want, atol=TOLERANCE)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_any_batching_agrees_with_float64(data: st.DataObject) -> None:
     """Rows join, advance by any counts and leave, prompt chunks and decode rows together."""
@@ -169,7 +169,7 @@ def test_copied_page_continues_like_the_original() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_copies_happen_in_order(copies: list[tuple[int, int]]) -> None:
     spec, _ = random_decoder.model(layers=1)
     kv = MlxKv(spec, 6, 2, mx.float32)

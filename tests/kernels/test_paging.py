@@ -21,7 +21,7 @@ def test_buckets_are_few() -> None:
     assert len({paging.bucket(n) for n in range(1, 8193)}) <= 50
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=8), st.sampled_from([500, 10**6])
 )

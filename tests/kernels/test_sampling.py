@@ -234,7 +234,7 @@ def test_seeds_are_independent_streams(sample: Sampler) -> None:
     assert abs(np.mean(first[1:] == first[:-1]) - 1 / 16) < 0.02
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_row_draws_the_same_alone_and_in_any_batch(name: str, data: st.DataObject) -> None:
@@ -247,7 +247,7 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(name: str, data: st.DataObj
     assert together.tolist() == alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_implementations_agree(data: st.DataObject) -> None:
     """Id by id: their weights are the same integers."""

@@ -264,7 +264,7 @@ async def test_tenants_never_see_each_others(opening):
 
         loop = asyncio.get_running_loop()
 
-        @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @hypothesis_settings(max_examples=40, suppress_health_check=list(HealthCheck), database=None)
         @example(SAME_CHARACTERS)
         @given(STEPS)
         def holds(steps: list[tuple[str, str, str]]) -> None:

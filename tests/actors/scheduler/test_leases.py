@@ -216,7 +216,7 @@ def make_machine(instruments):
             assert self.batch.allocator.num_used == 0
             assert self.batch.check_integrity() == []
 
-    LeaseMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+    LeaseMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=60)
     return LeaseMachine
 
 

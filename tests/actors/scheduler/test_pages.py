@@ -109,7 +109,7 @@ class PagesMachine(RuleBasedStateMachine):
             assert self.allocator.check_integrity([]) == []
 
 
-PagesMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+PagesMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
 TestPages = PagesMachine.TestCase
 
 

@@ -170,7 +170,7 @@ class PrefixMachine(RuleBasedStateMachine):
         self.sound()
 
 
-PrefixMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+PrefixMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestPrefixMachine = PrefixMachine.TestCase
 
 

@@ -192,7 +192,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events, st.integers(36, 120), st.booleans(), st.integers(1, 4))
 def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments, script, pages, disk, disk_steps):
     """The simulated worker checks every token of KV that is read, and that no more memory is taken than the budget."""

@@ -58,7 +58,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(STEPS, max_size=40), st.integers(1, 12))
 def test_it_behaves_as_a_bounded_dictionary_that_forgets_the_least_recently_used(steps: list, room: int) -> None:
     with tempfile.TemporaryDirectory() as name:

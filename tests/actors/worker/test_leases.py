@@ -166,4 +166,4 @@ def test_random_plans(toy, scheduler) -> None:
                 if state.granted >= len(self.answers[row][0]):
                     assert (state.tokens, state.end) == self.answers[row]
 
-    run_state_machine_as_test(Plans, settings=settings(max_examples=50, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(Plans, settings=settings(max_examples=50, stateful_step_count=25))

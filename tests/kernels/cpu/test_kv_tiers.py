@@ -191,7 +191,7 @@ def mixed(kv: Kv, row: Row, page_size: int, pieces: list[tuple[str, int]], layer
     return table, [*held, (row.k[end:], row.v[end:])]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixtures())
 def test_attention_over_a_mixture_is_the_reference(case: dict) -> None:
     _ext.set_isa(case["isa"])

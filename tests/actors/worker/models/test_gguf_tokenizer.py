@@ -38,7 +38,7 @@ def merging(*words: str) -> dict:
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 @given(text=st.text())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_byte_is_lost(pre, text):
     vocabulary = byte_level(pre=pre)
     # Qwen's normal form is NFC: composed characters come back for what was written apart.
@@ -135,7 +135,7 @@ def test_sentencepiece_merges_by_score_and_falls_back_to_bytes():
 
 
 @given(text=st.text().filter(lambda text: "▁" not in text and "<" not in text))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_sentencepiece_round_trip(text):
     for vocabulary in (sentencepiece(), sentencepiece(add_space_prefix=False)):
         assert vocabulary.decode(vocabulary.encode(text)) == text

@@ -261,7 +261,7 @@ def test_corrupt_files(tmp_path, raw, said):
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_anywhere_is_an_error_or_harmless(data, tmp_path_factory):
     entries = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
     raw = bytearray(header(entries, bytes(16)))
