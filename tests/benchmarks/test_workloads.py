@@ -64,7 +64,7 @@ async def test_a_server_that_keeps_every_prompt_meets_what_is_asked(vocabulary: 
     assert [figure.met(samples[figure][0]) for figure in ASKED] == [True] * len(ASKED)
     assert samples[workloads.CHAT_SYSTEM] == [100]
     assert samples[workloads.BATCH_COMPUTED] == [1]
-    assert samples[workloads.RETRIEVAL_TIMES][0] > 5
+    assert 5 * max(samples[workloads.RETRIEVAL_WARM]) < min(samples[workloads.RETRIEVAL_COLD])
     assert [len(samples[workloads.TURNS[turn]]) for turn in (1, 2, 3)] == [1, 3, 3]
 
 
