@@ -61,12 +61,6 @@ def prompted(
 def decode_seconds(decoder: CpuDecoder, rows: int, context: int, steps: int = DECODE_STEPS) -> float:
     """Seconds per step of `rows` rows that each have `context` tokens before the first."""
     kv, table = prompted(decoder, rows, context, steps + 1)
-    return step_seconds(decoder, kv, table, context, steps)
-
-
-def step_seconds(decoder: CpuDecoder, kv: Kv, table: Int32, context: int, steps: int) -> float:
-    """The same of rows whose `context` tokens are in the slab, with room for one step more."""
-    rows = len(table)
     starts, every = np.arange(rows + 1, dtype=np.int32), np.arange(rows, dtype=np.int32)
     tokens = np.arange(100, 100 + rows, dtype=np.int32)
     batches = [Batch(tokens, starts, np.full(rows, context + i, np.int32), table, every) for i in range(steps + 1)]

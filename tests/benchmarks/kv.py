@@ -17,18 +17,20 @@ from actors.worker.models import load_model
 from kernels.cpu.decoder import BLOCK_FORMATS, CpuDecoder
 from kernels.decoder import KV_BLOCK, Batch, Int32, Kv
 from tests.benchmarks.decoding import MODEL, load
-from tests.benchmarks.forward import DECODE_STEPS, PAGE_SIZE, page_table, prompted, step_seconds
+from tests.benchmarks.forward import PAGE_SIZE, page_table, prompted
 from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
 from tests.benchmarks.perplexity import TEXT, read_windows
 from tests.oracles.decoder import negative_log_likelihood
 
 TAIL = 256
 WINDOW, WINDOWS = 2048, 4
-ROWS, CONTEXT = 8, 4096
+ROWS, CONTEXT, STEPS = 8, 4096, 24
+OLD = CONTEXT - TAIL
+FORMS = ("f16", *BLOCK_FORMATS)
 FILLED = 16384
 PER_BLOCK = KV_BLOCK // PAGE_SIZE
 
-BYTES = {name: Figure(f"KV of a token, {name}", "B", higher_is_better=False) for name in ("f16", *BLOCK_FORMATS)}
+BYTES = {name: Figure(f"KV of a token, {name}", "B", higher_is_better=False) for name in FORMS}
 SMALLER = {
     name: Figure(f"  smaller than f16, {name}", "x", least) for name, least in (("q8", 1.85), ("q4", 3.3), ("q2", None))
 }
@@ -37,9 +39,7 @@ WORSE = {
     name: Figure(f"  more with {name}", "", target, higher_is_better=False)
     for name, target in (("q8", 0.05), ("q4", 0.3), ("q2", None))
 }
-DECODED = {
-    name: Figure(f"decode, {ROWS} rows of {CONTEXT:,} tokens, {name}", "tokens/s") for name in ("f16", *BLOCK_FORMATS)
-}
+DECODED = {name: Figure(f"decode, {ROWS} rows of {CONTEXT:,} tokens, {name}", "tokens/s") for name in FORMS}
 FASTER = {name: Figure(f"  of f16's speed, {name}", "%", 100 if name != "q2" else None) for name in BLOCK_FORMATS}
 DEMOTED = {name: Figure(f"quantizing a block, {name}", "us", higher_is_better=False) for name in BLOCK_FORMATS}
 
@@ -74,7 +74,7 @@ def bytes_per_token(decoder: CpuDecoder, name: str) -> float:
     return (psutil.Process().memory_info().rss - before) / FILLED
 
 
-def loss(decoder: CpuDecoder, ids: Sequence[int], name: str) -> float:
+def loss(decoder: CpuDecoder, ids: list[int], name: str) -> float:
     """Mean -log p of a text's tokens but the first, of which all but the tail is quantized."""
     tokens = np.array(ids, np.int32)
     table = page_table(1, len(ids))
@@ -97,26 +97,49 @@ def loss(decoder: CpuDecoder, ids: Sequence[int], name: str) -> float:
 def perplexities(decoder: CpuDecoder) -> dict[Figure, list[float]]:
     """That of full precision, and by how much those of the others exceed it."""
     windows = read_windows(Vocabulary(load_model(MODEL).vocabulary), WINDOW * WINDOWS, WINDOW)
-    exact, *others = (
-        float(np.exp(np.mean([loss(decoder, ids, name) for ids in windows]))) for name in ("f16", *BLOCK_FORMATS)
-    )
+    exact, *others = (float(np.exp(np.mean([loss(decoder, ids, name) for ids in windows]))) for name in FORMS)
     return {PERPLEXITY: [exact]} | {
         WORSE[name]: [other - exact] for name, other in zip(BLOCK_FORMATS, others, strict=True)
     }
 
 
-def decoding(decoder: CpuDecoder, name: str) -> dict[Figure, list[float]]:
-    """Tokens per second of all rows together; for a quantized tier also microseconds of quantizing a block."""
-    old = CONTEXT - TAIL
-    blocks = {} if name == "f16" else {name: ROWS * old // KV_BLOCK}
-    kv, table = prompted(decoder, ROWS, CONTEXT, DECODE_STEPS + 1, blocks)
-    samples: dict[Figure, list[float]] = {}
-    if blocks:
-        demote(kv, table.copy(), 0, old)  # the system gives the memory now
+class Decoding:
+    """Rows behind long contexts, once in every form."""
+
+    def __init__(self, decoder: CpuDecoder) -> None:
+        self._decoder = decoder
+        self._slabs = {name: self._slab(name) for name in FORMS}
+
+    def _slab(self, name: str) -> tuple[Kv, Int32, float]:
+        """The slab, its page table, and how many microseconds it took to quantize a block."""
+        blocks = {} if name == "f16" else {name: ROWS * OLD // KV_BLOCK}
+        kv, table = prompted(self._decoder, ROWS, CONTEXT, 1, blocks)
+        if not blocks:
+            return kv, table, 0
+        pages = np.ascontiguousarray(table[:, : OLD // PAGE_SIZE].ravel())
+        demote(kv, table.copy(), 0, OLD)  # the system gives the memory now
         started = time.perf_counter()
-        demote(kv, table, 0, old)
-        samples[DEMOTED[name]] = [1e6 * (time.perf_counter() - started) / blocks[name]]
-    return samples | {DECODED[name]: [ROWS / step_seconds(decoder, kv, table, CONTEXT, DECODE_STEPS)]}
+        demote(kv, table, 0, OLD)
+        took = time.perf_counter() - started
+        kv.release_units(pages)
+        return kv, table, 1e6 * took / blocks[name]
+
+    def round(self, first: int) -> dict[Figure, list[float]]:
+        """Steps of every form in turn, beginning with the first-th: what others do to the machine meets all alike."""
+        order = (*FORMS[first:], *FORMS[:first])
+        lengths, starts = np.full(ROWS, CONTEXT, np.int32), np.arange(ROWS + 1, dtype=np.int32)
+        tokens, seconds = np.arange(100, 100 + ROWS, dtype=np.int32), np.empty((STEPS, len(FORMS)))
+        for step in range(-1, STEPS):  # the first one warms up
+            for name in order:
+                kv, table, _ = self._slabs[name]
+                started = time.perf_counter()
+                self._decoder.forward(Batch(tokens, starts, lengths, table, starts[:-1]), kv)
+                seconds[step, FORMS.index(name)] = time.perf_counter() - started
+        rates = dict(zip(FORMS, ROWS / np.median(seconds, axis=0), strict=True))
+        shares = dict(zip(FORMS, 100 * np.median(seconds[:, :1] / seconds, axis=0), strict=True))
+        samples = {DECODED[name]: [float(rate)] for name, rate in rates.items()}
+        samples |= {FASTER[name]: [float(shares[name])] for name in BLOCK_FORMATS}
+        return samples | {DEMOTED[name]: [self._slabs[name][2]] for name in BLOCK_FORMATS}
 
 
 class Measure:
@@ -124,22 +147,20 @@ class Measure:
 
     def __init__(self, decoder: CpuDecoder) -> None:
         self._decoder = decoder
+        self._decoding: Decoding | None = None
         self._round = 0
 
     async def __call__(self) -> Samples:
-        decoder, names = self._decoder, ("f16", *BLOCK_FORMATS)
-        samples: dict[Figure, list[float]] = {}
-        if self._round == 0:
-            sizes = {name: bytes_per_token(decoder, name) for name in names}
+        decoder, samples = self._decoder, {}
+        if self._decoding is None:
+            sizes = {name: bytes_per_token(decoder, name) for name in FORMS}
             samples |= {BYTES[name]: [size] for name, size in sizes.items()}
             samples |= {SMALLER[name]: [sizes["f16"] / sizes[name]] for name in BLOCK_FORMATS}
             samples |= perplexities(decoder) if TEXT.exists() else {}
-        turn = self._round % len(names)
+            self._decoding = Decoding(decoder)
+        samples |= self._decoding.round(self._round % len(FORMS))
         self._round += 1
-        for name in (*names[turn:], *names[:turn]):
-            samples |= decoding(decoder, name)
-        exact = samples[DECODED["f16"]][0]
-        return samples | {FASTER[name]: [100 * samples[DECODED[name]][0] / exact] for name in BLOCK_FORMATS}
+        return samples
 
 
 @asynccontextmanager
