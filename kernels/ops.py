@@ -89,7 +89,8 @@ def sample(logits: Logits, batch: SampleBatch) -> Int32:
     if not cpu.available():
         return sampling.sample(values, batch)
     drawn = np.empty(len(values), np.int32)
-    cpu._ext.sample(values, tuple(map(np.ascontiguousarray, batch)), drawn)
+    columns = map(np.ascontiguousarray, batch[:-1])
+    cpu._ext.sample(values, (*columns, batch.logprobs), drawn)
     return drawn
 
 

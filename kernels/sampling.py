@@ -26,7 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels import logprobs
 from kernels.decoder import Float32, Int32
+from kernels.logprobs import Logprobs
 
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
@@ -68,6 +70,8 @@ class SampleBatch(NamedTuple):
     bias_values: Float32  # [B], added to the logits; -inf bans
     masked_rows: Int32 = np.zeros(0, np.int32)  # [M], rising: the rows that have a mask
     masks: UInt32 = np.zeros((0, 0), np.uint32)  # [M, ceil(vocab / 32)], id i is bit i % 32 of word i // 32; 1: allowed
+    logprobs: Logprobs | None = None
+    """The rows that want log-probabilities (kernels.logprobs), which whoever draws writes there."""
 
 
 def philox(counter: UInt32, key: UInt32) -> UInt32:
@@ -160,6 +164,8 @@ def check(batch: SampleBatch, rows: int, vocab: int) -> None:
         raise ValueError(f"masks must be [{len(masked)}, {words}], a row for each of masked_rows; got {got}")
     if len(masked) and not ((np.diff(masked, prepend=-1) > 0).all() and masked[-1] < rows):
         raise ValueError(f"masked_rows must rise within [0, {rows}), got {masked}")
+    if batch.logprobs is not None:
+        logprobs.check(batch.logprobs, rows, vocab)
 
 
 def allowed(mask: UInt32, vocab: int) -> NDArray[np.bool_]:
@@ -182,7 +188,10 @@ def sample(logits: Float32, batch: SampleBatch) -> Int32:
     """
     check(batch, *logits.shape)
     u = uniform(batch.seed, batch.position)
-    return np.array([_sample_row(logits[r], batch, r, int(u[r])) for r in range(len(logits))], np.int32)
+    drawn = np.array([_sample_row(logits[r], batch, r, int(u[r])) for r in range(len(logits))], np.int32)
+    if batch.logprobs is not None:
+        logprobs.tell(logits, drawn, batch.logprobs)
+    return drawn
 
 
 def _sample_row(logits: Float32, batch: SampleBatch, r: int, u: int) -> int:

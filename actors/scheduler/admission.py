@@ -41,6 +41,7 @@ SAMPLING_RANGES = {
     "seed": Range(0, 2**64 - 1),
 }
 MOST_SOURCES = 8
+MOST_LOGPROBS = 20
 LOGIT_BIAS_RANGE = Range(-100, 100)
 
 
@@ -87,6 +88,8 @@ def admit(
     offered = [form for form in FORMATS if form in ("f16", "auto") or form in {tier.format for tier in hello.tiers}]
     if kv_format not in offered:
         raise _invalid("kv_format", f"is {kv_format!r}", f"here {', '.join(offered)}")
+    if request.logprobs > MOST_LOGPROBS:
+        raise _invalid("logprobs", f"is {request.logprobs}", f"at most {MOST_LOGPROBS}")
     if len(request.kv_source) > MOST_SOURCES:
         raise _invalid("kv_source", f"has {len(request.kv_source)} addresses", f"at most {MOST_SOURCES}")
     return Sequence(
@@ -100,6 +103,7 @@ def admit(
         tenant=request.tenant,
         sampling=request.sampling,
         min_tokens=request.min_tokens,
+        logprobs=request.logprobs if request.HasField("logprobs") else None,
         kv_format=kv_format,
         keep=request.keep,
         kv_source=tuple(request.kv_source),

@@ -401,5 +401,6 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         max_length=sequence.max_length,
         min_tokens=sequence.min_tokens,
         stop_ids=sequence.stop_ids,
+        logprobs=sequence.logprobs,
         traceparent=sequence.traceparent,
     )

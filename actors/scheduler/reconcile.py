@@ -1,6 +1,6 @@
 """What a StepResult means for the sequences: tokens, ends, and pages that may be used again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from actors.base.errors import Internal
@@ -19,6 +19,8 @@ class News(NamedTuple):
     end: worker_pb2.RowEnd
     # Why the row failed; empty unless end is ROW_ERROR.
     error: str
+    # Of these tokens; None where the request does not ask for them.
+    logprobs: worker_pb2.Logprobs | None = None
 
 
 class Outcome(NamedTuple):
@@ -42,7 +44,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
     news: list[News] = []
     ended: list[Sequence] = []
     low = cleared = awaited = due = False
-    errors = iter(result.error)
+    errors, told = iter(result.error), iter(result.logprobs)
     all_tokens = list(result.token_ids)
     start = 0
     for row, computed, count, end in zip(result.row, result.computed, result.token_count, result.end, strict=True):
@@ -55,6 +57,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
             if leaving is None:
                 raise Internal(f"The worker reported row {row}, which no plan in flight lists.")
             sequence = leaving.sequence
+        logprobs = _logprobs_of(sequence, count, told) if count and sequence.logprobs is not None else None
         if computed > sequence.limit:
             raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
         sequence.num_computed_tokens = computed
@@ -70,13 +73,36 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
             if end == worker_pb2.ROW_STOP and token_ids:
                 token_ids = token_ids[:-1]
                 sequence.token_ids.pop()
+                if logprobs is not None:
+                    _drop_last(logprobs)
         else:
             low = low or runs_low(sequence, batch.config.lease_tokens)
             due = due or batch.tiering.is_due(sequence)
         if (token_ids or end) and not sequence.cancelled:
-            news.append(News(sequence, token_ids, end, error))
+            news.append(News(sequence, token_ids, end, error, logprobs))
     freed = free_rows(batch, ended, result.plan_id)
     return Outcome(news, replan=low or freed or cleared or awaited or due)
+
+
+def _logprobs_of(sequence: Sequence, count: int, told: Iterator[worker_pb2.Logprobs]) -> worker_pb2.Logprobs:
+    """The next message, a copy, which must be of `count` tokens."""
+    logprobs = worker_pb2.Logprobs()
+    logprobs.CopyFrom(next(told, worker_pb2.Logprobs()))
+    if len(logprobs.chosen) != count or not (
+        len(logprobs.top_ids) == len(logprobs.top_values) == count * logprobs.tops
+    ):
+        raise Internal(
+            f"The worker told {len(logprobs.chosen)} log-probabilities and {len(logprobs.top_ids)} alternatives of "
+            f"{count} tokens of {sequence.request_id}."
+        )
+    return logprobs
+
+
+def _drop_last(logprobs: worker_pb2.Logprobs) -> None:
+    del logprobs.chosen[-1]
+    if logprobs.tops:
+        del logprobs.top_ids[-logprobs.tops :]
+        del logprobs.top_values[-logprobs.tops :]
 
 
 def free_rows(batch: Batch, ended: Iterable[Sequence], acknowledged: int) -> bool:

@@ -56,6 +56,8 @@ class Sequence:
     sampling: inference_pb2.Sampling = field(default_factory=inference_pb2.Sampling)
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
+    # How many of the likeliest tokens are told beside each new token's log-probability; None tells nothing.
+    logprobs: int | None = None
     # f16, q8, q4 or auto (actors.scheduler.formats).
     kv_format: str = "f16"
     # Whether its KV goes to disk when it ends.

@@ -1,8 +1,19 @@
 """From the loop to one Generate handler: tokens that are there are taken together."""
 
 import asyncio
+from typing import NamedTuple
 
-from protos.gen import inference_pb2
+from protos.gen import inference_pb2, worker_pb2
+
+
+class Taken(NamedTuple):
+    """What arrived at a stream."""
+
+    token_ids: list[int]
+    # Set with the last tokens.
+    finish: inference_pb2.FinishReason
+    # Of these tokens; None where they are not asked for, or there are none.
+    logprobs: worker_pb2.Logprobs | None
 
 
 class TokenStream:
@@ -11,17 +22,24 @@ class TokenStream:
     It holds at most max_tokens ids, so it is bounded by the request itself.
     """
 
-    __slots__ = ("_arrived", "_error", "_finish", "_token_ids")
+    __slots__ = ("_arrived", "_error", "_finish", "_logprobs", "_token_ids")
 
     def __init__(self) -> None:
         self._token_ids: list[int] = []
+        self._logprobs: worker_pb2.Logprobs | None = None
         self._finish = inference_pb2.FINISH_UNSPECIFIED
         self._error: Exception | None = None
         self._arrived = asyncio.Event()
 
-    def put(self, token_ids: list[int]) -> None:
-        """Hand over new tokens, in order."""
+    def put(self, token_ids: list[int], logprobs: worker_pb2.Logprobs | None = None) -> None:
+        """Hand over new tokens, in order, with what is told of them; the message is the stream's from here on."""
         self._token_ids += token_ids
+        if self._logprobs is None:
+            self._logprobs = logprobs
+        elif logprobs is not None:
+            self._logprobs.chosen.extend(logprobs.chosen)
+            self._logprobs.top_ids.extend(logprobs.top_ids)
+            self._logprobs.top_values.extend(logprobs.top_values)
         self._arrived.set()
 
     def finish(self, reason: inference_pb2.FinishReason) -> None:
@@ -34,7 +52,7 @@ class TokenStream:
         self._error = error
         self._arrived.set()
 
-    async def take(self) -> tuple[list[int], inference_pb2.FinishReason]:
+    async def take(self) -> Taken:
         """Wait for news: all tokens since the last call, and the finish reason if these are the last.
 
         Raises the error given to fail() once the tokens before it are taken.
@@ -42,8 +60,9 @@ class TokenStream:
         await self._arrived.wait()
         self._arrived.clear()
         token_ids, self._token_ids = self._token_ids, []
+        logprobs, self._logprobs = self._logprobs, None
         if self._error is not None:
             if not token_ids:
                 raise self._error
             self._arrived.set()
-        return token_ids, self._finish
+        return Taken(token_ids, self._finish, logprobs)

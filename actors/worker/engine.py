@@ -21,6 +21,7 @@ from actors.worker.step_cost import CostModel, Work
 from actors.worker.units import Units
 from kernels.bell import NO_BELL, ring
 from kernels.decoder import Decoder, Int32, Kv
+from kernels.logprobs import Logprobs, gathered
 from protos.gen import worker_pb2
 
 log = logging.getLogger(__name__)
@@ -158,12 +159,12 @@ class Engine:
             self._announce()
             return False
         self._step_began = started = time.perf_counter()
-        drawn, errors = self._compute(step)
+        drawn, logprobs, errors = self._compute(step)
         finished = time.perf_counter()
         self._step_began = None
 
         waited = started - self._waiting_since if self._waiting_since is not None else 0.0
-        self._finish(step, drawn, errors, finished - started, waited)
+        self._finish(step, drawn, logprobs, errors, finished - started, waited)
         self._waiting_since = finished if len(self._live) else None
         return True
 
@@ -239,45 +240,60 @@ class Engine:
         if self._keeper is not None and plan.load:
             self._keeper.submit(loads_of(plan))
 
-    def _compute(self, step: Step) -> tuple[Int32, dict[int, str]]:
-        """Forward and sample. Returns the token drawn per row (-1: none) and, by index into the step, what failed.
+    def _compute(self, step: Step) -> tuple[Int32, Logprobs | None, dict[int, str]]:
+        """Forward and sample. Returns the token drawn per row (-1: none), what rows that ask are told of theirs, and
+        what failed, by index into the step.
 
         A step that fails is run again row by row, so that only the rows that fail alone end: computing a token twice
         writes the same KV in the same place.
         """
         try:
-            return self._draw(step), {}
+            return *self._draw(step), {}
         except Exception as failure:
             self._settle()
             self._announced = False  # perhaps it failed before it rang
             if len(step.slots) == 1:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
-                return np.full(1, -1, np.int32), {0: f"{type(failure).__name__}: {failure}"}
+                return np.full(1, -1, np.int32), None, {0: f"{type(failure).__name__}: {failure}"}
             log.warning("a step of %d rows failed (%r); running its rows one by one", len(step.slots), failure)
         drawn = np.full(len(step.slots), -1, np.int32)
         errors: dict[int, str] = {}
+        told: list[tuple[int, Logprobs]] = []
         for index in range(len(step.slots)):
             alone = assemble(self._rows, step.slots[index : index + 1], step.counts[index : index + 1])
-            drawn[index : index + 1], failed = self._compute(alone)
+            drawn[index : index + 1], logprobs, failed = self._compute(alone)
             if failed:
                 errors[index] = failed[0]
-        return drawn, errors
+            if logprobs is not None:
+                told.append((index, logprobs))
+        return drawn, gathered(told) if told else None, errors
 
-    def _draw(self, step: Step) -> Int32:
-        """Forward and sample; -1 where a row draws nothing.
+    def _draw(self, step: Step) -> tuple[Int32, Logprobs | None]:
+        """Forward and sample; -1 where a row draws nothing. Log-probabilities are those of the step's rows.
 
         The news of the step before are told from in there: whoever wakes wants the GIL, which is free from then to the
         step's end. Woken when a step ends, it takes it from between the steps, where everything waits for this thread.
         """
         decoder, bell = self._decoder, self._due_bell()
         if step.sampling is not None:
-            return decoder.draw(step.batch, step.sampling, self._kv, bell)
+            return decoder.draw(step.batch, step.sampling, self._kv, bell), step.sampling.logprobs
         drawn = np.full(len(step.slots), -1, np.int32)
         sampling = sample_batch(self._rows, step.slots[step.draws])
         drawn[step.draws] = decoder.draw(step.batch, sampling, self._kv, bell)
-        return drawn
+        logprobs = sampling.logprobs
+        if logprobs is not None:
+            logprobs = logprobs._replace(rows=np.flatnonzero(step.draws)[logprobs.rows].astype(np.int32))
+        return drawn, logprobs
 
-    def _finish(self, step: Step, drawn: Int32, errors: dict[int, str], seconds: float, waited: float) -> None:
+    def _finish(
+        self,
+        step: Step,
+        drawn: Int32,
+        logprobs: Logprobs | None,
+        errors: dict[int, str],
+        seconds: float,
+        waited: float,
+    ) -> None:
         """Move the rows forward, end those that are done, and tell."""
         rows, slots, counts = self._rows, step.slots, step.counts
         if self._steady is not None:
@@ -285,7 +301,7 @@ class Engine:
             if self._steady.left:
                 self._steps += 1
                 end, row = self._steady.running, self._steady.row
-                self._record(row, computed, drawn, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
+                self._record(row, computed, drawn, logprobs, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
                 self._failed_steps = 0
                 return
             self._settle()
@@ -305,7 +321,8 @@ class Engine:
         decoded = int(counts[step.decode].sum())
         by_row = {int(rows.row[slots[index]]): message for index, message in errors.items()}
         prefilled = int(counts.sum()) - decoded
-        self._record(rows.row[slots], rows.computed[slots], drawn, ends, by_row, seconds, waited, decoded, prefilled)
+        computed = rows.computed[slots]
+        self._record(rows.row[slots], computed, drawn, logprobs, ends, by_row, seconds, waited, decoded, prefilled)
         self._failed_steps = self._failed_steps + 1 if len(errors) == len(slots) else 0
         if self._failed_steps == FATAL_AFTER:
             reason = next(iter(errors.values()))
@@ -321,6 +338,7 @@ class Engine:
         row: NDArray[np.int64],
         computed: Int32,
         drawn: Int32,
+        logprobs: Logprobs | None,
         end: NDArray[np.int8],
         errors: dict[int, str],
         seconds: float,
@@ -342,6 +360,7 @@ class Engine:
                 gap_seconds=waited,
                 prefill_tokens=prefilled,
                 decode_tokens=decoded,
+                logprobs=logprobs,
             )
         )
 

@@ -12,6 +12,7 @@ from actors.worker.rows import MAX_STOP_IDS
 from actors.worker.sealed import KEY_BYTES
 from actors.worker.units import Units
 from kernels.decoder import KvTier
+from kernels.logprobs import MAX_TOP
 from protos.gen import worker_pb2
 
 
@@ -170,6 +171,7 @@ class Ledger:
         stops = len(start.stop_ids)
         require(stops <= MAX_STOP_IDS, "stop_ids", f"{stops} ids", f"at most {MAX_STOP_IDS}")
         require(max(start.stop_ids, default=0) < has.vocab, "stop_ids", list(start.stop_ids), f"less than {has.vocab}")
+        require(start.logprobs <= MAX_TOP, "logprobs", start.logprobs, f"at most {MAX_TOP}")
         sampling = start.sampling
         for name, (holds, accepted) in SAMPLING_RANGES.items():
             require(sampling.HasField(name), f"sampling.{name}", "unset", "workers know no defaults: set every field")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.decoder import Int32
+from kernels.logprobs import Logprobs
 from protos.gen import worker_pb2
 
 
@@ -25,6 +26,8 @@ class StepRecord(NamedTuple):
     gap_seconds: float
     prefill_tokens: int
     decode_tokens: int
+    logprobs: Logprobs | None = None
+    """Of the tokens of rows that ask; None where none does."""
 
 
 class KeptRecord(NamedTuple):
@@ -78,6 +81,7 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
     tokens: dict[int, list[int]] = {}
     ends: dict[int, worker_pb2.RowEnd] = {}
     errors: dict[int, str] = {}
+    logprobs: dict[int, worker_pb2.Logprobs] = {}
     for record in records:
         for row, count, token, end in zip(
             record.row.tolist(), record.computed.tolist(), record.drawn.tolist(), record.end.tolist(), strict=True
@@ -88,6 +92,8 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
             if token >= 0:
                 drawn.append(token)
         errors.update(record.errors)
+        if record.logprobs is not None:
+            _add_logprobs(logprobs, record.row, record.logprobs)
     newest = records[-1]
     return worker_pb2.StepResult(
         epoch=newest.epoch,
@@ -103,4 +109,18 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
         gap_us=round(sum(record.gap_seconds for record in records) * 1e6),
         prefill_tokens=sum(record.prefill_tokens for record in records),
         decode_tokens=sum(record.decode_tokens for record in records),
+        logprobs=[logprobs[row] for row in computed if row in logprobs],
     )
+
+
+def _add_logprobs(by_row: dict[int, worker_pb2.Logprobs], rows: NDArray[np.int64], told: Logprobs) -> None:
+    """Append what a step told of its rows' tokens."""
+    for row, top, chosen, ids, values in zip(
+        rows[told.rows].tolist(), told.tops.tolist(), told.chosen.tolist(), told.top_ids, told.top_values, strict=True
+    ):
+        message = by_row.get(row)
+        if message is None:
+            message = by_row[row] = worker_pb2.Logprobs(tops=top)
+        message.chosen.append(chosen)
+        message.top_ids.extend(ids[:top].tolist())
+        message.top_values.extend(values[:top].tolist())

@@ -105,6 +105,8 @@ class Rows:
         self.presence = np.zeros(max_rows, np.float32)
         self.frequency = np.zeros(max_rows, np.float32)
         self.seed = np.zeros(max_rows, np.uint64)
+        self.top_logprobs = np.full(max_rows, -1, np.int32)
+        """How many alternatives are told of each token drawn; -1: not even its own log-probability."""
         self.penalised = np.zeros(max_rows, bool)
         self.seen: list[Seen | None] = [None] * max_rows
         self.biased = np.zeros(max_rows, bool)
@@ -138,6 +140,7 @@ class Rows:
         self.presence[slot] = sampling.presence_penalty
         self.frequency[slot] = sampling.frequency_penalty
         self.seed[slot] = sampling.seed
+        self.top_logprobs[slot] = min(start.logprobs, self.vocab) if start.HasField("logprobs") else -1
         penalised = (
             sampling.repetition_penalty != 1 or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         )

@@ -4,6 +4,7 @@ import numpy as np
 
 from actors.worker.rows import NO_BIAS, NO_IDS, NO_VALUES, Rows
 from kernels.decoder import Int32
+from kernels.logprobs import Logprobs, asked
 from kernels.sampling import SampleBatch
 
 
@@ -50,7 +51,14 @@ def sample_batch(rows: Rows, slots: Int32) -> SampleBatch:
         bias_starts=bias_starts,
         bias_ids=bias_ids,
         bias_values=bias_values,
+        logprobs=wanted_logprobs(rows.top_logprobs[slots]),
     )
+
+
+def wanted_logprobs(tops: Int32) -> Logprobs | None:
+    """What rows ask that want `tops` [R] alternatives (-1: nothing at all), with room for one step's answers."""
+    asking = np.flatnonzero(tops >= 0).astype(np.int32)
+    return asked(asking, tops[asking]) if len(asking) else None
 
 
 def _starts(spans: list[Int32]) -> Int32:

@@ -11,7 +11,7 @@ import numpy as np
 
 from actors.worker.batch import Step
 from actors.worker.rows import Rows
-from actors.worker.sampler import sample_batch
+from actors.worker.sampler import sample_batch, wanted_logprobs
 from kernels.decoder import Batch, Int32
 
 
@@ -34,6 +34,7 @@ class Steady:
         """Of all rows together: a token that ends another row only ends the stretch too early."""
         self._sampling = sample_batch(rows, slots)
         self._position = self._sampling.position
+        self._tops = rows.top_logprobs[slots] if self._sampling.logprobs is not None else None
         self._ones = np.ones(count, np.int32)
         self._all = np.ones(count, bool)
         self._row_starts = np.arange(count + 1, dtype=np.int32)
@@ -53,7 +54,10 @@ class Steady:
     def step(self) -> Step:
         """The next step, sampling included."""
         batch = Batch(self._tokens, self._row_starts, self._lengths, self._page_table, self._logits_at)
-        return Step(self._slots, self._ones, self._all, self._all, batch, self._sampling)
+        sampling = self._sampling
+        if self._tops is not None:  # records hold the answers of the steps before
+            sampling = sampling._replace(logprobs=wanted_logprobs(self._tops))
+        return Step(self._slots, self._ones, self._all, self._all, batch, sampling)
 
     def take(self, drawn: Int32) -> Int32:
         """The step drew these tokens; returns the rows' tokens in the KV now."""

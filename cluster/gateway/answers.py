@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.gateway.logprobs import chat_logprobs, completion_logprobs
 from cluster.gateway.requests import FINISH_NAMES, Generation
 from protos.gen import inference_pb2
 
@@ -27,7 +28,7 @@ class Shape:
         """The answer in one piece, once the generation has ended."""
         text = "".join(generation.text)
         content: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        choice = {"index": 0, **(content if self._chat else {"text": text}), "logprobs": None}
+        choice = {"index": 0, **(content if self._chat else {"text": text}), "logprobs": self._told(generation, 0)}
         choice["finish_reason"] = FINISH_NAMES[generation.finish]
         body = self._head(generation, self._whole)
         body |= {"choices": [choice], "usage": usage(generation.usage), "russet": extension(generation)}
@@ -42,10 +43,22 @@ class Shape:
                 head["usage"] = None
             opening = self._event(head | {"russet": extension(generation)}, {"role": "assistant", "content": ""}, "")
             before, after = self._event(head, {"content": MARK}, MARK).split(json.dumps(MARK).encode())
-            yield opening + (before + encode_basestring_ascii(first).encode() + after if first else b"")
+            told = 0
+
+            def chunk(delta: str) -> bytes:
+                nonlocal told
+                if not generation.tells_logprobs:
+                    return before + encode_basestring_ascii(delta).encode() + after
+                logprobs = self._told(generation, told)
+                told = len(generation.logprobs)
+                return self._event(head, {"content": delta}, delta, logprobs=logprobs)
+
+            yield opening + (chunk(first) if first else b"")
             async for delta in deltas:
-                yield before + encode_basestring_ascii(delta).encode() + after
-        ending = self._event(head, {}, "", FINISH_NAMES[generation.finish])
+                yield chunk(delta)
+        # Tokens at the end that have no text come with the finish.
+        rest = self._told(generation, told) if told < len(generation.logprobs) else None
+        ending = self._event(head, {}, "", FINISH_NAMES[generation.finish], rest)
         if include_usage:
             last = head | {"choices": [], "usage": usage(generation.usage), "russet": extension(generation)}
             ending += b"data: " + dumps(last) + b"\n\n"
@@ -60,9 +73,22 @@ class Shape:
             "system_fingerprint": f"fp_{generation.revision[:12]}",
         }
 
-    def _event(self, head: dict[str, Any], delta: dict[str, str], text: str, finish: str | None = None) -> bytes:
+    def _told(self, generation: Generation, start: int) -> dict[str, Any] | None:
+        """Log-probabilities from the start-th token on; None where none were asked for."""
+        if not generation.tells_logprobs:
+            return None
+        return (chat_logprobs if self._chat else completion_logprobs)(generation.logprobs[start:])
+
+    def _event(
+        self,
+        head: dict[str, Any],
+        delta: dict[str, str],
+        text: str,
+        finish: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+        choice = {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish}
         return b"data: " + dumps(head | {"choices": [choice]}) + b"\n\n"
 
 

@@ -93,16 +93,22 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             route=generation.route,
             kv=generation.kv,
             session_turns=generation.session_turns,
+            logprobs=generation.logprobs,
         )
 
     async def _chunks(self, request: GenerateMessage, context: Any) -> AsyncGenerator[inference_pb2.Chunk, None]:
         generation = self._requests.begin(request, self._admit(request, context))
         routed = False
+        told = 0
         async with aclosing(generation.deltas()) as deltas:
             async for delta in deltas:
                 route = None if routed else generation.route
                 routed = True
-                yield inference_pb2.Chunk(id=generation.id, model=generation.model, delta=delta, route=route)
+                logprobs = generation.logprobs[told:]
+                told += len(logprobs)
+                yield inference_pb2.Chunk(
+                    id=generation.id, model=generation.model, delta=delta, route=route, logprobs=logprobs
+                )
         yield inference_pb2.Chunk(
             id=generation.id,
             model=generation.model,
@@ -111,6 +117,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             route=None if routed else generation.route,
             kv=generation.kv,
             session_turns=generation.session_turns,
+            logprobs=generation.logprobs[told:],
         )
 
     def _admit(self, request: Any, context: Any) -> Caller:

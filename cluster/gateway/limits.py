@@ -46,6 +46,7 @@ RANGES = {
     "frequency_penalty": Range(-2, 2),
     "max_tokens": Range(1, 10_000_000),
     "min_tokens": Range(0, 10_000_000),
+    "logprobs": Range(0, 20),
     "logit_bias": Range(-100, 100),
     "rating": Range(-1, 1),
 }

@@ -29,7 +29,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "audio": (None,),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (ANY,),
     "prediction": (None,),
@@ -39,14 +38,12 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "store": (None, False),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     "verbosity": (None, "medium"),
     "web_search_options": (None,),
 }
 UNSUPPORTED_COMPLETIONS: dict[str, tuple[Any, ...]] = _COMMON | {
     "best_of": (None, 1),
     "echo": (None, False),
-    "logprobs": (None,),
     "suffix": (None, ""),
 }
 PRIORITIES = {
@@ -103,12 +100,15 @@ class ChatBody(Generating):
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class CompletionBody(Generating):
     """POST /v1/completions."""
 
     prompt: Any = Field()
+    logprobs: int | None = None
 
 
 class EmbeddingBody(_Body):
@@ -183,6 +183,15 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
             )
         check("max_tokens", body.max_completion_tokens, "max_completion_tokens")
         request.decoding.max_tokens = body.max_completion_tokens
+    if body.top_logprobs is not None:
+        check("logprobs", body.top_logprobs, "top_logprobs")
+        if body.top_logprobs and not body.logprobs:
+            raise InvalidArgument(
+                f"top_logprobs is {body.top_logprobs} without logprobs; accepted with logprobs = true",
+                param="top_logprobs",
+            )
+    if body.logprobs:
+        request.decoding.logprobs = body.top_logprobs or 0
     _extend(request, body)
     return request
 
@@ -190,6 +199,9 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
 def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     """The same request as a message."""
     request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body))
+    if body.logprobs is not None:
+        check("logprobs", body.logprobs)
+        request.decoding.logprobs = body.logprobs
     prompt = body.prompt
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         if len(prompt) > 1:

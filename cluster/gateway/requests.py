@@ -19,6 +19,7 @@ from cluster.gateway.conversation import Conversation
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
+from cluster.gateway.logprobs import LogprobStream
 from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of, param_of
 from cluster.gateway.records import Finished, Records
 from cluster.gateway.routes import Routes, prefix_hashes
@@ -105,6 +106,8 @@ class Generation:
         self.created_ms = int(time.time() * 1000)
         self.text: list[str] = []
         """The deltas so far."""
+        self.logprobs: list[inference_pb2.TokenLogprob] = []
+        """Where asked for: of the tokens whose text begins in the deltas so far; of all of them by the end."""
         self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
 
     @property
@@ -131,6 +134,11 @@ class Generation:
             completion_tokens=self._tokens,
             cached_tokens=job.admission.cached_tokens if job and job.admission else 0,
         )
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether log-probabilities were asked for."""
+        return self._request.decoding.HasField("logprobs")
 
     @property
     def session_id(self) -> str:
@@ -265,6 +273,7 @@ class Generation:
             tenant=self._caller.tenant,
             session_id=self._request.session_id,
             kv_format=self._request.kv_format,
+            logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
             keep=bool(self._request.session_id),
         )
         return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
@@ -298,6 +307,8 @@ class Generation:
         """Deltas of one job, up to its finish or a stop string."""
         text = TextStream(job.view.vocabulary, self._request.decoding.stop)
         requests = self._requests
+        told = LogprobStream(job.view.vocabulary) if self.tells_logprobs else None
+        certain = 0
         try:
             async with aclosing(requests.dispatcher.stream(job)) as events:
                 async for event in events:
@@ -305,6 +316,8 @@ class Generation:
                         self._last_token_s = requests.last_token_s = time.monotonic()
                         self._first_token_s = self._first_token_s or self._last_token_s
                     delta = text.push(event.token_ids)
+                    if told is not None:
+                        told.push(event.token_ids, text.starts[self._tokens :], event.logprobs)
                     self._tokens = text.tokens
                     if event.finish_reason and not text.stopped:
                         delta += text.finish()
@@ -313,6 +326,10 @@ class Generation:
                         self._timings = event.timings
                     if text.stopped:
                         self.finish = inference_pb2.FINISH_STOP
+                    if told is not None:
+                        certain += len(delta)
+                        ended = event.finish_reason and not text.stopped
+                        self.logprobs += told.finish() if ended else told.release(certain)
                     if delta:
                         yield delta
                     if text.stopped:

@@ -19,6 +19,9 @@ class TextStream:
         self._special = vocabulary.special_ids
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = StopStrings(stop) if stop else None
+        self.starts: list[int] = []
+        """For each token of the answer, the characters that were whole before it."""
+        self._chars = 0
         self.tokens = 0
         """Tokens that belong to the answer: up to and with the one that completed a stop string."""
         self.stopped = False
@@ -31,8 +34,11 @@ class TextStream:
             if self.stopped:
                 break
             self.tokens += 1
+            self.starts.append(self._chars)
             if token not in self._special:
-                text += self._accept(self._decode(self._token_bytes(token)))
+                decoded = self._decode(self._token_bytes(token))
+                self._chars += len(decoded)
+                text += self._accept(decoded)
         return text
 
     def finish(self) -> str:

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 
 from kernels.decoder import Int32
+from kernels.logprobs import LEAST, Logprobs
 from kernels.sampling import (
     POWER_OF_TWO,
     SHARE_BITS,
@@ -34,7 +35,22 @@ def sample(logits: mx.array, batch: SampleBatch) -> Int32:
     bad = np.flatnonzero(~np.isfinite(np.array(peaks)[:, 0]))
     if len(bad):
         raise nothing_to_draw(batch, int(bad[0]), vocab, float(np.array(peaks)[bad[0], 0]))
-    return np.array(drawn).astype(np.int32)
+    ids = np.array(drawn).astype(np.int32)
+    if batch.logprobs is not None and len(batch.logprobs.rows):
+        _tell(logits, ids, batch.logprobs)
+    return ids
+
+
+def _tell(logits: mx.array, drawn: Int32, wanted: Logprobs) -> None:
+    """kernels.logprobs.tell."""
+    raw = logits[mx.array(wanted.rows)].astype(mx.float32)
+    values = mx.maximum(raw - mx.logsumexp(raw, axis=-1, keepdims=True), LEAST)
+    wanted.chosen[:] = np.array(mx.take_along_axis(values, mx.array(drawn[wanted.rows])[:, None], axis=-1))[:, 0]
+    width = int(wanted.tops.max())
+    if width:
+        top = mx.argsort(-raw, axis=-1)[:, :width]
+        wanted.top_ids[:, :width] = np.array(top)
+        wanted.top_values[:, :width] = np.array(mx.take_along_axis(values, top, axis=-1))
 
 
 def _adjusted(logits: mx.array, batch: SampleBatch) -> mx.array:

@@ -353,7 +353,8 @@ def _any_batch(data: st.DataObject, rows: int, vocab: int) -> SampleBatch:
 
 
 def _row(whole: SampleBatch, r: int) -> SampleBatch:
-    columns = {name: value[r : r + 1] for name, value in whole._asdict().items() if "_starts" not in name}
+    others = [name for name in whole._fields if "_starts" in name or name == "logprobs"]
+    columns = {name: value[r : r + 1] for name, value in whole._asdict().items() if name not in others}
     mine = whole.masked_rows == r
     seen = slice(whole.seen_starts[r], whole.seen_starts[r + 1])
     bias = slice(whole.bias_starts[r], whole.bias_starts[r + 1])

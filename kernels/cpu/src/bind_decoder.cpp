@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <system_error>
 
@@ -113,6 +114,33 @@ Array field(const nb::tuple& fields, size_t index, const char* name) {
     return array;
 }
 
+// A kernels.logprobs.Logprobs, held while it is written to.
+struct LogprobColumns {
+    template <typename T, int kDims>
+    using Written = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
+
+    explicit LogprobColumns(const nb::tuple& fields)
+            : rows(field<Column<int32_t>>(fields, 0, "logprobs.rows")),
+              tops(field<Column<int32_t>>(fields, 1, "logprobs.tops")),
+              chosen(field<Written<float, 1>>(fields, 2, "logprobs.chosen")),
+              top_ids(field<Written<int32_t, 2>>(fields, 3, "logprobs.top_ids")),
+              top_values(field<Written<float, 2>>(fields, 4, "logprobs.top_values")) {}
+
+    WantedLogprobs wanted() const {
+        return {span(rows),
+                span(tops),
+                {chosen.data(), chosen.shape(0)},
+                {top_ids.data(), top_ids.shape(0) * top_ids.shape(1)},
+                {top_values.data(), top_values.shape(0) * top_values.shape(1)},
+                static_cast<int>(top_ids.shape(1))};
+    }
+
+    Column<int32_t> rows, tops;
+    Written<float, 1> chosen;
+    Written<int32_t, 2> top_ids;
+    Written<float, 2> top_values;
+};
+
 // The columns of a kernels.sampling.SampleBatch, held while they are used.
 struct SampleColumns {
     explicit SampleColumns(const nb::tuple& fields)
@@ -132,7 +160,9 @@ struct SampleColumns {
               bias_ids(field<Column<int32_t>>(fields, 13, "bias_ids")),
               bias_values(field<Column<float>>(fields, 14, "bias_values")),
               masked_rows(field<Column<int32_t>>(fields, 15, "masked_rows")),
-              masks(field<Table<uint32_t>>(fields, 16, "masks")) {}
+              masks(field<Table<uint32_t>>(fields, 16, "masks")) {
+        if (fields.size() > 17 && !fields[17].is_none()) logprobs.emplace(nb::cast<nb::tuple>(fields[17]));
+    }
 
     SampleParameters parameters() const {
         return {span(temperature), span(top_k),       span(top_p),    span(min_p),
@@ -140,7 +170,8 @@ struct SampleColumns {
                 span(position),    span(seen_starts), span(seen_ids), span(seen_output_counts),
                 span(bias_starts), span(bias_ids),    span(bias_values),
                 span(masked_rows), {masks.data(), masks.shape(0) * masks.shape(1)},
-                static_cast<int>(masks.shape(1))};
+                static_cast<int>(masks.shape(1)),
+                logprobs ? logprobs->wanted() : WantedLogprobs{}};
     }
 
     Column<float> temperature;
@@ -151,6 +182,7 @@ struct SampleColumns {
     Column<float> bias_values;
     Column<int32_t> masked_rows;
     Table<uint32_t> masks;
+    std::optional<LogprobColumns> logprobs;
 };
 
 void sample_into(const Table<float>& logits, const nb::tuple& sampling_fields,

@@ -56,6 +56,26 @@ void check_masks(const SampleParameters& p, int rows, int vocab) {
     }
 }
 
+void check_logprobs(const WantedLogprobs& wanted, int rows, int vocab) {
+    const size_t count = wanted.rows.size(), answers = count * static_cast<size_t>(wanted.width);
+    if (wanted.tops.size() != count || wanted.chosen.size() != count || wanted.top_ids.size() != answers ||
+        wanted.top_values.size() != answers) {
+        throw std::invalid_argument("logprobs has " + std::to_string(count) +
+                                    " rows; its other arrays must have as many");
+    }
+    const int most = std::min(wanted.width, vocab);
+    for (size_t i = 0; i < count; ++i) {
+        if (wanted.rows[i] < (i == 0 ? 0 : wanted.rows[i - 1] + 1) || wanted.rows[i] >= rows) {
+            throw std::invalid_argument("logprobs.rows must rise within [0, " + std::to_string(rows) + "), got " +
+                                        std::to_string(wanted.rows[i]) + " at " + std::to_string(i));
+        }
+        if (wanted.tops[i] < 0 || wanted.tops[i] > most) {
+            throw std::invalid_argument("logprobs.tops must lie in [0, " + std::to_string(most) + "], got " +
+                                        std::to_string(wanted.tops[i]) + " at " + std::to_string(i));
+        }
+    }
+}
+
 template <typename T, typename Accepts>
 void check_range(const char* name, std::span<const T> values, const char* accepted, Accepts accepts) {
     for (size_t row = 0; row < values.size(); ++row) {
@@ -82,6 +102,7 @@ void check(const SampleParameters& p, int rows, int vocab) {
     check_spans("seen", p.seen_starts, p.seen_ids, p.seen_output_counts.size(), rows, vocab);
     check_spans("bias", p.bias_starts, p.bias_ids, p.bias_values.size(), rows, vocab);
     check_masks(p, rows, vocab);
+    check_logprobs(p.logprobs, rows, vocab);
 }
 
 // Why the row has no token.
@@ -114,12 +135,21 @@ void sample(Pool& pool, const float* logits, int rows, int vocab, const SamplePa
     for (size_t i = 0; i < parameters.masked_rows.size(); ++i) {
         masks[parameters.masked_rows[i]] = parameters.masks.data() + i * parameters.mask_words;
     }
+    const WantedLogprobs& wanted = parameters.logprobs;
+    std::vector<int> asks(rows, -1);
+    for (size_t i = 0; i < wanted.rows.size(); ++i) asks[wanted.rows[i]] = static_cast<int>(i);
     std::vector<float> peak(rows);
     pool.run(rows, [&](int row) {
         static thread_local SampleScratch scratch;
-        RowSampler sampler(logits + static_cast<size_t>(row) * vocab, vocab, parameters, row, masks[row], scratch);
+        const float* x = logits + static_cast<size_t>(row) * vocab;
+        RowSampler sampler(x, vocab, parameters, row, masks[row], scratch);
         out[row] = sampler.draw();
         peak[row] = sampler.peak();
+        if (out[row] < 0 || asks[row] < 0) return;
+        const size_t i = asks[row], at = i * wanted.width;
+        RowSampler(x, vocab, parameters, row, nullptr, scratch)
+            .tell(out[row], wanted.tops[i], wanted.chosen.data() + i, wanted.top_ids.data() + at,
+                  wanted.top_values.data() + at);
     });
     for (int row = 0; row < rows; ++row) {
         if (out[row] < 0) {

@@ -8,6 +8,15 @@ namespace russet {
 
 class Pool;
 
+// kernels/logprobs.py: Logprobs.
+struct WantedLogprobs {
+    std::span<const int32_t> rows, tops;
+    std::span<float> chosen;
+    std::span<int32_t> top_ids;   // [rows][width]
+    std::span<float> top_values;  // [rows][width]
+    int width = 0;
+};
+
 // kernels/sampling.py: SampleBatch.
 struct SampleParameters {
     std::span<const float> temperature;
@@ -21,6 +30,7 @@ struct SampleParameters {
     std::span<const int32_t> masked_rows;
     std::span<const uint32_t> masks;  // [masked rows][mask_words]
     int mask_words;
+    WantedLogprobs logprobs;
 };
 
 // One token id per row of logits [rows][vocab] to out [rows]; a row's draw depends on nothing but the row. Throws

@@ -11,6 +11,7 @@ namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int kShareBits = 24;
+constexpr float kLeastLogprob = -9999.0f;  // kernels/logprobs.py: LEAST
 
 // share * 2^-24 of the total, rounded down or up; in two halves, for the product may have more than 64 bits.
 int64_t share_of(int64_t total, int64_t share, bool up) {
@@ -28,11 +29,28 @@ int RowSampler::draw() {
     const int k = p_.top_k[r_];
     const bool ranked = k > 0 && k < n_;
     if (ranked) keep_top_k(k);
-    weigh();
+    weigh(p_.temperature[r_]);
     const int32_t of_nucleus = p_.top_p[r_] < 1.0f ? least_of_nucleus() : 1;
     const auto of_min_p = static_cast<int32_t>(std::ceil(std::ldexp(static_cast<double>(p_.min_p[r_]), kWeightBits)));
     const int drawn = draw_from(std::max(of_nucleus, of_min_p));
     return ranked ? s_.kept_ids[drawn] : drawn;
+}
+
+void RowSampler::tell(int32_t id, int top, float* chosen, int32_t* top_ids, float* top_values) {
+    find_peak();
+    weigh(1.0);
+    const double base = peak_ + std::log(std::ldexp(static_cast<double>(total()), -kWeightBits));
+    const auto logprob = [&](float x) { return std::max(static_cast<float>(x - base), kLeastLogprob); };
+    *chosen = logprob(x_[id]);
+    if (top == 0) return;
+    const bool ranked = top < n_;
+    if (ranked) keep_top_k(top);
+    for (int i = 0; i < top; ++i) top_ids[i] = i;
+    std::stable_sort(top_ids, top_ids + top, [&](int32_t a, int32_t b) { return x_[a] > x_[b]; });
+    for (int i = 0; i < top; ++i) {
+        top_values[i] = logprob(x_[top_ids[i]]);
+        if (ranked) top_ids[i] = s_.kept_ids[top_ids[i]];
+    }
 }
 
 // Penalties, bias and mask, on a copy of the logits where there are any.
@@ -120,9 +138,9 @@ void RowSampler::keep_top_k(int k) {
     find_peak();
 }
 
-void RowSampler::weigh() {
+void RowSampler::weigh(double temperature) {
     // Never infinite: 0 times it must stay 0, the exponent of the peak.
-    const double rate = std::min(1.4426950408889634074 / static_cast<double>(p_.temperature[r_]),
+    const double rate = std::min(1.4426950408889634074 / temperature,
                                  static_cast<double>(std::numeric_limits<float>::max()));
     s_.weights.resize(n_);
     s_.sums.resize((n_ + kSumBlock - 1) / kSumBlock);

@@ -33,13 +33,18 @@ class RowSampler {
 
     float peak() const { return peak_; }
 
+    // On a sampler that has drawn nothing: kernels/logprobs.py, `tell`, of `id` and of the `top` likeliest ids. The sum
+    // is of the integer weights at temperature 1: the same in any order and on every instruction set, and at most 5e-5
+    // of itself off over 50,000 ids.
+    void tell(int32_t id, int top, float* chosen, int32_t* top_ids, float* top_values);
+
   private:
     void adjust();
     void find_peak();
     int first_peak() const;
     float bound_of_top_k(int k);
     void keep_top_k(int k);
-    void weigh();
+    void weigh(double temperature);
     int64_t total() const;
     int32_t least_of_nucleus();
     int draw_from(int32_t least);

@@ -179,6 +179,8 @@ class Row:
     end: int = worker_pb2.ROW_RUNNING
     error: str = ""
     granted: int = 0  # limit of the newest plan sent
+    asks: bool = False
+    logprobs: worker_pb2.Logprobs = field(default_factory=worker_pb2.Logprobs)
 
     @property
     def output(self) -> list[int]:
@@ -208,6 +210,7 @@ class Scheduler:
         min_tokens: int = 0,
         stop_ids: Sequence[int] = (),
         pages: Sequence[int] = (),
+        logprobs: int | None = None,
         **sampling: object,
     ) -> None:
         """A row for the next plan; `pages` come first in its table, more are taken as limit needs."""
@@ -222,8 +225,10 @@ class Scheduler:
             max_length=max_length or CONTEXT,
             min_tokens=min_tokens,
             stop_ids=stop_ids,
+            logprobs=logprobs,
         )
         self.rows[row] = Row(list(tokens), start.prompt_tokens, list(pages), 0, start, list(pages), cached_tokens)
+        self.rows[row].asks = logprobs is not None
         self.lease(row, CONTEXT if limit is None else limit)
 
     def lease(self, row: int, limit: int) -> None:
@@ -280,16 +285,23 @@ class Scheduler:
 
     def book(self, result: worker_pb2.StepResult) -> None:
         self.results.append(result)
-        errors, at = iter(result.error), 0
+        errors, told, at = iter(result.error), iter(result.logprobs), 0
+        asking = {row for row, state in self.rows.items() if state.asks}
         for row, computed, count, end in zip(result.row, result.computed, result.token_count, result.end, strict=True):
             state = self.rows[row]
             assert state.end == worker_pb2.ROW_RUNNING, "news of a row that had ended"
             state.computed, state.end = computed, end
             state.tokens += result.token_ids[at : at + count]
             at += count
+            if count and row in asking:
+                logprobs = next(told)
+                state.logprobs.chosen.extend(logprobs.chosen)
+                state.logprobs.top_ids.extend(logprobs.top_ids)
+                state.logprobs.top_values.extend(logprobs.top_values)
             if end == worker_pb2.ROW_ERROR:
                 state.error = next(errors)
         assert at == len(result.token_ids)
+        assert next(told, None) is None, "log-probabilities that nobody asked for"
 
     def run(self, step_tokens: int = 64) -> dict[int, list[int]]:
         """Plan, run until nothing is runnable, and return each row's output."""

@@ -56,6 +56,16 @@ def byte_vocabulary(template: str = TEMPLATE, *, bos: bool = False) -> worker_pb
     )
 
 
+def told_of(ids: list[int], tops: int) -> worker_pb2.Logprobs:
+    """What a fake replica tells of tokens: -1 of each, and of the alternatives `id + i` -(1 + i)."""
+    return worker_pb2.Logprobs(
+        chosen=[-1] * len(ids),
+        tops=tops,
+        top_ids=[(token + place) % 256 for token in ids for place in range(tops)],
+        top_values=[-1 - place for _ in ids for place in range(tops)],
+    )
+
+
 class Bell:
     """Rings when a fake was called, so that tests wait for what happens and not for time."""
 
@@ -139,6 +149,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
                     whole = length == len(self.answer_ids)
                     finish = inference_pb2.FINISH_STOP if whole else inference_pb2.FINISH_LENGTH
                 event = scheduler_pb2.GenerateEvent(token_ids=ids, finish_reason=finish, admission=admission)
+                if request.HasField("logprobs") and ids:
+                    event.logprobs.CopyFrom(told_of(ids, request.logprobs))
                 if finish:
                     event.timings.CopyFrom(scheduler_pb2.Timings(queue_us=1000, prefill_us=2000, decode_us=3000))
                 yield event

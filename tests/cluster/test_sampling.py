@@ -1,0 +1,96 @@
+"""Every sampling option on the real model: in a mixed batch as alone, streamed as whole."""
+
+import asyncio
+import math
+from typing import Any
+
+import openai
+import pytest
+
+from cluster.local import LocalCluster
+from tests.conftest import settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MODEL = "smollm2-135m-instruct"
+PROMPT = "Once upon a time there was a fox who"
+
+
+def client(local: LocalCluster) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{local.http}/v1", api_key="none", max_retries=0)
+
+
+async def complete(local: LocalCluster, **more: Any) -> Any:
+    asked = {"model": MODEL, "prompt": PROMPT, "max_tokens": 16, "seed": 5, "extra_body": {"ignore_eos": True}}
+    return await client(local).completions.create(**(asked | more))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"logprobs": 5},
+    {"logprobs": 0, "temperature": 0},
+    {"logprobs": 20, "temperature": 1.4},
+    {"logprobs": 3, "frequency_penalty": 1.0, "presence_penalty": 0.5},
+    {"logprobs": 2, "logit_bias": {"260": 8}},
+    {"logprobs": 1, "extra_body": {"top_k": 5, "min_tokens": 4, "repetition_penalty": 1.3}},
+    {"temperature": 0.3, "stop": ["the", ". "]},
+    {"extra_body": {"min_p": 0.1, "ignore_eos": True}},
+]
+
+
+async def test_each_option_is_the_same_alone_and_in_a_mixed_batch_of_16(local: LocalCluster) -> None:
+    asked = [option | {"seed": seed} for seed in (1, 2) for option in OPTIONS]
+    together = await asyncio.gather(*(complete(local, **each) for each in asked))
+    for each, mixed in zip(asked, together, strict=True):
+        alone = await complete(local, **each)
+        assert (alone.choices[0].text, alone.choices[0].logprobs) == (mixed.choices[0].text, mixed.choices[0].logprobs)
+        assert ("logprobs" in each) == (mixed.choices[0].logprobs is not None)
+
+
+async def test_logprobs_are_probabilities_of_the_text(local: LocalCluster) -> None:
+    choice = (await complete(local, logprobs=20)).choices[0]
+    told = choice.logprobs
+    assert "".join(told.tokens) == choice.text
+    assert all(value <= 0 for value in told.token_logprobs)
+    assert all(sum(map(math.exp, top.values())) <= 1 + 1e-4 for top in told.top_logprobs)
+    assert all(
+        top[token] == value
+        for token, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
+    )
+    assert [choice.text[at:].startswith(token) for token, at in zip(told.tokens, told.text_offset, strict=True)] == [
+        True
+    ] * 16
+
+
+async def test_streamed_logprobs_are_those_of_the_whole(local: LocalCluster) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Name three colours and an emoji."}],
+        "seed": 3,
+        "max_tokens": 40,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    whole = (await client(local).chat.completions.create(**asked)).choices[0]
+    stream = await client(local).chat.completions.create(**asked, stream=True)
+    chunks = [choice async for chunk in stream for choice in chunk.choices]
+    assert [entry for choice in chunks if choice.logprobs for entry in choice.logprobs.content] == (
+        whole.logprobs.content
+    )
+    data = bytes(byte for entry in whole.logprobs.content for byte in entry.bytes)
+    assert data.decode("utf-8", "replace") == whole.message.content
+
+
+async def test_preempted_requests_are_told_the_same(home: Any) -> None:
+    # 40 pages of 16 tokens: four of these requests do not fit together.
+    async with LocalCluster(settings(home, models__0__kv_memory_bytes=40 * 16 * 23040)) as tight:
+
+        async def told(index: int) -> Any:
+            prompt = f"Chapter {index}. " * 30
+            return (await complete(tight, prompt=prompt, temperature=0, max_tokens=80, logprobs=2)).choices[0].logprobs
+
+        alone = [await told(index) for index in range(4)]
+        together = await asyncio.gather(*map(told, range(4)))
+        metrics = (await client(tight)._client.get(f"{tight.http}/metrics")).text
+        preemptions = [line for line in metrics.splitlines() if line.startswith("vllm:num_preemptions_total{")]
+        assert sum(float(line.split()[-1]) for line in preemptions) > 0
+        assert together == alone
+        assert all(len(each.tokens) == 80 for each in together)
