@@ -7,6 +7,7 @@ its second page, the other one knows two.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -149,7 +150,10 @@ class Kept:
         self._cache = cache
         self._costs = costs
         self._there = set(split(hello.kept))
+        self._there_pages = sum(key[-1] for key in self._there)
         self._saving: dict[bytes, list[int]] = {}
+        # The same pages, each with the number of units that pin it.
+        self._pinned: Counter[int] = Counter()
         self._restores: dict[int, Restore] = {}
         self._to_save: list[tuple[int, bytes]] = []
         self._to_load: list[Restore] = []
@@ -157,12 +161,12 @@ class Kept:
     @property
     def num_tokens(self) -> int:
         """Tokens whose KV is on disk."""
-        return sum(key[-1] for key in self._there) * self._pool.page_size
+        return self._there_pages * self._pool.page_size
 
     @property
     def num_pinned(self) -> int:
         """Pages that are held until they are on disk."""
-        return sum(map(len, self._saving.values()))
+        return len(self._pinned)
 
     @property
     def pending(self) -> bool:
@@ -171,8 +175,7 @@ class Kept:
 
     def is_pinned(self, pages: Iterable[int]) -> bool:
         """Whether one of these pages is on its way to disk."""
-        pinned = {page for pages in self._saving.values() for page in pages}
-        return not pinned.isdisjoint(pages)
+        return not self._pinned.keys().isdisjoint(pages)
 
     def save(self, sequence: Sequence, pages: int) -> int:
         """Keep the first `pages` pages of a sequence, which are in the tree. Returns how many go to disk now."""
@@ -186,6 +189,7 @@ class Kept:
             key = key_of(digests[index - 1], self._pool.format_of(unit[0]), known)
             if key not in self._there and key not in self._saving:
                 self._pool.share(unit)
+                self._pinned.update(unit)
                 self._saving[key] = unit
                 self._to_save.append((unit[0], key))
                 saved += known
@@ -266,7 +270,8 @@ class Kept:
 
     def has(self, salt: bytes, way: list[Node]) -> bool:
         """Whether what lies on a way through the tree is on disk: its beginning, at least."""
-        digests = list(chain(seed(self._hello, salt), (node.key for node in way)))
+        first_block = way[: max(map(self._pool.unit_pages, self._pool.formats))]
+        digests = list(chain(seed(self._hello, salt), (node.key for node in first_block)))
         return self._kept_at(digests, 0) is not None
 
     def worth(self, units: list[Unit]) -> bool:
@@ -309,15 +314,15 @@ class Kept:
         """What the worker did; returns the restores that ended."""
         self._costs.observe(result)
         for key in split(result.saved):
-            self._there.add(key)
+            self._note(key, there=True)
             self._unpin(key)
         for key in split(result.lost):
-            self._there.discard(key)
+            self._note(key, there=False)
             self._unpin(key)
         ended = []
         for page in result.loaded:
             restore = self._restores.pop(page)
-            self._there.add(restore.awaited.pop(page).key)
+            self._note(restore.awaited.pop(page).key, there=True)
             ended += self._end(restore, now_s)
         for page in result.unloaded:
             restore = self._restores.pop(page)
@@ -330,10 +335,20 @@ class Kept:
         restores = {id(restore): restore for restore in (*self._restores.values(), *self._to_load)}
         return [PageTable(pages) for pages in self._saving.values()] + [r.table for r in restores.values()]
 
+    def _note(self, key: bytes, *, there: bool) -> None:
+        """A unit is on disk, or is not."""
+        if there is not (key in self._there):
+            (self._there.add if there else self._there.discard)(key)
+            self._there_pages += key[-1] if there else -key[-1]
+
     def _unpin(self, key: bytes) -> None:
         pages = self._saving.pop(key, None)
         if pages is not None:
             self._pool.release(pages)
+            for page in pages:
+                self._pinned[page] -= 1
+                if not self._pinned[page]:
+                    del self._pinned[page]
 
     def _end(self, restore: Restore, now_s: float) -> list[Restored]:
         if restore.awaited:

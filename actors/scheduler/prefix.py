@@ -59,7 +59,7 @@ class Node:
         self.used_at = 0
         # Sequences that began with it although others had computed it.
         self.hits = 0
-        # Of a leaf: whether the way to it was offered to the archive.
+        # Whether a way through it was offered to the archive.
         self.archived = False
 
 
@@ -109,6 +109,8 @@ class PrefixCache:
         self._tick = 0
         # (used_at, number, leaf) of leaves that nobody used at that time; what has changed since is skipped.
         self._leaves: list[tuple[int, int, Node]] = []
+        # The same, of leaves that were not offered to the archive.
+        self._unarchived: list[tuple[int, int, Node]] = []
         self._pushed = 0
 
     def match(self, salt: bytes, token_ids: list[int]) -> tuple[Hold, Node | None]:
@@ -222,11 +224,15 @@ class PrefixCache:
 
         Empty where there is none. What others use is on it too, from the root on.
         """
-        offered = (entry for entry in self._leaves if _is_leaf(*entry) and not entry[2].archived)
-        for _, _, leaf in sorted(offered):
-            leaf.archived = True
-            way, node = [], leaf
+        while self._unarchived:
+            entry = heappop(self._unarchived)
+            node = entry[2]
+            if not _is_leaf(*entry) or node.archived:
+                continue
+            way = []
             while node.parent is not None:
+                # Those before it: once they are leaves themselves there is nothing new to be moved.
+                node.archived = True
                 way.append(node)
                 node = node.parent
             if chosen(node.key):
@@ -303,10 +309,14 @@ class PrefixCache:
         """Let a node be evicted, once it is a leaf that nobody uses."""
         if not node.users and not node.children and node.parent is not None:
             self._pushed += 1
-            heappush(self._leaves, (node.used_at, self._pushed, node))
-            if len(self._leaves) > 2 * self.num_pages + _FEW:
-                self._leaves = [entry for entry in self._leaves if _is_leaf(*entry)]
-                heapify(self._leaves)
+            entry = (node.used_at, self._pushed, node)
+            heappush(self._leaves, entry)
+            if not node.archived:
+                heappush(self._unarchived, entry)
+            for heap in (self._leaves, self._unarchived):
+                if len(heap) > 2 * self.num_pages + _FEW:
+                    heap[:] = [entry for entry in heap if _is_leaf(*entry)]
+                    heapify(heap)
 
     def _prune(self, node: Node) -> None:
         if node.parent is None and not node.children and not node.users:

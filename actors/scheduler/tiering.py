@@ -1,5 +1,6 @@
 """Which KV of the running batch goes to a tier of fewer bits, and when."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from actors.scheduler.config import SchedulerConfig
@@ -7,7 +8,7 @@ from actors.scheduler.formats import demotable, is_finer, num_old_blocks
 from actors.scheduler.kept import Kept, is_auto
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable
-from actors.scheduler.prefix import PrefixCache
+from actors.scheduler.prefix import Node, PrefixCache
 from actors.scheduler.pressure import Pressure
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
@@ -41,6 +42,8 @@ class Tiering:
         self._tables = tables
         # Whether nothing was left to be moved to the tier that pressure asks for.
         self._exhausted = False
+        # What is to be archived next, as far as it is still there and idle by then.
+        self._idle_blocks: deque[list[Node]] = deque()
 
     @property
     def short(self) -> bool:
@@ -89,23 +92,30 @@ class Tiering:
         """
         if self._cache is None or ARCHIVE not in self.demoted:
             return
-        left, count = DEMOTIONS - len(message.demote_to), self._pool.unit_pages(ARCHIVE)
-        if left <= 0 or not self._pool.budget.short():
+        left = DEMOTIONS - len(message.demote_to)
+        if left <= 0 or not self._pool.budget.short() or not self._find_idle(self._cache):
             return
         # What is moved away makes room only for the next plan.
         self._cache.make_room(self._pool.as_pages(ARCHIVE, left))
-        while left > 0 and self._pool.budget.short():
-            salt, way = self._cache.idle_way(is_auto)
-            if not way:
+        while left > 0 and self._pool.budget.short() and self._find_idle(self._cache):
+            if not self._pool.has_room(ARCHIVE):
                 return
-            if self._kept is not None and self._kept.has(salt, way):
-                continue
-            for begin in range(0, len(way) - count + 1, count):
-                pages = [node.page for node in way[begin : begin + count]]
-                alone = all(self._pool.refcount(page) == 1 for page in pages)
-                if alone and is_finer(pages, ARCHIVE, self._pool) and self._pool.has_room(ARCHIVE):
-                    self._move(pages, ARCHIVE, [], message)
-                    left -= 1
+            pages = [node.page for node in self._idle_blocks.popleft()]
+            alone = all(page >= 0 and self._pool.refcount(page) == 1 for page in pages)
+            if alone and is_finer(pages, ARCHIVE, self._pool):
+                self._move(pages, ARCHIVE, [], message)
+                left -= 1
+
+    def _find_idle(self, cache: PrefixCache) -> bool:
+        """Whether there are blocks that may be archived; where none are left, those of the next way."""
+        count = self._pool.unit_pages(ARCHIVE)
+        while not self._idle_blocks:
+            salt, way = cache.idle_way(is_auto)
+            if not way:
+                return False
+            if self._kept is None or not self._kept.has(salt, way):
+                self._idle_blocks.extend(way[begin : begin + count] for begin in range(0, len(way) - count + 1, count))
+        return True
 
     def _tier_for(self, sequence: Sequence) -> str | None:
         """The tier that the older part of a sequence's KV belongs in now."""

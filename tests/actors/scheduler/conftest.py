@@ -11,7 +11,7 @@ from actors.scheduler.batch import Batch
 from actors.scheduler.kept import Costs, Restored
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.reconcile import reconcile
-from actors.scheduler.sequence import Sequence
+from actors.scheduler.sequence import Sequence, Status
 from protos.gen import inference_pb2, worker_pb2, worker_pb2_grpc
 
 VOCAB_SIZE = 1000
@@ -397,6 +397,7 @@ class Drive:
     """Scheduler and worker in lockstep: each plan is applied at once, each step reported at once."""
 
     def __init__(self, config, **worker):
+        self.config = config
         self.worker = SimulatedWorker(**worker)
         self.queue = WaitingQueue(config.policy, config.aging_s)
         self.costs = Costs()
@@ -438,6 +439,24 @@ class Drive:
             outcome = reconcile(self.batch, result)
             self.finished += [news.sequence.request_id for news in outcome.news if news.end]
         assert self.batch.check_integrity() == []
+
+    def cancel(self, sequence):
+        """Its client is gone."""
+        if sequence.status is Status.WAITING:
+            self.queue.discard(sequence)
+            sequence.status = Status.FINISHED
+        sequence.cancelled = True
+
+    def lose_worker(self):
+        """The epoch ends and another begins, with the same disk: every row waits again."""
+        gone = [*self.batch.running.values(), *(entry.sequence for entry in self.batch.leaving.values())]
+        for sequence in gone:
+            sequence.table.release(self.batch.allocator)
+            sequence.forget_kv()
+            self.queue.put_back(sequence)
+            if sequence.cancelled:
+                self.cancel(sequence)
+        self.batch = Batch(self.config, self.worker.hello(), self.queue, self.costs)
 
     def run(self, turns=10_000):
         for _ in range(turns):

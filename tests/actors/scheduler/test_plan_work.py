@@ -57,3 +57,20 @@ def test_what_a_plan_sends_does_not_grow_with_the_answers():
     assert len(message.row) == len(message.limit) == 64
     assert message.ByteSize() < 64 * 20
     assert not batch.decide(1.0).urgent, "nothing more to say until half a lease is used up"
+
+
+def test_a_plan_takes_the_same_calls_however_much_is_cached_or_on_disk(instruments):
+    work = {}
+    for cached in (8, 24):
+        disk = {bytes([number]) * 16: [] for number in range(cached)}
+        config = SchedulerConfig()
+        it = instruments.Drive(config, pages=20 * cached + 40, page_size=16, max_step_tokens=64, tiers=True, disk=disk)
+        for index in range(cached + 4):
+            it.submit(f"r{index}", 320, 2, kv_format="auto" if index % 2 else "f16", keep=bool(index % 4))
+            it.run()
+        it.submit("runs", 100, 60)
+        for _ in range(10):
+            it.turn()
+        assert it.batch.allocator.budget.short()
+        work[cached] = calls(lambda it=it: (it.batch.enact(it.batch.decide(0.0), 0.0), it.batch.tokens_kept))
+    assert work[24] < work[8] + 10

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.scheduler.config import SchedulerConfig
+from actors.scheduler.tiering import DEMOTIONS
 
 PAGE = 16
 TAIL = 64
@@ -162,6 +163,18 @@ def test_idle_prompts_of_auto_go_to_2_bits_before_they_are_lost(instruments):
     assert sum(row.num_found_tokens for row in found[-6:]) > 100 * PAGE, "more than f16 alone could hold"
 
 
+def test_a_plan_archives_no_more_than_a_worker_moves_between_two_steps(instruments):
+    it = drive(instruments, pages=100)
+    moved = []
+    enact = it.batch.enact
+    it.batch.enact = lambda *state: moved.append(len((plan := enact(*state)).demote_to)) or plan
+    for index in range(8):
+        it.submit(f"r{index}", prompt(480, index), 2, kv_format="auto")
+        it.run()
+    assert max(moved) == DEMOTIONS
+    assert sum(moved) > 3 * DEMOTIONS, "what did not fit into one plan goes with the next"
+
+
 def test_what_is_exact_or_on_disk_is_not_archived(instruments):
     for form, disk, keep in (("f16", None, False), ("q8", None, False), ("auto", {}, True)):
         it = drive(instruments, pages=100, disk=disk)
@@ -180,6 +193,7 @@ request = st.tuples(
     st.integers(0, 2),  # which text it begins with
     st.integers(0, 3),  # level
     st.booleans(),  # keep
+    st.booleans(),  # whether another worker is asked
 )
 events = st.lists(
     st.one_of(
@@ -187,41 +201,79 @@ events = st.lists(
         st.tuples(st.just("turns"), st.integers(1, 20)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("damage"), st.integers(0, 100)),
+        st.tuples(st.just("lose"), st.none()),
+        st.tuples(st.just("wait"), st.integers(1, 30)),
     ),
     max_size=25,
+)
+machines = st.fixed_dictionaries(
+    {
+        "page_size": st.sampled_from([16, 32, 64]),
+        "tokens": st.integers(576, 2000),
+        "disk": st.booleans(),
+        "disk_steps": st.integers(1, 4),
+        "tail": st.sampled_from([64, 100, 200]),
+        "prefix_cache": st.booleans(),
+        "prefill_tokens_per_s": st.sampled_from([1.0, 1e3, 1e9]),
+        "page_strategy": st.sampled_from(["first_fit", "best_fit", "round_robin"]),
+    }
 )
 
 
 @settings(max_examples=150)
-@given(events, st.integers(36, 120), st.booleans(), st.integers(1, 4))
-def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments, script, pages, disk, disk_steps):
+@given(events, machines)
+def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments, script, machine):
     """The simulated worker checks every token of KV that is read, and that no more memory is taken than the budget."""
-    it = drive(instruments, pages=pages, disk={} if disk else None, disk_steps=disk_steps)
+    it = instruments.Drive(
+        SchedulerConfig(
+            lease_tokens=8,
+            kv_tail_tokens=machine["tail"],
+            reserve_fraction=0,
+            prefix_cache=machine["prefix_cache"],
+            page_strategy=machine["page_strategy"],
+        ),
+        pages=machine["tokens"] // machine["page_size"],
+        page_size=machine["page_size"],
+        tiers=True,
+        max_step_tokens=64,
+        disk={} if machine["disk"] else None,
+        disk_steps=machine["disk_steps"],
+    )
+    it.costs.prefill_tokens_per_s = machine["prefill_tokens_per_s"]
     sequences = []
     for what, value in script:
         if what == "submit":
-            length, new, form, seed, level, keep = value
+            length, new, form, seed, level, keep, elsewhere = value
             text = prompt(length, seed)
             name = f"r{len(sequences)}"
-            sequence = it.submit(name, text, new, level=level, kv_format=form, keep=keep, stop_ids=(instruments.eos,))
+            more = {"kv_source": ("unix:/other",)} if elsewhere else {}
+            sequence = it.submit(
+                name, text, new, level=level, kv_format=form, keep=keep, stop_ids=(instruments.eos,), **more
+            )
             sequences.append((sequence, text, new))
         elif what == "turns":
             for _ in range(value):
                 it.turn()
         elif what == "cancel" and value < len(sequences):
-            sequence = sequences[value][0]
-            if sequence.status.value == "running":
-                sequence.cancelled = True
-        elif what == "damage" and disk:
+            it.cancel(sequences[value][0])
+        elif what == "damage" and machine["disk"]:
             keys = sorted(it.worker.disk)
             if keys:
                 it.worker.unreadable.add(keys[value % len(keys)])
+        elif what == "lose":
+            it.lose_worker()
+        elif what == "wait":
+            it.now += value
     it.run()
     for sequence, text, new in sequences:
         if not sequence.cancelled:
             said = sequence.token_ids[len(text) :]
             assert said == instruments.answer(text, len(text) + new)
-    while it.worker.moves or it.batch.has_moves:
+    for _ in range(1000):
+        if not (it.worker.moves or it.batch.has_moves):
+            break
         it.turn()
+    else:
+        raise AssertionError("moves do not end")
     assert it.batch.allocator.live_bytes == 0
     assert it.batch.tiering.pressure.short is False or not it.batch.running
