@@ -65,14 +65,15 @@ class Tiering:
     def demote(self, running: Iterable[Sequence], message: worker_pb2.Plan) -> None:
         """Move what is due, and write it into a plan."""
         left, wanting = DEMOTIONS, 0
+        # The worker moves first and copies then: a block that is free by that time may have been filled anew.
+        copied = set(message.copy_from)
         for sequence in running:
             tier = self._tier_for(sequence)
             if tier is None:
                 continue
             for pages in demotable(sequence, tier, self._tail_tokens, self._pool):
                 wanting += sequence.kv_format == "auto"
-                pinned = self._kept is not None and self._kept.is_pinned(pages)
-                if not left or pinned:
+                if not left or not copied.isdisjoint(pages) or (self._kept and self._kept.is_pinned(pages)):
                     break
                 if self._cache is not None:
                     self._cache.make_room(self._pool.as_pages(tier))

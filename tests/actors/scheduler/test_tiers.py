@@ -120,6 +120,28 @@ def test_a_full_hit_on_quantized_pages_writes_a_copy(instruments):
     assert again.token_ids[256:] == instruments.answer(prompt(256), 286, ignore_eos=True)
 
 
+def test_a_page_that_a_plan_copies_is_not_moved_before(instruments):
+    """Its block would be free, and filled anew by the same plan, when the copy is made."""
+    it = drive(instruments, pages=200)
+    pressure = it.batch.tiering.pressure
+    pressure.update = lambda *use: None
+    pressure.short = True
+    first = it.submit("a", prompt(400), 100, kv_format="auto")
+    while it.batch.moves.demoted["q8"] < 256:
+        it.turn()
+    other = it.submit("b", prompt(480, 1), 20, kv_format="q8")
+    while other.num_computed_tokens < 256:
+        it.turn()
+    pressure._step = 1
+    again = it.submit("c", prompt(64), 20, kv_format="auto")
+    it.run()
+    assert it.batch.moves.demoted["q4"] > 0
+    assert again.num_found_tokens == 63
+    for sequence, text in ((first, prompt(400)), (other, prompt(480, 1)), (again, prompt(64))):
+        said = sequence.token_ids[len(text) :]
+        assert said == instruments.answer(text, sequence.max_length, ignore_eos=True)
+
+
 def test_auto_is_exact_until_memory_is_short_then_8_bits_then_4(instruments):
     it = drive(instruments, pages=76, max_rows=16)
     it.submit("a", prompt(480), 100, kv_format="auto")
