@@ -66,6 +66,8 @@ class Engine:
         self._kv = kv
         self._units = Units(kv.tiers)
         self._keeper = keeper
+        self._written: set[int] = set()
+        """Units that plans of this epoch may have written, and whose memory they did not release."""
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
@@ -200,6 +202,10 @@ class Engine:
         for row in list(self._rows.slot_of):
             self._rows.drop(row)
         self._live, self._waiting_since = NO_SLOTS, None
+        if epoch != self._epoch and len(self._kv.tiers) > 1:
+            # The next scheduler counts from nothing: what lies in one tier would come on top of its budget for all.
+            self._kv.release_units(np.array(sorted(self._written), np.int32))
+            self._written.clear()
         self._epoch, self._plan_id, self._steps = epoch, 0, 0
 
     def _apply(self, plan: worker_pb2.Plan) -> None:
@@ -229,6 +235,9 @@ class Engine:
 
     def _move_kv(self, plan: worker_pb2.Plan) -> None:
         """Release units, save, demote (rows go on with the blocks in place of the pages), and load."""
+        self._written.difference_update(plan.release)
+        self._written.update(plan.demote_to, plan.load, plan.copy_to)
+        self._written.update(page for page in plan.pages if page < self._kv.pages)
         if plan.release:
             self._kv.release_units(np.array(plan.release, np.int32))
         if self._keeper is not None and plan.save:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from actors.worker.engine import Reset
 from kernels import cpu
 from kernels.backend import build_decoder
 from kernels.decoder import KV_BLOCK
@@ -59,6 +60,24 @@ def test_released_units_are_forgotten(toy, scheduler) -> None:
     gone = [3, *range(kv.tiers[2].first_page, kv.tiers[2].first_page + 8)]
     assert np.flatnonzero((kv.ids == -1).all(axis=1)).tolist() == gone
     assert (np.delete(kv.ids, gone, axis=0) == 5).all()
+
+
+def test_a_new_epoch_begins_with_no_memory_taken(toy, scheduler) -> None:
+    """Its scheduler counts every tier from nothing, within one budget."""
+    kv = toy.allocate_kv(64, 8, BLOCKS)
+    one = scheduler(toy, kv=kv)
+    one.start(0, prompt(140), max_length=180)
+    one.plan(step_tokens=256)
+    for _ in range(5):
+        assert one.tick()
+    one.plan(demotions=[(one.rows[0].pages[:8], kv.tiers[1].first_page)])
+    assert one.tick()
+    one.engine.submit(Reset(1))
+    one.engine.tick()
+    assert (kv.ids != -1).any(), "the end of an epoch leaves what is still to be saved"
+    one.engine.submit(Reset(2))
+    one.engine.tick()
+    assert (kv.ids == -1).all()
 
 
 def test_a_model_goes_on_over_quantized_tokens(tiny_model, scheduler) -> None:
