@@ -5,13 +5,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.kept import HOT_AFTER, Costs, Kept, Restore, Restored, salt_of
+from actors.scheduler.costs import Costs
+from actors.scheduler.kept import Kept, Restore, Restored, salt_of
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable, pages_for
 from actors.scheduler.planner import PlanState, StepPlan, admissible, copied_pages, lease_target, least_pages, plan
 from actors.scheduler.prefix import Hold, Node, PrefixCache
 from actors.scheduler.queue import WaitingQueue
-from actors.scheduler.sequence import Sequence, Status
+from actors.scheduler.sequence import Sequence, Status, row_start
 from actors.scheduler.tiering import Tiering
 from protos.gen import worker_pb2
 
@@ -99,6 +100,11 @@ class Batch:
         return self.kept.num_tokens if self.kept is not None else 0
 
     @property
+    def awaits_disk(self) -> bool:
+        """Whether the worker has not answered all that it was asked to save and load."""
+        return self.kept is not None and self.kept.outstanding
+
+    @property
     def has_moves(self) -> bool:
         """Whether KV is to be moved, within memory or between memory and disk."""
         return (self.kept is not None and self.kept.pending) or any(map(self.tiering.is_due, self.running.values()))
@@ -124,6 +130,8 @@ class Batch:
     def decide(self, now_s: float) -> StepPlan:
         """Plan the next step. Whom it admits holds the cached pages of its prompt: enact the decision."""
         self.tiering.look()
+        if self.kept is not None:
+            self.kept.look(now_s)
         waiting = self.queue.ordered(now_s) if len(self.queue) else []
         if waiting:
             waiting = admissible(self.running.values(), waiting, self.config.max_recoveries)
@@ -194,12 +202,14 @@ class Batch:
 
     def _hold_prefix(self, cache: PrefixCache, sequence: Sequence, room: int, now_s: float) -> Node | None:
         """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for."""
+        available = self._free_pages
         hold, last = cache.match(salt_of(sequence), sequence.token_ids)
         if last is not None and last.level >= sequence.level:
             cache.release(hold)
             return last
         if last is None and self.kept is not None:
-            last = self._begin_restore(cache, self.kept, sequence, hold, room, now_s)
+            left = room - (available - self._free_pages)
+            last = self._begin_restore(cache, self.kept, sequence, hold, left, now_s)
             if last is not None:
                 return last
         self.allocator.share(hold.pages)
@@ -212,13 +222,20 @@ class Batch:
     def _begin_restore(
         self, cache: PrefixCache, kept: Kept, sequence: Sequence, hold: Hold, room: int, now_s: float
     ) -> Node | None:
-        """Read what follows a hold's pages from disk, if that is cheaper than computing it; the last page promised."""
-        pool = self.allocator
-        units = kept.find(sequence, len(hold.nodes), self.config.kv_tail_tokens)
-        while units and sum(pool.as_pages(unit.format) for unit in units) > room:
-            units.pop()
-        if not kept.worth(units):
+        """Read what follows a hold's pages from disk; returns the last page promised.
+
+        None where computing it is cheaper, where the whole sequence does not fit into `room` pages (it would have to
+        wait, and what was read might be gone by then), and where this was tried since the sequence last ran.
+        """
+        pool, tried = self.allocator, (self.epoch, sequence.num_preemptions)
+        if kept.stuck or sequence.restore_tried == tried:
             return None
+        units = kept.find(sequence, len(hold.nodes), self.config.kv_tail_tokens)
+        nbytes = sum(pool.unit_bytes(unit.format) for unit in units)
+        computed = least_pages(sequence, pool.page_size) - len(hold.nodes) - sum(unit.pages for unit in units)
+        if nbytes + computed * pool.unit_bytes("f16") > room * pool.unit_bytes("f16") or not kept.worth(units):
+            return None
+        sequence.restore_tried = tried
         pool.share(hold.pages)
         table = PageTable(hold.pages)
         awaited = {}
@@ -265,7 +282,7 @@ class Batch:
             waiting=waiting,
             free_pages=self._free_pages,
             pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values())
-            + (self.kept.num_pinned if self.kept is not None else 0),
+            + (self.kept.num_pinned if self.kept is not None and not self.kept.stuck else 0),
             page_size=self.allocator.page_size,
             max_rows=self.max_rows,
             reserve_pages=self.reserve_pages,
@@ -322,7 +339,7 @@ class Batch:
             message.page_count.append(len(pages))
             message.pages.extend(pages)
         if self.kept is not None:
-            self.kept.tell(message)
+            self.kept.tell(message, now_s)
         message.release.extend(self.allocator.take_releases())
         self.tiering.look()
         return message
@@ -370,37 +387,11 @@ class Batch:
             sequence.planned_s = now_s
             sequence.num_found_tokens = found
         sequence.num_found_tokens = min(sequence.num_found_tokens, found)
-        self._count_hits(sequence)
+        if self.kept is not None:
+            self.kept.count_hits(sequence)
         self.running[sequence.row] = sequence
-
-    def _count_hits(self, sequence: Sequence) -> None:
-        """Whatever many prompts begin with is worth keeping on disk."""
-        if self.kept is None or sequence.hold is None:
-            return
-        hot = 0
-        for node in sequence.hold.nodes[: sequence.hold.kept]:
-            node.hits += 1
-            hot += node.hits >= HOT_AFTER
-        if hot:
-            self.kept.save(sequence, hot)
 
     def _let_go(self, sequence: Sequence) -> None:
         del self.running[sequence.row]
         sequence.status = Status.LEAVING
         self.leaving[sequence.row] = Leaving(sequence, self.plan_id)
-
-
-def row_start(sequence: Sequence) -> worker_pb2.RowStart:
-    """All that the worker must know of a row that enters the batch."""
-    return worker_pb2.RowStart(
-        row=sequence.row,
-        token_ids=sequence.token_ids,
-        prompt_tokens=sequence.num_prompt_tokens,
-        cached_tokens=sequence.num_cached_tokens,
-        sampling=sequence.sampling,
-        max_length=sequence.max_length,
-        min_tokens=sequence.min_tokens,
-        stop_ids=sequence.stop_ids,
-        logprobs=sequence.logprobs,
-        traceparent=sequence.traceparent,
-    )

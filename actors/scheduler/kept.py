@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
+from actors.scheduler.costs import Costs
 from actors.scheduler.kv_pool import KvPool
 from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import Hold, Node, PrefixCache
@@ -26,11 +27,8 @@ HOT_AFTER = 2
 SAVES_AT_ONCE = 256
 """Units on their way to disk at most: they are pinned meanwhile."""
 
-FIRST_LOAD_BYTES_PER_S, FIRST_PREFILL_TOKENS_PER_S = 2e8, 1000.0
-"""What is assumed until it was measured."""
-
-LOAD_OVERHEAD_S = 0.005
-FADE = 0.8
+PATIENCE_S = 10.0
+"""After so long without an answer the disk counts as stuck: nobody waits for it any more, and nothing more is saved."""
 
 
 class Unit(NamedTuple):
@@ -51,7 +49,8 @@ class Restore:
     """Pages on their way from disk into the tree; it promises them like a sequence that computes them."""
 
     sequence: Sequence
-    hold: Hold
+    # None once nobody waits for it any more.
+    hold: Hold | None
     # Those that were ready, then those on their way.
     table: PageTable
     # First page id of a unit that is still on its way -> the unit.
@@ -67,42 +66,6 @@ class Restored(NamedTuple):
 
     tokens: int
     seconds: float
-
-
-class Costs:
-    """What it takes to read KV and to compute it, as measured; it outlives epochs."""
-
-    def __init__(self) -> None:
-        self.load_bytes_per_s = FIRST_LOAD_BYTES_PER_S
-        self.prefill_tokens_per_s = FIRST_PREFILL_TOKENS_PER_S
-
-    def observe(self, result: worker_pb2.StepResult) -> None:
-        """Learn from a result: from its loads, and from its steps where they were mostly prompts."""
-        if result.load_us:
-            self.load_bytes_per_s = _faded(self.load_bytes_per_s, result.load_bytes / result.load_us * 1e6)
-        if result.busy_us and result.prefill_tokens > 8 * result.decode_tokens and result.prefill_tokens >= 64:
-            rate = result.prefill_tokens / result.busy_us * 1e6
-            self.prefill_tokens_per_s = _faded(self.prefill_tokens_per_s, rate)
-
-    def compute_s(self, tokens: int) -> float:
-        """Seconds to compute a prompt of so many tokens."""
-        return tokens / self.prefill_tokens_per_s
-
-    def load_s(self, nbytes: int) -> float:
-        """Seconds to read so many bytes of KV."""
-        return LOAD_OVERHEAD_S + nbytes / self.load_bytes_per_s
-
-    def restore(self, tokens: int, nbytes: int) -> bool:
-        """Whether to read KV rather than to compute it."""
-        return self.load_s(nbytes) < self.compute_s(tokens)
-
-    def swap(self, tokens: int, nbytes: int) -> bool:
-        """Whether a row that must give way is to be written to disk and read back rather than computed again."""
-        return 2 * self.load_s(nbytes) < self.compute_s(tokens)
-
-
-def _faded(former: float, observed: float) -> float:
-    return FADE * former + (1 - FADE) * observed
 
 
 def salt_of(sequence: Sequence) -> bytes:
@@ -157,6 +120,10 @@ class Kept:
         self._restores: dict[int, Restore] = {}
         self._to_save: list[tuple[int, bytes]] = []
         self._to_load: list[Restore] = []
+        # When the worker last answered, or was asked for the first of what it has not answered.
+        self._heard_s = 0.0
+        self.stuck = False
+        """Whether the worker does not answer although it was asked to save or load."""
 
     @property
     def num_tokens(self) -> int:
@@ -173,12 +140,29 @@ class Kept:
         """Whether there is something to tell the worker."""
         return bool(self._to_save or self._to_load)
 
+    @property
+    def outstanding(self) -> bool:
+        """Whether there are saves or loads that the worker has not answered."""
+        return bool(self._saving or self._restores)
+
+    def look(self, now_s: float) -> None:
+        """See whether the disk is stuck; who waits for it then computes instead.
+
+        Units that it may still read or write stay held until it has answered.
+        """
+        self.stuck = self.outstanding and now_s - self._heard_s >= PATIENCE_S
+        if self.stuck:
+            for restore in self._restores.values():
+                self._break(restore)
+
     def is_pinned(self, pages: Iterable[int]) -> bool:
         """Whether one of these pages is on its way to disk."""
         return not self._pinned.keys().isdisjoint(pages)
 
     def save(self, sequence: Sequence, pages: int) -> int:
         """Keep the first `pages` pages of a sequence, which are in the tree. Returns how many go to disk now."""
+        if self.stuck:
+            return 0
         table, digests = sequence.table.pages[:pages], self.digests(sequence)
         saved = index = 0
         while index < len(table) and len(self._saving) < SAVES_AT_ONCE:
@@ -194,6 +178,17 @@ class Kept:
                 self._to_save.append((unit[0], key))
                 saved += known
         return saved
+
+    def count_hits(self, sequence: Sequence) -> None:
+        """A sequence begins with what it found; whatever many begin with is worth keeping."""
+        if sequence.hold is None:
+            return
+        hot = 0
+        for node in sequence.hold.nodes[: sequence.hold.kept]:
+            node.hits += 1
+            hot += node.hits >= HOT_AFTER
+        if hot:
+            self.save(sequence, hot)
 
     def _unit_at(self, pages: list[int], index: int) -> tuple[list[int], int]:
         """The pages in use of the unit that begins at a place in a table, and how many of them the table goes on with.
@@ -287,14 +282,17 @@ class Kept:
         return bool(pages) and self._costs.swap(len(pages) * self._pool.page_size, nbytes)
 
     def restore(self, restore: Restore) -> None:
-        """Begin to read; tried once, whatever comes of it."""
+        """Begin to read; another worker is asked once, whatever comes of it."""
         restore.sequence.kv_source = ()
         for page in restore.awaited:
             self._restores[page] = restore
         self._to_load.append(restore)
 
-    def tell(self, message: worker_pb2.Plan) -> None:
+    def tell(self, message: worker_pb2.Plan, now_s: float) -> None:
         """Write into a plan what is to be saved and loaded. Loads of one plan ask the same worker, or none."""
+        to_load = sum(len(restore.awaited) for restore in self._to_load)
+        if len(self._to_save) == len(self._saving) and to_load == len(self._restores):
+            self._heard_s = now_s  # it owes nothing yet
         for page, key in self._to_save:
             message.save.append(page)
             message.save_keys += key
@@ -313,6 +311,8 @@ class Kept:
     def settle(self, result: worker_pb2.StepResult, now_s: float) -> list[Restored]:
         """What the worker did; returns the restores that ended."""
         self._costs.observe(result)
+        if result.saved or result.lost or result.loaded or result.unloaded:
+            self._heard_s = now_s
         for key in split(result.saved):
             self._note(key, there=True)
             self._unpin(key)
@@ -353,12 +353,19 @@ class Kept:
     def _end(self, restore: Restore, now_s: float) -> list[Restored]:
         if restore.awaited:
             return []
-        hold, page_size = restore.hold, self._pool.page_size
-        before = hold.kept
-        whole = min(restore.missing, default=len(restore.table))
-        self._cache.keep(hold, restore.sequence.token_ids, restore.table, whole * page_size)
-        tokens = (hold.kept - before) * page_size
-        restore.sequence.num_restored_tokens += tokens
-        self._cache.release(hold)
+        tokens = 0
+        if restore.hold is not None:
+            before, page_size = restore.hold.kept, self._pool.page_size
+            whole = min(restore.missing, default=len(restore.table))
+            self._cache.keep(restore.hold, restore.sequence.token_ids, restore.table, whole * page_size)
+            tokens = (restore.hold.kept - before) * page_size
+            restore.sequence.num_restored_tokens += tokens
+        self._break(restore)
         restore.table.release(self._pool)
         return [Restored(tokens, now_s - restore.began_s)]
+
+    def _break(self, restore: Restore) -> None:
+        """Let nobody wait for a restore any more."""
+        if restore.hold is not None:
+            self._cache.release(restore.hold)
+            restore.hold = None

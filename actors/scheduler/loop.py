@@ -1,6 +1,7 @@
 """The loop: one worker, one epoch at a time; plans go one way, results come the other."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from actors.base.errors import Internal, RussetError, Unavailable
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.kept import Costs
+from actors.scheduler.costs import Costs
+from actors.scheduler.kept import PATIENCE_S
 from actors.scheduler.metrics import SchedulerMetrics
 from actors.scheduler.pages import pages_for
 from actors.scheduler.queue import WaitingQueue
@@ -112,7 +114,10 @@ class LeaseLoop:
     async def _plan_when_woken(self) -> None:
         # Requests that arrive together are woken for once and enter with one plan.
         while True:
-            await self._woken.wait()
+            awaits_disk = self.batch is not None and self.batch.awaits_disk
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S if awaits_disk else None):
+                    await self._woken.wait()
             self._woken.clear()
             self._advance()
 
@@ -134,7 +139,11 @@ class LeaseLoop:
         now = time.monotonic()
         decision = batch.decide(now)
         if decision.urgent or batch.has_moves:
-            self._plans.put_nowait(batch.enact(decision, now))
+            message = batch.enact(decision, now)
+            self._plans.put_nowait(message)
+            if message.save or message.load:
+                # To look again, should the disk be stuck; and loads from elsewhere go with a plan of their own.
+                self._woken.set()
             self._metrics.plan_seconds.observe(time.monotonic() - now)
             self._metrics.observe_plan(decision)
             self._watch()

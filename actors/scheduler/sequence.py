@@ -6,7 +6,7 @@ from enum import Enum
 from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import Hold
 from actors.scheduler.stream import TokenStream
-from protos.gen import inference_pb2
+from protos.gen import inference_pb2, worker_pb2
 
 # Priority on the wire -> level: higher goes first.
 LEVELS = {
@@ -80,6 +80,8 @@ class Sequence:
     num_found_tokens: int = 0
     # Those whose KV came from disk on its behalf.
     num_restored_tokens: int = 0
+    # Epoch and num_preemptions when its KV was last read from disk: once is enough until it has run.
+    restore_tried: tuple[int, int] = (0, 0)
     # Seed of its hash chain, then the digest of each whole page (actors.scheduler.kept).
     digests: list[bytes] = field(default_factory=list)
     # Tier, and how many of its oldest blocks were looked at to be moved there.
@@ -117,3 +119,19 @@ class Sequence:
         self.hold = None
         self.settled = ("", 0)
         self.status = Status.WAITING
+
+
+def row_start(sequence: Sequence) -> worker_pb2.RowStart:
+    """All that the worker must know of a row that enters the batch."""
+    return worker_pb2.RowStart(
+        row=sequence.row,
+        token_ids=sequence.token_ids,
+        prompt_tokens=sequence.num_prompt_tokens,
+        cached_tokens=sequence.num_cached_tokens,
+        sampling=sequence.sampling,
+        max_length=sequence.max_length,
+        min_tokens=sequence.min_tokens,
+        stop_ids=sequence.stop_ids,
+        logprobs=sequence.logprobs,
+        traceparent=sequence.traceparent,
+    )

@@ -8,7 +8,8 @@ import pytest
 from actors.base.errors import Unavailable
 from actors.base.vocabulary import digest_of
 from actors.scheduler.batch import Batch
-from actors.scheduler.kept import Costs, Restored
+from actors.scheduler.costs import Costs
+from actors.scheduler.kept import Restored
 from actors.scheduler.queue import WaitingQueue
 from actors.scheduler.reconcile import reconcile
 from actors.scheduler.sequence import Sequence, Status
@@ -76,6 +77,10 @@ class SimulatedWorker:
         self.disk, self.disk_steps = disk, disk_steps
         # Keys that cannot be read although they are there.
         self.unreadable: set[bytes] = set()
+        # Whether loads that cannot be done are told without their keys: while these are being saved.
+        self.silent_about_keys = False
+        # Whether saves and loads are not answered at all.
+        self.stuck = False
         self.bytes_per_s = 1e9
         self.tiers = [worker_pb2.KvTier(format="f16", first_page=0, units=pages, unit_pages=1, unit_bytes=PAGE_BYTES)]
         if tiers:
@@ -213,6 +218,8 @@ class SimulatedWorker:
 
     def _settle_moves(self, result: worker_pb2.StepResult) -> None:
         """Saves and loads that are done by now."""
+        if self.stuck:
+            return
         done = [move for move in self.moves if move[0] <= self.turns]
         self.moves = [move for move in self.moves if move[0] > self.turns]
         for _, kind, page, key, content in done:
@@ -225,7 +232,8 @@ class SimulatedWorker:
             _, pages = self._unit(page)
             if key not in self.disk or key in self.unreadable:
                 result.unloaded.append(page)
-                result.lost += key
+                if not self.silent_about_keys:
+                    result.lost += key
                 continue
             places = ((at, slot) for at in pages for slot in range(self.page_size))
             for (at, slot), value in zip(places, self.disk[key], strict=True):

@@ -3,7 +3,8 @@
 import pytest
 
 from actors.scheduler.config import SchedulerConfig
-from actors.scheduler.kept import Costs, chain, key_of, salt_of, seed
+from actors.scheduler.costs import Costs
+from actors.scheduler.kept import PATIENCE_S, chain, key_of, salt_of, seed
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
 
@@ -168,6 +169,75 @@ def test_another_workers_disk_is_asked_once(instruments):
     assert found.num_restored_tokens == 384
     assert lost.num_restored_tokens == 0
     assert lost.token_ids[400:] == instruments.answer(prompt(400, 3), 402, ignore_eos=True)
+
+
+def test_a_prompt_is_read_once_and_then_computed(instruments):
+    disk = {}
+    it = drive(instruments, disk)
+    it.submit("a", prompt(400), 30, keep=True)
+    finish(it)
+    it = drive(instruments, disk)
+    it.worker.unreadable |= set(disk)
+    it.worker.silent_about_keys = True
+    again = it.submit("b", prompt(400), 30)
+    it.run(turns=200)
+    assert again.token_ids[400:] == instruments.answer(prompt(400), 430, ignore_eos=True)
+
+
+def test_a_prompt_is_not_read_before_there_is_room_for_all_of_it(instruments):
+    """What is read for one that has to wait takes the memory of those that run, and may be gone by the time."""
+    disk = {}
+    it = drive(instruments, disk)
+    it.submit("a", prompt(480), 5, keep=True)
+    finish(it)
+    it = drive(instruments, disk, pages=40)
+    first = it.submit("b", prompt(300, 1), 100)
+    while first.num_computed_tokens < 310:
+        it.turn()
+    again = it.submit("c", prompt(480), 5)
+    for _ in range(20):
+        it.turn()
+    assert it.worker.tokens_loaded == 0
+    assert it.batch.moves.preempted == 0
+    it.run()
+    assert again.num_restored_tokens == 29 * PAGE
+
+
+def test_nobody_waits_for_a_disk_that_is_stuck(instruments):
+    disk = {}
+    it = drive(instruments, disk)
+    it.submit("a", prompt(400), 30, keep=True)
+    finish(it)
+    it = drive(instruments, disk, pages=128)
+    it.worker.stuck = True
+    rows = [it.submit(f"r{i}", [*prompt(400), i], 5) for i in range(2)]
+    it.turn()
+    assert not it.batch.running
+    it.now += PATIENCE_S
+    it.run(turns=200)
+    it.worker.stuck = False
+    finish(it)
+    assert not it.batch.awaits_disk
+    assert it.batch.allocator.live_bytes == 0
+    for i, row in enumerate(rows):
+        assert row.token_ids[401:] == instruments.answer([*prompt(400), i], 406, ignore_eos=True)
+    last = it.submit("b", prompt(401), 5)
+    it.run()
+    assert last.num_found_tokens == 400
+
+
+def test_pages_on_their_way_to_a_disk_that_is_stuck_do_not_stop_others(instruments):
+    it = drive(instruments, {}, pages=40)
+    it.worker.stuck = True
+    it.submit("a", prompt(160), 2, keep=True)
+    it.run()
+    it.turn()
+    assert it.worker.moves
+    it.now += PATIENCE_S
+    rows = [it.submit(f"r{i}", prompt(150, i + 1), 150) for i in range(3)]
+    it.run(turns=2000)
+    for i, row in enumerate(rows):
+        assert row.token_ids[150:] == instruments.answer(prompt(150, i + 1), 300, ignore_eos=True)
 
 
 def test_200_requests_with_room_for_20_all_end(instruments):

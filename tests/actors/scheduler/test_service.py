@@ -14,7 +14,7 @@ from actors.base.channel import connect
 from actors.base.errors import Internal, InvalidArgument, QueueFull, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
-from actors.scheduler import batch
+from actors.scheduler import batch, kept, loop
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.service import SchedulerService
 from protos.gen import (
@@ -388,6 +388,40 @@ async def test_how_kv_is_held_is_told_and_what_is_not_there_is_refused(rig, inst
     it = await rig(page_size=16)
     with pytest.raises(InvalidArgument, match="kv_format is 'q4'; accepted: here f16, auto"):
         await it.generate(kv_format="q4")
+
+
+async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, instruments, monkeypatch):
+    disk = {}
+    prompt = [*range(100, 400)]
+    it = await rig(pages=64, page_size=16, disk=disk)
+    await it.generate(prompt=prompt, max_tokens=5, keep=True)
+    await it.until(lambda reply: reply.load.kv_kept_tokens == 304)
+    monkeypatch.setattr(kept, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(loop, "PATIENCE_S", 0.05)
+    it = await rig(pages=64, page_size=16, disk=disk)
+    it.worker.simulated.stuck = True
+    tokens, _ = await it.generate(prompt=prompt, max_tokens=5)
+    assert tokens == instruments.answer(prompt, 305, ignore_eos=True)
+
+
+async def test_asking_one_worker_does_not_wait_for_another(rig, instruments):
+    it = await rig(pages=64, page_size=16, disk={}, disk_steps=300)
+    asked, apply = [], it.worker.simulated.apply
+
+    def watch(plan):
+        apply(plan)
+        if plan.load:
+            asked.append((list(plan.load_from), len(it.worker.simulated.moves) - len(plan.load)))
+
+    it.worker.simulated.apply = watch
+    calls = [
+        asyncio.create_task(
+            it.generate(prompt=[*range(start, start + 100)], max_tokens=2, kv_source=[f"unix:/{start}"])
+        )
+        for start in (100, 300)
+    ]
+    await asyncio.gather(*calls)
+    assert asked == [(["unix:/100"], 0), (["unix:/300"], 6)], "the first 6 pages are still on their way"
 
 
 async def test_a_session_comes_back_from_disk_after_a_restart(rig, instruments):
