@@ -84,8 +84,9 @@ def admit(
     _check_sampling(request.sampling, vocabulary.vocab_size)
     if request.priority not in LEVELS:
         raise _invalid("priority", f"is {request.priority}", f"one of {sorted(LEVELS)}")
-    kv_format = request.kv_format or config.kv_format
-    offered = [form for form in FORMATS if form in ("f16", "auto") or form in {tier.format for tier in hello.tiers}]
+    offered = offered_formats(hello)
+    # The setting is a wish: nobody can do anything about it in a request.
+    kv_format = request.kv_format or (config.kv_format if config.kv_format in offered else "f16")
     if kv_format not in offered:
         raise _invalid("kv_format", f"is {kv_format!r}", f"here {', '.join(offered)}")
     if request.logprobs > MOST_LOGPROBS:
@@ -109,6 +110,11 @@ def admit(
         kv_source=tuple(request.kv_source),
         stop_ids=() if request.ignore_eos else tuple(vocabulary.eos_ids),
     )
+
+
+def offered_formats(hello: worker_pb2.HelloReply) -> list[str]:
+    """How KV may be held at a worker."""
+    return [form for form in FORMATS if form in ("f16", "auto") or form in {tier.format for tier in hello.tiers}]
 
 
 def _max_length(request: scheduler_pb2.GenerateRequest, hello: worker_pb2.HelloReply, prompt_tokens: int) -> int:

@@ -121,8 +121,10 @@ class Budget:
         return resident
 
     def book_or_evict(self, nbytes: int) -> None:
-        """As `book`, evicting what it takes. Raises OutOfMemory."""
+        """As `book`, evicting what it takes. Raises OutOfMemory, with nothing evicted where there can never be room."""
         failures: list[str] = []
+        if nbytes > self.capacity:
+            raise OutOfMemory(f"{nbytes} bytes are wanted; the budget is {self.capacity} in all")
         while not self.book(nbytes):
             if not self._evict_one(failures) and not self._shrink_kv(nbytes):
                 reasons = f" ({'; '.join(failures)})" if failures else ""
@@ -152,8 +154,9 @@ class Budget:
     def remove(self, resident: Resident) -> None:
         """A resident that its owner freed; it may still be pinned by the caller alone."""
         with self._lock:
-            self._residents.discard(resident)
-            self._taken -= resident.nbytes
+            if resident in self._residents:  # else it was evicted at the same time
+                self._residents.remove(resident)
+                self._taken -= resident.nbytes
 
     def short(self) -> bool:
         """Whether memory is short: since HIGH was exceeded, until LOW is reached."""

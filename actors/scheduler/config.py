@@ -52,7 +52,8 @@ class SchedulerConfig(BaseModel):
     kv_format: KvFormat = Field(
         default="f16",
         description="How KV is held unless a request says otherwise. f16: exactly. q8, q4: what is older than "
-        "kv_tail_tokens in 8 or 4 bits. auto: f16 until memory is short, then 8 bits, then 4.",
+        "kv_tail_tokens in 8 or 4 bits. auto: f16 until memory is short, then 8 bits, then 4. f16 where a worker "
+        "offers no such form.",
     )
     kv_tail_tokens: int = Field(
         default=256, ge=64, le=65536, description="Newest tokens of a sequence whose KV is never quantized."

@@ -96,7 +96,8 @@ class KvPool:
         """What a worker offers."""
         if not hello.tiers:
             return cls.of_pages(hello.pages, hello.page_size, strategy)
-        return cls(hello.tiers, hello.kv_bytes, hello.page_size, strategy)
+        capacity = hello.kv_bytes or hello.pages * hello.tiers[0].unit_bytes
+        return cls(hello.tiers, capacity, hello.page_size, strategy)
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from actors.base.errors import Internal, RussetError, Unavailable
+from actors.scheduler.admission import offered_formats
 from actors.scheduler.batch import Batch
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.costs import Costs
@@ -211,6 +212,12 @@ class LeaseLoop:
                 self._end(sequence, Unavailable("The replica came back with another model.", retry_after_s=1.0))
             elif pages_for(sequence.max_kv, hello.page_size) > hello.pages:
                 self._end(sequence, Unavailable(f"The replica came back with only {hello.pages} pages of KV."))
+        if self._config.kv_format not in offered_formats(hello):
+            log.warning(
+                "kv_format is %r, which the worker of %s does not offer: KV is f16 unless a request says otherwise",
+                self._config.kv_format,
+                self._scheduler_id,
+            )
         log.info("Epoch %d of %s: %s, %d pages", hello.epoch, self._scheduler_id, hello.model.id, hello.pages)
         self._woken.set()
         self._on_change()

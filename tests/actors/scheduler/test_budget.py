@@ -188,3 +188,10 @@ def test_more_than_was_booked_cannot_be_given_back():
     budget.book(5)
     with pytest.raises(ValueError, match="6 bytes cannot be given back: 5 are taken"):
         budget.give_back(6)
+
+
+def test_nothing_is_evicted_for_what_can_never_fit():
+    budget = Budget(10)
+    budget.unpin(budget.admit(Kind.TEMPORARY, 10, free=lambda: pytest.fail("there is no point")))
+    with pytest.raises(OutOfMemory, match="11 bytes are wanted; the budget is 10 in all"):
+        budget.book_or_evict(11)

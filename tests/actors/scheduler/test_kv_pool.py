@@ -160,3 +160,9 @@ def test_mixed_up_tiers_are_refused():
     made[1].first_page += 1
     with pytest.raises(ValueError, match="pages of tier q8 begin at 25, not 24"):
         KvPool(made, capacity, 16)
+
+
+def test_a_worker_that_states_no_bytes_is_bounded_by_its_pages():
+    hello = worker_pb2.HelloReply(pages=24, page_size=16, tiers=tiers()[0], kv_bytes=0)
+    pool = KvPool.of_worker(hello, "first_fit")
+    assert pool.budget.capacity == 24 * PAGE_BYTES["f16"]

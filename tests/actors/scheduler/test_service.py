@@ -390,6 +390,13 @@ async def test_how_kv_is_held_is_told_and_what_is_not_there_is_refused(rig, inst
         await it.generate(kv_format="q4")
 
 
+async def test_a_setting_that_the_worker_cannot_meet_refuses_no_request(rig, caplog):
+    it = await rig(SchedulerConfig(kv_format="q4"), page_size=16)
+    _, events = await it.generate(max_tokens=2)
+    assert events[0].admission.kv_format == "f16"
+    assert "kv_format is 'q4', which the worker of tiny-0 does not offer" in caplog.text
+
+
 async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, instruments, monkeypatch):
     disk = {}
     prompt = [*range(100, 400)]
