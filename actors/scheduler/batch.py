@@ -225,7 +225,7 @@ class Batch:
         """Read what follows a hold's pages from disk; returns the last page promised.
 
         None where computing it is cheaper, where the whole sequence does not fit into `room` pages (it would have to
-        wait, and what was read might be gone by then), and where this was tried since the sequence last ran.
+        wait, and what was read might be gone by then), and where this was considered since the sequence last ran.
         """
         pool, tried = self.allocator, (self.epoch, sequence.num_preemptions)
         if kept.stuck or sequence.restore_tried == tried:
@@ -233,9 +233,11 @@ class Batch:
         units = kept.find(sequence, len(hold.nodes), self.config.kv_tail_tokens)
         nbytes = sum(pool.unit_bytes(unit.format) for unit in units)
         computed = least_pages(sequence, pool.page_size) - len(hold.nodes) - sum(unit.pages for unit in units)
-        if nbytes + computed * pool.unit_bytes("f16") > room * pool.unit_bytes("f16") or not kept.worth(units):
+        if not units or nbytes + computed * pool.unit_bytes("f16") > room * pool.unit_bytes("f16"):
             return None
         sequence.restore_tried = tried
+        if not kept.worth(units):
+            return None
         pool.share(hold.pages)
         table = PageTable(hold.pages)
         awaited = {}

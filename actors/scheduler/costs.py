@@ -6,7 +6,7 @@ FIRST_LOAD_BYTES_PER_S, FIRST_PREFILL_TOKENS_PER_S = 2e8, 1000.0
 """What is assumed until it was measured."""
 
 LOAD_OVERHEAD_S = 0.005
-FADE = 0.8
+FADE, FORGET = 0.8, 1.02
 
 
 class Costs:
@@ -23,6 +23,10 @@ class Costs:
         if result.busy_us and result.prefill_tokens > 8 * result.decode_tokens and result.prefill_tokens >= 64:
             rate = result.prefill_tokens / result.busy_us * 1e6
             self.prefill_tokens_per_s = _faded(self.prefill_tokens_per_s, rate)
+
+    def forget(self) -> None:
+        """Nothing was read as that seemed slow: believe it a little less, or it would never be measured again."""
+        self.load_bytes_per_s = max(self.load_bytes_per_s, min(FORGET * self.load_bytes_per_s, FIRST_LOAD_BYTES_PER_S))
 
     def compute_s(self, tokens: int) -> float:
         """Seconds to compute a prompt of so many tokens."""

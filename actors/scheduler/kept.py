@@ -24,8 +24,8 @@ KEY_BYTES = 16
 HOT_AFTER = 2
 """Sequences that begin with a page somebody else computed, after which it is kept on disk."""
 
-SAVES_AT_ONCE = 256
-"""Units on their way to disk at most: they are pinned meanwhile."""
+LEAST_SAVES, SHARE_OF_SAVES = 256, 0.25
+"""Units on their way to disk at most, and as a share of the f16 pages where that is more: they are pinned meanwhile."""
 
 PATIENCE_S = 10.0
 """After so long without an answer the disk counts as stuck: nobody waits for it any more, and nothing more is saved."""
@@ -120,6 +120,7 @@ class Kept:
         self._restores: dict[int, Restore] = {}
         self._to_save: list[tuple[int, bytes]] = []
         self._to_load: list[Restore] = []
+        self._saves_at_once = max(LEAST_SAVES, int(SHARE_OF_SAVES * pool.num_pages))
         # When the worker last answered, or was asked for the first of what it has not answered.
         self._heard_s = 0.0
         self.stuck = False
@@ -165,7 +166,7 @@ class Kept:
             return 0
         table, digests = sequence.table.pages[:pages], self.digests(sequence)
         saved = index = 0
-        while index < len(table) and len(self._saving) < SAVES_AT_ONCE:
+        while index < len(table) and len(self._saving) < self._saves_at_once:
             unit, known = self._unit_at(table, index)
             index += max(1, known)
             if not known:
@@ -273,10 +274,15 @@ class Kept:
         """Whether reading these units is cheaper than computing them."""
         tokens = sum(unit.pages for unit in units) * self._pool.page_size
         nbytes = sum(self._pool.unit_bytes(unit.format) for unit in units)
-        return tokens > 0 and self._costs.restore(tokens, nbytes)
+        worth = tokens > 0 and self._costs.restore(tokens, nbytes)
+        if tokens and not worth:
+            self._costs.forget()
+        return worth
 
     def worth_swapping(self, sequence: Sequence) -> bool:
         """Whether to keep a row that gives way on disk, rather than to compute it again."""
+        if self.stuck or len(self._saving) >= self._saves_at_once:
+            return False
         pages = [node.page for node in sequence.hold.nodes[: sequence.hold.kept]] if sequence.hold else []
         nbytes = sum(map(self._pool.page_bytes, pages))
         return bool(pages) and self._costs.swap(len(pages) * self._pool.page_size, nbytes)

@@ -80,7 +80,7 @@ class Sequence:
     num_found_tokens: int = 0
     # Those whose KV came from disk on its behalf.
     num_restored_tokens: int = 0
-    # Epoch and num_preemptions when its KV was last read from disk: once is enough until it has run.
+    # Epoch and num_preemptions when it was last considered to read its KV from disk: once until it has run.
     restore_tried: tuple[int, int] = (0, 0)
     # Seed of its hash chain, then the digest of each whole page (actors.scheduler.kept).
     digests: list[bytes] = field(default_factory=list)

@@ -279,6 +279,30 @@ def test_costs_are_learned():
     assert costs.prefill_tokens_per_s == pytest.approx(2000, rel=0.01), "decoding says nothing of prompts"
 
 
+def test_a_disk_that_was_slow_once_is_tried_again(instruments):
+    disk = {}
+    it = drive(instruments, disk, pages=128)
+    it.submit("a", prompt(400), 30, keep=True)
+    finish(it)
+    it = drive(instruments, disk)
+    it.costs.load_bytes_per_s = 1e4
+    for turn in range(100):
+        it.submit(f"r{turn}", prompt(400), 2)
+        it.run()
+        it.batch.cache.make_room(it.batch.allocator.num_pages)
+        if it.worker.tokens_loaded:
+            break
+    assert 10 < turn < 99, "now and then"
+
+
+def test_a_long_session_is_kept_whole(instruments):
+    disk = {}
+    it = instruments.Drive(config(), pages=2000, page_size=PAGE, max_step_tokens=512, disk=disk)
+    it.submit("a", prompt(400 * PAGE + 1), 2, keep=True)
+    finish(it)
+    assert len(disk) == 400
+
+
 def test_names_tell_everything_apart_that_kv_depends_on(instruments):
     hello = worker_pb2.HelloReply(model=worker_pb2.ModelInfo(revision="r"), isa_class="x", page_size=16)
     names = set()
