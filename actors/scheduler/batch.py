@@ -76,7 +76,7 @@ class Batch:
     @property
     def pages_in_use(self) -> int:
         """Pages that live sequences hold; cached ones that nobody uses are as good as free."""
-        return self.allocator.num_pages - self._free_pages
+        return self.allocator.num_pages - self.allocator.num_available
 
     @property
     def pages_cached(self) -> int:
@@ -103,6 +103,11 @@ class Batch:
     def awaits_disk(self) -> bool:
         """Whether the worker has not answered all that it was asked to save and load."""
         return self.kept is not None and self.kept.outstanding
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no row runs or leaves, and all that was to be kept is on disk."""
+        return not (self.running or self.leaving or self.awaits_disk)
 
     @property
     def has_moves(self) -> bool:
@@ -160,10 +165,6 @@ class Batch:
             return False
         return self.cache.keep(hold, sequence.token_ids, sequence.table, computed)
 
-    @property
-    def _free_pages(self) -> int:
-        return self.allocator.num_available
-
     def _find_prefixes(self, cache: PrefixCache, waiting: list[Sequence], now_s: float) -> list[Sequence]:
         """Give those who may be admitted next their cached pages, and let them promise what they will compute.
 
@@ -171,7 +172,7 @@ class Batch:
         after its own. It is overtaken, but not for long: who promised runs, is admitted by this very plan or breaks its
         promise now, and nobody behind it in the queue can promise more of the same way.
         """
-        rows, room = self.max_rows - len(self.running), self._free_pages - self._wanted_by_rows()
+        rows, room = self.max_rows - len(self.running), self.allocator.num_available - self._wanted_by_rows()
         look_ups = _LOOK_UPS_PER_ROW * self.max_rows
         awaited, self._awaited = self._awaited, {}
         found: list[Sequence] = []
@@ -181,13 +182,13 @@ class Batch:
                 if (found and len(found) >= rows) or not look_ups:
                     break
                 look_ups -= 1
-                available = self._free_pages
+                available = self.allocator.num_available
                 last = self._hold_prefix(cache, sequence, room, now_s)
                 if last is not None:
-                    room -= available - self._free_pages
+                    room -= available - self.allocator.num_available
                 else:
                     # What it holds while it waits cannot be evicted for a row that runs: rows come first.
-                    room -= self._still_needed(sequence) + available - self._free_pages
+                    room -= self._still_needed(sequence) + available - self.allocator.num_available
                     if room >= 0:
                         found.append(sequence)
                         continue
@@ -202,13 +203,13 @@ class Batch:
 
     def _hold_prefix(self, cache: PrefixCache, sequence: Sequence, room: int, now_s: float) -> Node | None:
         """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for."""
-        available = self._free_pages
+        available = self.allocator.num_available
         hold, last = cache.match(salt_of(sequence), sequence.token_ids)
         if last is not None and last.level >= sequence.level:
             cache.release(hold)
             return last
         if last is None and self.kept is not None:
-            left = room - (available - self._free_pages)
+            left = room - (available - self.allocator.num_available)
             last = self._begin_restore(cache, self.kept, sequence, hold, left, now_s)
             if last is not None:
                 return last
@@ -282,7 +283,7 @@ class Batch:
         return PlanState(
             running=list(self.running.values()),
             waiting=waiting,
-            free_pages=self._free_pages,
+            free_pages=self.allocator.num_available,
             pending_pages=sum(len(leaving.sequence.table) for leaving in self.leaving.values())
             + (self.kept.num_pinned if self.kept is not None and not self.kept.stuck else 0),
             page_size=self.allocator.page_size,

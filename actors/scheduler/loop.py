@@ -48,6 +48,9 @@ class LeaseLoop:
         self.hello: worker_pb2.HelloReply | None = None
         # None while no worker is connected.
         self.batch: Batch | None = None
+        self.at_rest = asyncio.Event()
+        """Whether nothing runs, and nothing is on its way to disk."""
+        self.at_rest.set()
         self._config = config
         self._scheduler_id = scheduler_id
         self._worker = worker
@@ -149,6 +152,7 @@ class LeaseLoop:
             self._metrics.observe_plan(decision)
             self._watch()
         self._metrics.observe_batch(batch, len(self.queue))
+        self._note_rest()
 
     def _apply(self, result: worker_pb2.StepResult) -> None:
         batch = self.batch
@@ -166,6 +170,7 @@ class LeaseLoop:
         # What was pinned until it was on disk may be free now.
         if outcome.replan or restored or result.saved or result.lost:
             self._advance()
+        self._note_rest()
 
     def _deliver(self, news: News, now: float) -> None:
         sequence = news.sequence
@@ -185,6 +190,12 @@ class LeaseLoop:
         if news.end:
             self.rates.observe_finish(now)
             self._metrics.latency.observe(now - sequence.arrival_s)
+
+    def _note_rest(self) -> None:
+        if self.batch is None or self.batch.is_at_rest:
+            self.at_rest.set()
+        else:
+            self.at_rest.clear()
 
     def _watch(self) -> None:
         """Expect a result soon where rows may run or a plan waits to be acknowledged; else be patient."""
@@ -245,6 +256,7 @@ class LeaseLoop:
                     Internal(f"The worker was lost {sequence.num_losses} times while it ran {sequence.request_id}."),
                 )
         self._metrics.observe_batch(None, len(self.queue))
+        self._note_rest()
         self._on_change()
 
     def _end(self, sequence: Sequence, error: RussetError | None = None) -> None:

@@ -165,7 +165,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         )
 
     async def Drain(self, request: scheduler_pb2.DrainRequest, context: Any) -> scheduler_pb2.DrainReply:
-        """Admit nothing more and wait for what is there; a drained scheduler stays drained."""
+        """Admit nothing more, wait for what is there and until its KV is on disk; a drained scheduler stays drained."""
         if not 0 <= request.timeout_s < float("inf"):
             raise InvalidArgument(
                 f"timeout_s is {request.timeout_s}; accepted: seconds, at least 0.", param="timeout_s"
@@ -175,6 +175,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         try:
             async with asyncio.timeout(request.timeout_s):
                 await self._none_live.wait()
+                await self._loop.at_rest.wait()
         except TimeoutError:
             return scheduler_pb2.DrainReply(remaining=len(self._live))
         return scheduler_pb2.DrainReply(remaining=0)

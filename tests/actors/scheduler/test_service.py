@@ -411,6 +411,14 @@ async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, 
     assert tokens == instruments.answer(prompt, 305, ignore_eos=True)
 
 
+async def test_a_drained_replica_has_its_sessions_on_disk(rig):
+    disk = {}
+    it = await rig(pages=64, page_size=16, disk=disk, disk_steps=50)
+    await it.generate(prompt=[*range(100, 400)], max_tokens=5, keep=True)
+    reply = await it.stub.Drain(scheduler_pb2.DrainRequest(timeout_s=20))
+    assert (reply.remaining, len(disk)) == (0, 19)
+
+
 async def test_asking_one_worker_does_not_wait_for_another(rig, instruments):
     it = await rig(pages=64, page_size=16, disk={}, disk_steps=300)
     asked, apply = [], it.worker.simulated.apply
