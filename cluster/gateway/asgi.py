@@ -21,6 +21,8 @@ from cluster.gateway.requests import Caller
 log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
+ErrorBody = Callable[[BaseException], bytes]
+"""How an API writes errors."""
 JSON = (b"content-type", b"application/json")
 LINGER_S = 1.0
 CLOSED = 499
@@ -54,15 +56,20 @@ class EventStream:
 
     status = 200
 
-    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None], headers: Headers) -> None:
+    def __init__(
+        self, first: bytes, events: AsyncGenerator[bytes, None], headers: Headers, error_body: ErrorBody
+    ) -> None:
         self._first = first
         self._events = events
+        self._error_body = error_body
         self._headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"), *headers]
 
     @classmethod
-    async def open(cls, events: AsyncGenerator[bytes, None], headers: Headers = ()) -> "EventStream":
+    async def open(
+        cls, events: AsyncGenerator[bytes, None], headers: Headers = (), error_body: ErrorBody = body_of
+    ) -> "EventStream":
         """Wait for the first item."""
-        return cls(await anext(events), events, headers)
+        return cls(await anext(events), events, headers, error_body)
 
     async def send(self, send: Send) -> None:
         """Write events until there are no more."""
@@ -81,9 +88,8 @@ class EventStream:
         else:
             await send({"type": "http.response.body", "body": b""})
 
-    @staticmethod
-    async def _end(send: Send, error: Exception) -> None:
-        event = b"event: error\ndata: " + body_of(error) + b"\n\n"
+    async def _end(self, send: Send, error: Exception) -> None:
+        event = b"event: error\ndata: " + self._error_body(error) + b"\n\n"
         await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -96,8 +102,17 @@ class Endpoint:
     """An ASGI app around one handler: admits the caller, reads the body, runs the handler, stops it when the client
     is gone."""
 
-    def __init__(self, name: str, handler: Handler, admit: Admit, config: GatewayConfig, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        admit: Admit,
+        config: GatewayConfig,
+        telemetry: Telemetry,
+        error_body: ErrorBody = body_of,
+    ) -> None:
         self._name = name
+        self._error_body = error_body
         self._handler = handler
         self._admit = admit
         self._config = config
@@ -119,7 +134,7 @@ class Endpoint:
                 caller = self._admit(request)
                 body = await read_body(request, self._config)
             except RussetError as error:
-                refusal = error_reply(error, [(b"connection", b"close")])
+                refusal = self._refusal(error, [(b"connection", b"close")])
                 await _linger(request, self._config)
                 status = refusal.status
                 return await refusal.send(send)
@@ -154,19 +169,18 @@ class Endpoint:
             try:
                 reply = await self._handler(request, body, caller)
             except asyncio.CancelledError:
-                await _say_goodbye(error_reply(STOPPING).send(send))
+                await _say_goodbye(self._refusal(STOPPING).send(send))
                 raise
             except Exception as error:  # everything becomes an answer; what is not ours is logged
                 _log(error)
-                reply = error_reply(error)
+                reply = self._refusal(error)
             span.set_attribute("http.response.status_code", reply.status)
             await reply.send(send)
             return reply.status
 
-
-def error_reply(error: BaseException, headers: Headers = ()) -> Reply:
-    """`error` as a whole answer."""
-    return Reply(body_of(error), status=mapping_of(error).http, headers=[*headers_of(error), *headers])
+    def _refusal(self, error: BaseException, headers: Headers = ()) -> Reply:
+        """`error` as a whole answer."""
+        return Reply(self._error_body(error), status=mapping_of(error).http, headers=[*headers_of(error), *headers])
 
 
 async def _say_goodbye(sending: Awaitable[None]) -> None:

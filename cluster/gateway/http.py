@@ -17,9 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
+from cluster.gateway import anthropic
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
-from cluster.gateway.asgi import Endpoint, EventStream, Handler, Reply
+from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
+from cluster.gateway.errors import body_of
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
@@ -61,13 +63,16 @@ class Api:
         """The ASGI app."""
         config, telemetry = self._requests.config, self._requests.telemetry
 
-        def route(path: str, method: str, handler: Handler, *, keyed: bool = True) -> Route:
+        def route(
+            path: str, method: str, handler: Handler, *, keyed: bool = True, error_body: ErrorBody = body_of
+        ) -> Route:
             admit = self._admit if keyed else _anyone
-            return Route(path, Endpoint(path, handler, admit, config, telemetry), methods=[method])
+            return Route(path, Endpoint(path, handler, admit, config, telemetry, error_body), methods=[method])
 
         routes = [
             route("/v1/chat/completions", "POST", self.chat),
             route("/v1/completions", "POST", self.complete),
+            route("/v1/messages", "POST", self.message, error_body=anthropic.error_body),
             route("/v1/embeddings", "POST", self.embed),
             route("/v1/feedback", "POST", self.feedback),
             route("/v1/russet/sessions", "GET", self.list_sessions),
@@ -102,6 +107,18 @@ class Api:
         """POST /v1/completions."""
         parsed = parse(body, CompletionBody, UNSUPPORTED_COMPLETIONS)
         return await self._generate(COMPLETION, complete_request(parsed), parsed, request, caller)
+
+    async def message(self, request: Request, body: bytes, caller: Caller) -> Reply | EventStream:
+        """POST /v1/messages, as Anthropic has it."""
+        parsed = parse(body, anthropic.MessagesBody, anthropic.UNSUPPORTED_MESSAGES)
+        message = anthropic.messages_request(parsed)
+        _apply_headers(message, request)
+        generation = self._requests.begin(message, caller)
+        headers = [(b"request-id", generation.id.encode())]
+        if parsed.stream:
+            return await EventStream.open(anthropic.events(generation), headers, anthropic.error_body)
+        await generation.answer()
+        return Reply(anthropic.answer(generation), headers=headers)
 
     async def embed(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/embeddings."""
@@ -183,7 +200,10 @@ class Api:
         return Reply(shape.answer(generation), headers=headers)
 
     def _admit(self, request: Request) -> Caller:
-        return self._gate.admit(request.headers.get("authorization"), request.headers.get("x-russet-tenant"))
+        authorization = request.headers.get("authorization")
+        if authorization is None and (key := request.headers.get("x-api-key")) is not None:
+            authorization = f"Bearer {key}"  # as Anthropic's clients send it
+        return self._gate.admit(authorization, request.headers.get("x-russet-tenant"))
 
 
 def _version() -> str:

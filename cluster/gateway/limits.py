@@ -81,14 +81,14 @@ def check_decoding(decoding: inference_pb2.Decoding) -> None:
     check_stop(decoding.stop)
 
 
-def check_stop(stops: Sequence[str]) -> None:
-    """Refuse too many, empty or overlong stop strings."""
+def check_stop(stops: Sequence[str], param: str = "stop") -> None:
+    """Refuse too many, empty or overlong stop strings. `param` is what the client called them."""
     if len(stops) > MAX_STOPS:
-        raise InvalidArgument(f"stop has {len(stops)} strings; accepted are up to {MAX_STOPS}", param="stop")
+        raise InvalidArgument(f"{param} has {len(stops)} strings; accepted are up to {MAX_STOPS}", param=param)
     for text in stops:
         if not 1 <= len(text) <= MAX_STOP_CHARS:
             raise InvalidArgument(
-                f"a stop string has {len(text)} characters; accepted are 1 to {MAX_STOP_CHARS}", param="stop"
+                f"a stop string has {len(text)} characters; accepted are 1 to {MAX_STOP_CHARS}", param=param
             )
 
 

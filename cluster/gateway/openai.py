@@ -54,18 +54,20 @@ PRIORITIES = {
 }
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """An object in a request's body: no other names, no other types."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """include_usage: one more chunk at the end, without choices, with the usage."""
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
 
 
-class Extension(_Body):
+class Extension(Body):
     """Russet's own part of a request."""
 
     session_id: str = ""
@@ -73,7 +75,7 @@ class Extension(_Body):
     kv_format: str = ""
 
 
-class Generating(_Body):
+class Generating(Body):
     """What chat and completions have in common. None is the same as absent."""
 
     model: str = ""
@@ -111,7 +113,7 @@ class CompletionBody(Generating):
     logprobs: int | None = None
 
 
-class EmbeddingBody(_Body):
+class EmbeddingBody(Body):
     """POST /v1/embeddings."""
 
     model: str = ""
@@ -121,7 +123,7 @@ class EmbeddingBody(_Body):
     user: str | None = None
 
 
-class FeedbackBody(_Body):
+class FeedbackBody(Body):
     """POST /v1/feedback."""
 
     response_id: str
@@ -139,7 +141,7 @@ def parse(body: bytes, model: type[Parsed], unsupported: dict[str, tuple[Any, ..
     except ValueError as error:
         raise InvalidArgument(f"the body is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise InvalidArgument(f"the body is {_kind(values)}; accepted is a JSON object")
+        raise InvalidArgument(f"the body is {kind_of(values)}; accepted is a JSON object")
     for name, harmless in (unsupported or {}).items():
         if name in values:
             _refuse_unsupported(name, values.pop(name), harmless)
@@ -192,7 +194,7 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
             )
     if body.logprobs:
         request.decoding.logprobs = body.top_logprobs or 0
-    _extend(request, body)
+    apply_extension(request, body.russet)
     return request
 
 
@@ -215,9 +217,9 @@ def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
         request.tokens.ids.extend(prompt)
     else:
         raise InvalidArgument(
-            f"prompt is {_kind(prompt)}; accepted is a text or a non-empty list of token ids", param="prompt"
+            f"prompt is {kind_of(prompt)}; accepted is a text or a non-empty list of token ids", param="prompt"
         )
-    _extend(request, body)
+    apply_extension(request, body.russet)
     return request
 
 
@@ -225,7 +227,7 @@ def embedding_texts(body: EmbeddingBody) -> list[str]:
     """The texts to embed."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        what = _kind(body.input)
+        what = kind_of(body.input)
         raise InvalidArgument(f"input is {what}; accepted is a text or a non-empty list of texts", param="input")
     if len(texts) > MAX_EMBED_TEXTS:
         raise InvalidArgument(f"input has {len(texts)} texts; accepted are up to {MAX_EMBED_TEXTS}", param="input")
@@ -238,8 +240,11 @@ def feedback_request(body: FeedbackBody) -> inference_pb2.FeedbackRequest:
     return inference_pb2.FeedbackRequest(response_id=body.response_id, rating=body.rating, comment=body.comment)
 
 
-def _extend(request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, body: Generating) -> None:
-    extension = body.russet or Extension()
+def apply_extension(
+    request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, asked: Extension | None
+) -> None:
+    """Put Russet's own part of a body into the request."""
+    extension = asked or Extension()
     check_session(extension.session_id)
     check_kv_format(extension.kv_format, "russet.kv_format")
     request.session_id = extension.session_id
@@ -287,7 +292,7 @@ def _seed(seed: int | None) -> int | None:
 def _stop(stop: Any) -> list[str]:
     texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InvalidArgument(f"stop is {_kind(stop)}; accepted is a text or a list of texts", param="stop")
+        raise InvalidArgument(f"stop is {kind_of(stop)}; accepted is a text or a list of texts", param="stop")
     check_stop(texts)
     return texts
 
@@ -306,36 +311,42 @@ def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
         accepted = ", ".join(ROLES)
         raise InvalidArgument(f"{where}.role is {_shown(role)}; accepted are {accepted}", param=f"{where}.role")
     if name is not None and not isinstance(name, str):
-        raise InvalidArgument(f"{where}.name is {_kind(name)}; accepted is a text", param=f"{where}.name")
-    content = _content(message.get("content"), role, f"{where}.content")
+        raise InvalidArgument(f"{where}.name is {kind_of(name)}; accepted is a text", param=f"{where}.name")
+    content = message.get("content")
+    if content is not None or role != "assistant":
+        content = content_text(content, f"{where}.content")
     return inference_pb2.Message(role="system" if role == "developer" else role, content=content, name=name)
 
 
-def _content(content: Any, role: Any, where: str) -> str:
+def content_text(content: Any, where: str) -> str:
     """A message's text: a string, or the texts of its parts one after the other."""
     if isinstance(content, str):
         return content
-    if content is None and role == "assistant":
-        return ""
     if not isinstance(content, list) or not content:
         raise InvalidArgument(
-            f"{where} is {_kind(content)}; accepted is a text or a non-empty list of text parts", param=where
+            f"{where} is {kind_of(content)}; accepted is a text or a non-empty list of text parts", param=where
         )
     return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
+_PART_FIELDS = {"type", "text", "cache_control"}
+"""cache_control asks for what is done anyway: prompts that begin alike are found."""
+
+
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict):
-        raise InvalidArgument(f"{where} is {_kind(part)}; accepted is an object with type and text", param=where)
+        raise InvalidArgument(f"{where} is {kind_of(part)}; accepted is an object with type and text", param=where)
     if part.get("type") != "text":
         kind = _shown(part.get("type"))
         raise UnsupportedParameter(f"{where}.type = {kind} is not supported; accepted is 'text'", param=f"{where}.type")
+    for key in part.keys() - _PART_FIELDS:
+        raise UnknownParameter(f"unknown parameter: {where}.{key[:80]}", param=f"{where}.{key[:80]}")
     if not isinstance(part.get("text"), str):
-        raise InvalidArgument(f"{where}.text is {_kind(part.get('text'))}; accepted is a text", param=f"{where}.text")
+        raise InvalidArgument(f"{where}.text is {kind_of(part.get('text'))}; accepted is a text", param=f"{where}.text")
     return part["text"]
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What a JSON value is, in words."""
     if value in (None, "", []) and not isinstance(value, bool | int | float):
         return {"None": "null", "''": "empty", "[]": "an empty list"}[repr(value)]

@@ -109,6 +109,8 @@ class Generation:
         self.logprobs: list[inference_pb2.TokenLogprob] = []
         """Where asked for: of the tokens whose text begins in the deltas so far; of all of them by the end."""
         self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
+        self.stop_text = ""
+        """The stop string that ended it; empty where none did."""
 
     @property
     def model(self) -> str:
@@ -325,7 +327,7 @@ class Generation:
                     if event.HasField("timings"):
                         self._timings = event.timings
                     if text.stopped:
-                        self.finish = inference_pb2.FINISH_STOP
+                        self.finish, self.stop_text = inference_pb2.FINISH_STOP, text.stop_text
                     if told is not None:
                         certain += len(delta)
                         ended = event.finish_reason and not text.stopped

@@ -26,6 +26,8 @@ class TextStream:
         """Tokens that belong to the answer: up to and with the one that completed a stop string."""
         self.stopped = False
         """Whether a stop string was found; further tokens are ignored."""
+        self.stop_text = ""
+        """The one that was found."""
 
     def push(self, ids: Iterable[int]) -> str:
         """Text that became certain with these tokens; perhaps none."""
@@ -52,7 +54,8 @@ class TextStream:
         if self._stops is None or not text:
             return text
         text = self._stops.push(text)
-        self.stopped = self._stops.found
+        self.stop_text = self._stops.found
+        self.stopped = bool(self.stop_text)
         return text
 
 
@@ -70,7 +73,8 @@ class StopStrings:
         self._stops = [(stop, _borders(stop)) for stop in stops]
         self._matched = [0] * len(stops)
         self._held = ""
-        self.found = False
+        self.found = ""
+        """The stop string that ended; empty until then."""
 
     def push(self, text: str) -> str:
         """What of the held text and `text` is certain to come before any stop string."""
@@ -78,7 +82,7 @@ class StopStrings:
         for place, character in enumerate(text, start=len(self._held) + 1):
             cut = self._step(character)
             if cut:
-                self.found, self._held = True, ""
+                self.found, self._held = pending[place - cut : place], ""
                 return pending[: place - cut]
         certain = len(pending) - max(self._matched)
         self._held = pending[certain:]
