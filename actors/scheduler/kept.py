@@ -22,7 +22,8 @@ from protos.gen import worker_pb2
 
 KEY_BYTES = 16
 HOT_AFTER = 2
-"""Sequences that begin with a page somebody else computed, after which it is kept on disk."""
+"""Sequences that begin with a page somebody else computed, after which it is kept on disk: looked at when they are
+this many, twice, four times ..."""
 
 LEAST_SAVES, SHARE_OF_SAVES = 256, 0.25
 """Units on their way to disk at most, and as a share of the f16 pages where that is more: they are pinned meanwhile."""
@@ -181,14 +182,18 @@ class Kept:
         return saved
 
     def count_hits(self, sequence: Sequence) -> None:
-        """A sequence begins with what it found; whatever many begin with is worth keeping."""
+        """A sequence begins with what it found; whatever many begin with is worth keeping.
+
+        It may have been lost since it was saved, but looking for that at each hit took more time than all else.
+        """
         if sequence.hold is None:
             return
-        hot = 0
+        hot, due = 0, False
         for node in sequence.hold.nodes[: sequence.hold.kept]:
             node.hits += 1
             hot += node.hits >= HOT_AFTER
-        if hot:
+            due = due or (node.hits >= HOT_AFTER and node.hits.bit_count() == 1)
+        if due:
             self.save(sequence, hot)
 
     def _unit_at(self, pages: list[int], index: int) -> tuple[list[int], int]:
@@ -210,10 +215,10 @@ class Kept:
         Where another worker is to be asked everything is assumed to be there, in the form that it had at the end.
         """
         page_size = self._pool.page_size
-        if not self._there and not sequence.kv_source:
+        wanted = (sequence.num_tokens - 1) // page_size
+        if ready >= wanted or not (self._there or sequence.kv_source):
             return []
         digests = self.digests(sequence)
-        wanted = (sequence.num_tokens - 1) // page_size
         old_pages = max(0, sequence.num_tokens - tail_tokens) // page_size
         guess = sequence.kv_format if sequence.kv_source else ""
         units: list[Unit] = []

@@ -74,3 +74,16 @@ def test_a_plan_takes_the_same_calls_however_much_is_cached_or_on_disk(instrumen
         assert it.batch.allocator.budget.short()
         work[cached] = calls(lambda it=it: (it.batch.enact(it.batch.decide(0.0), 0.0), it.batch.tokens_kept))
     assert work[24] < work[8] + 10
+
+
+def test_entering_with_a_prompt_that_is_found_takes_no_more_calls_a_page_with_a_disk(instruments):
+    work = {}
+    for disk in (None, {b"x" * 16: []}):
+        it = instruments.Drive(SchedulerConfig(), pages=200, page_size=16, max_step_tokens=512, disk=disk)
+        for index in range(9):
+            it.submit(f"r{index}", [*range(480), index], 2)
+            it.run()
+        last = it.submit("last", [*range(480), 9], 2)
+        work[disk is None] = calls(lambda it=it: it.batch.enact(it.batch.decide(0.0), 0.0))
+        assert last.num_cached_tokens == 480
+    assert work[False] < work[True] + 90, "three a page, for its hits"

@@ -225,6 +225,7 @@ events = st.lists(
         st.tuples(st.just("damage"), st.integers(0, 100)),
         st.tuples(st.just("lose"), st.none()),
         st.tuples(st.just("wait"), st.integers(1, 30)),
+        st.tuples(st.just("stick"), st.booleans()),
     ),
     max_size=25,
 )
@@ -238,6 +239,7 @@ machines = st.fixed_dictionaries(
         "prefix_cache": st.booleans(),
         "prefill_tokens_per_s": st.sampled_from([1.0, 1e3, 1e9]),
         "page_strategy": st.sampled_from(["first_fit", "best_fit", "round_robin"]),
+        "silent_about_keys": st.booleans(),
     }
 )
 
@@ -262,6 +264,7 @@ def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments
         disk_steps=machine["disk_steps"],
     )
     it.costs.prefill_tokens_per_s = machine["prefill_tokens_per_s"]
+    it.worker.silent_about_keys = machine["silent_about_keys"]
     sequences = []
     for what, value in script:
         if what == "submit":
@@ -286,6 +289,9 @@ def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments
             it.lose_worker()
         elif what == "wait":
             it.now += value
+        elif what == "stick":
+            it.worker.stuck = value
+    it.worker.stuck = False
     it.run()
     for sequence, text, new in sequences:
         if not sequence.cancelled:
