@@ -6,6 +6,7 @@ byte of a key tells how many pages it stands for: of a block that was begun by o
 its second page, the other one knows two.
 """
 
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,11 @@ LEAST_SAVES, SHARE_OF_SAVES = 256, 0.25
 
 PATIENCE_S = 10.0
 """After so long without an answer the disk counts as stuck: nobody waits for it any more, and nothing more is saved."""
+
+
+STUCK = f"has not answered for {PATIENCE_S:g} s: nothing is saved or loaded until it does"
+
+log = logging.getLogger(__name__)
 
 
 class Unit(NamedTuple):
@@ -148,11 +154,13 @@ class Kept:
         return bool(self._saving or self._restores)
 
     def look(self, now_s: float) -> None:
-        """See whether the disk is stuck; who waits for it then computes instead.
+        """See whether the disk is stuck: who waits for it then computes instead.
 
         Units that it may still read or write stay held until it has answered.
         """
-        self.stuck = self.outstanding and now_s - self._heard_s >= PATIENCE_S
+        before, self.stuck = self.stuck, self.outstanding and now_s - self._heard_s >= PATIENCE_S
+        if self.stuck is not before:
+            log.warning("The disk of the worker %s", STUCK if self.stuck else "answers again")
         if self.stuck:
             for restore in self._restores.values():
                 self._break(restore)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from actors.base.telemetry import Telemetry
 from actors.scheduler.batch import Batch, Moves
 from actors.scheduler.kept import Restored
+from actors.scheduler.kv_pool import TierUse
 from actors.scheduler.planner import StepPlan
 from actors.scheduler.sequence import Sequence
 from protos.gen import worker_pb2
@@ -96,10 +97,12 @@ class SchedulerMetrics:
         self.kv_usage.set(batch.pages_in_use / batch.allocator.num_pages if batch else 0.0)
         self.prefix_pages.set(batch.pages_cached if batch else 0)
         if batch is None:
+            for tier in self._seen.demoted.keys() | {"f16"}:
+                self._observe_use(TierUse(tier, 0, 0))
+            self.kv_kept.set(0)
             return
         for use in batch.allocator.uses():
-            self.kv_bytes.labels(tier=use.format, state="live").set(use.live_bytes)
-            self.kv_bytes.labels(tier=use.format, state="cached").set(use.cached_bytes)
+            self._observe_use(use)
         self.kv_kept.set(batch.tokens_kept)
         seen, self._seen = self._seen, batch.moves
         now = self._seen
@@ -112,6 +115,10 @@ class SchedulerMetrics:
         self.pressure.labels(policy="evict").inc(now.evicted - seen.evicted)
         self.pressure.labels(policy="quantize").inc(now.quantized - seen.quantized)
         self.pressure.labels(policy="spill").inc(swaps)
+
+    def _observe_use(self, use: TierUse) -> None:
+        self.kv_bytes.labels(tier=use.format, state="live").set(use.live_bytes)
+        self.kv_bytes.labels(tier=use.format, state="cached").set(use.cached_bytes)
 
     def begin(self, batch: Batch) -> None:
         """A new epoch: its batch counts from 0."""

@@ -397,7 +397,22 @@ async def test_a_setting_that_the_worker_cannot_meet_refuses_no_request(rig, cap
     assert "kv_format is 'q4', which the worker of tiny-0 does not offer" in caplog.text
 
 
-async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, instruments, monkeypatch):
+async def test_without_a_worker_no_memory_is_in_use(rig):
+    it = await rig(pages=64, page_size=16, tiers=True, disk={})
+    await it.generate(prompt=[*range(100, 300)], max_tokens=20, keep=True)
+    await it.until(lambda reply: reply.load.kv_kept_tokens)
+    assert it.metric_of("russet_kv_bytes", tier="f16", state="cached") > 0
+    it.worker.reachable = False
+    it.worker.break_after = [1]
+    call = asyncio.create_task(it.generate(max_tokens=20))
+    await it.until(lambda reply: not reply.load.ready)
+    assert it.metric_of("russet_kv_bytes", tier="f16", state="cached") == 0
+    assert it.metric("russet_kv_kept_tokens") == 0
+    it.worker.reachable = True
+    await call
+
+
+async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, instruments, monkeypatch, caplog):
     disk = {}
     prompt = [*range(100, 400)]
     it = await rig(pages=64, page_size=16, disk=disk)
@@ -409,6 +424,7 @@ async def test_a_disk_that_is_stuck_is_noticed_though_nothing_else_happens(rig, 
     it.worker.simulated.stuck = True
     tokens, _ = await it.generate(prompt=prompt, max_tokens=5)
     assert tokens == instruments.answer(prompt, 305, ignore_eos=True)
+    assert "The disk of the worker has not answered" in caplog.text
 
 
 async def test_a_drained_replica_has_its_sessions_on_disk(rig):
