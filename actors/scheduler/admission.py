@@ -42,6 +42,7 @@ SAMPLING_RANGES = {
 }
 MOST_SOURCES = 8
 MOST_LOGPROBS = 20
+MOST_STOP_IDS = 32
 LOGIT_BIAS_RANGE = Range(-100, 100)
 
 
@@ -89,6 +90,10 @@ def admit(
     kv_format = request.kv_format or (config.kv_format if config.kv_format in offered else "f16")
     if kv_format not in offered:
         raise _invalid("kv_format", f"is {kv_format!r}", f"here {', '.join(offered)}")
+    if len(request.stop_token_ids) > MOST_STOP_IDS:
+        raise _invalid("stop_token_ids", f"has {len(request.stop_token_ids)} ids", f"at most {MOST_STOP_IDS}")
+    if (largest := max(request.stop_token_ids, default=0)) >= vocabulary.vocab_size:
+        raise _invalid("stop_token_ids", f"contains {largest}", f"ids below {vocabulary.vocab_size}")
     if request.logprobs > MOST_LOGPROBS:
         raise _invalid("logprobs", f"is {request.logprobs}", f"at most {MOST_LOGPROBS}")
     if len(request.kv_source) > MOST_SOURCES:
@@ -108,7 +113,7 @@ def admit(
         kv_format=kv_format,
         keep=request.keep,
         kv_source=tuple(request.kv_source),
-        stop_ids=() if request.ignore_eos else tuple(vocabulary.eos_ids),
+        stop_ids=(*(() if request.ignore_eos else vocabulary.eos_ids), *request.stop_token_ids),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.gateway.choices import Choices
 from cluster.gateway.logprobs import chat_logprobs, completion_logprobs
 from cluster.gateway.requests import FINISH_NAMES, Generation
 from protos.gen import inference_pb2
@@ -24,15 +25,46 @@ class Shape:
     def __init__(self, whole: str, chunk: str, *, chat: bool) -> None:
         self._whole, self._chunk, self._chat = whole, chunk, chat
 
-    def answer(self, generation: Generation) -> bytes:
-        """The answer in one piece, once the generation has ended."""
+    def answer(self, choices: Choices) -> bytes:
+        """The answer in one piece, once the choices have ended."""
+        first = choices.first
+        body = self._head(first, self._whole)
+        body["choices"] = [self._choice(index, each, choices) for index, each in enumerate(choices.generations)]
+        return dumps(body | {"usage": usage(choices.usage), "russet": extension(first)})
+
+    def _choice(self, index: int, generation: Generation, choices: Choices) -> dict[str, Any]:
         text = "".join(generation.text)
         content: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        choice = {"index": 0, **(content if self._chat else {"text": text}), "logprobs": self._told(generation, 0)}
-        choice["finish_reason"] = FINISH_NAMES[generation.finish]
-        body = self._head(generation, self._whole)
-        body |= {"choices": [choice], "usage": usage(generation.usage), "russet": extension(generation)}
-        return dumps(body)
+        told = self._told(generation, 0) if choices.tells_logprobs else None
+        choice = {"index": index, **(content if self._chat else {"text": text}), "logprobs": told}
+        return choice | {"finish_reason": FINISH_NAMES[generation.finish]}
+
+    async def choice_events(self, choices: Choices, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Several answers as they come, each event of one of them. The first item is their start, with the route."""
+        head: dict[str, Any] = {}
+        told = [0] * len(choices.generations)
+        async with aclosing(choices.pieces()) as pieces:
+            async for index, delta, until in pieces:
+                generation = choices.generations[index]
+                event = b""
+                if not head:
+                    head = self._head(generation, self._chunk) | {"id": choices.first.id}
+                    head |= {"usage": None} if include_usage else {}
+                    opening = head | {"russet": extension(generation)}
+                    for each in range(len(told)):
+                        event += self._event(opening, {"role": "assistant", "content": ""}, "", index=each)
+                ended = delta is None
+                logprobs = self._told(generation, told[index], until) if until > told[index] or not ended else None
+                told[index] = until
+                finish = FINISH_NAMES[generation.finish] if ended else None
+                yield event + self._event(
+                    head, {"content": delta} if delta else {}, delta or "", finish, logprobs, index
+                )
+        ending = DONE
+        if include_usage:
+            last = head | {"choices": [], "usage": usage(choices.usage), "russet": extension(choices.first)}
+            ending = b"data: " + dumps(last) + b"\n\n" + DONE
+        yield ending
 
     async def events(self, generation: Generation, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """The answer as it comes. The first item is the text's beginning, with the route."""
@@ -73,11 +105,11 @@ class Shape:
             "system_fingerprint": f"fp_{generation.revision[:12]}",
         }
 
-    def _told(self, generation: Generation, start: int) -> dict[str, Any] | None:
-        """Log-probabilities from the start-th token on; None where none were asked for."""
+    def _told(self, generation: Generation, start: int, end: int | None = None) -> dict[str, Any] | None:
+        """Log-probabilities from the start-th token to the end-th; None where none were asked for."""
         if not generation.tells_logprobs:
             return None
-        return (chat_logprobs if self._chat else completion_logprobs)(generation.logprobs[start:])
+        return (chat_logprobs if self._chat else completion_logprobs)(generation.logprobs[start:end])
 
     def _event(
         self,
@@ -86,9 +118,10 @@ class Shape:
         text: str,
         finish: str | None = None,
         logprobs: dict[str, Any] | None = None,
+        index: int = 0,
     ) -> bytes:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
         return b"data: " + dumps(head | {"choices": [choice]}) + b"\n\n"
 
 

@@ -4,8 +4,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from actors.base.errors import TooLarge
+from actors.base.errors import InvalidArgument, TooLarge
 from cluster.gateway.auth import Gate
+from cluster.gateway.choices import Choices
 from cluster.gateway.limits import check
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
@@ -82,43 +83,59 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         return inference_pb2.DeleteSessionReply(found=found)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
-        generation = self._requests.begin(request, self._admit(request, context))
-        text = await generation.answer()
+        choices = Choices(self._requests, request, self._admit(request, context))
+        answers = [
+            inference_pb2.AnswerChoice(
+                text="".join(each.text),
+                finish_reason=each.finish,
+                logprobs=each.logprobs if choices.tells_logprobs else (),
+            )
+            for each in await choices.answer()
+        ]
+        first = choices.first
         return inference_pb2.Answer(
-            id=generation.id,
-            model=generation.model,
-            text=text,
-            finish_reason=generation.finish,
-            usage=generation.usage,
-            route=generation.route,
-            kv=generation.kv,
-            session_turns=generation.session_turns,
-            logprobs=generation.logprobs,
+            id=first.id,
+            model=first.model,
+            text=answers[0].text,
+            finish_reason=answers[0].finish_reason,
+            usage=choices.usage,
+            route=first.route,
+            kv=first.kv,
+            session_turns=first.session_turns,
+            logprobs=answers[0].logprobs,
+            others=answers[1:],
         )
 
     async def _chunks(self, request: GenerateMessage, context: Any) -> AsyncGenerator[inference_pb2.Chunk, None]:
-        generation = self._requests.begin(request, self._admit(request, context))
-        routed = False
-        told = 0
-        async with aclosing(generation.deltas()) as deltas:
-            async for delta in deltas:
-                route = None if routed else generation.route
-                routed = True
-                logprobs = generation.logprobs[told:]
-                told += len(logprobs)
-                yield inference_pb2.Chunk(
-                    id=generation.id, model=generation.model, delta=delta, route=route, logprobs=logprobs
+        if request.decoding.best_of > max(request.decoding.n, 1):
+            raise InvalidArgument(
+                f"best_of is {request.decoding.best_of} in a stream; accepted is up to n: which are best is known last",
+                param="best_of",
+            )
+        choices = Choices(self._requests, request, self._admit(request, context))
+        first = choices.first
+        told = [0] * len(choices.generations)
+        left, routed = len(told), False
+        async with aclosing(choices.pieces()) as pieces:
+            async for index, delta, until in pieces:
+                generation = choices.generations[index]
+                chunk = inference_pb2.Chunk(
+                    id=first.id,
+                    model=first.model,
+                    delta=delta or "",
+                    route=None if routed else first.route,
+                    logprobs=generation.logprobs[told[index] : until],
+                    index=index,
                 )
-        yield inference_pb2.Chunk(
-            id=generation.id,
-            model=generation.model,
-            finish_reason=generation.finish,
-            usage=generation.usage,
-            route=None if routed else generation.route,
-            kv=generation.kv,
-            session_turns=generation.session_turns,
-            logprobs=generation.logprobs[told:],
-        )
+                routed, told[index] = True, until
+                if delta is None:
+                    chunk.finish_reason = generation.finish
+                    left -= 1
+                if not left:
+                    chunk.usage.CopyFrom(choices.usage)
+                    chunk.kv.CopyFrom(first.kv)
+                    chunk.session_turns = first.session_turns
+                yield chunk
 
     def _admit(self, request: Any, context: Any) -> Caller:
         size, limit = request.ByteSize(), self._requests.config.max_body_bytes

@@ -21,6 +21,7 @@ from cluster.gateway import anthropic
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
+from cluster.gateway.choices import Choices
 from cluster.gateway.errors import body_of
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
@@ -191,13 +192,17 @@ class Api:
                 "stream_options is set without stream; accepted with stream = true", param="stream_options"
             )
         _apply_headers(message, request)
-        generation = self._requests.begin(message, caller)
-        headers = [(b"x-request-id", generation.id.encode())]
+        choices = Choices(self._requests, message, caller)
+        headers = [(b"x-request-id", choices.first.id.encode())]
         if body.stream:
             include_usage = body.stream_options is not None and body.stream_options.include_usage
-            return await EventStream.open(shape.events(generation, include_usage), headers)
-        await generation.answer()
-        return Reply(shape.answer(generation), headers=headers)
+            alone = len(choices.generations) == 1
+            events = (
+                shape.events(choices.first, include_usage) if alone else shape.choice_events(choices, include_usage)
+            )
+            return await EventStream.open(events, headers)
+        await choices.answer()
+        return Reply(shape.answer(choices), headers=headers)
 
     def _admit(self, request: Request) -> Caller:
         authorization = request.headers.get("authorization")

@@ -9,6 +9,7 @@ from protos.gen import inference_pb2
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 32
 MAX_LOGIT_BIAS = 4096
 MAX_SESSION_CHARS = 256
 MAX_SESSIONS_LISTED = 1000
@@ -47,6 +48,8 @@ RANGES = {
     "max_tokens": Range(1, 10_000_000),
     "min_tokens": Range(0, 10_000_000),
     "logprobs": Range(0, 20),
+    "n": Range(1, 32),
+    "best_of": Range(1, 32),
     "logit_bias": Range(-100, 100),
     "rating": Range(-1, 1),
 }
@@ -77,6 +80,15 @@ def check_decoding(decoding: inference_pb2.Decoding) -> None:
         raise InvalidArgument(
             f"min_tokens is {decoding.min_tokens}; accepted is up to max_tokens, {decoding.max_tokens}",
             param="min_tokens",
+        )
+    if decoding.best_of and decoding.best_of < max(decoding.n, 1):
+        raise InvalidArgument(
+            f"best_of is {decoding.best_of} and n is {max(decoding.n, 1)}; accepted is at least n", param="best_of"
+        )
+    if len(decoding.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidArgument(
+            f"stop_token_ids has {len(decoding.stop_token_ids)} ids; accepted are up to {MAX_STOP_TOKEN_IDS}",
+            param="stop_token_ids",
         )
     check_stop(decoding.stop)
 

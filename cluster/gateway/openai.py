@@ -18,7 +18,6 @@ ANY = object()
 """In UNSUPPORTED: any value is accepted, since the parameter asks nothing of the answer."""
 
 _COMMON: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
     "user": (ANY,),
     "metadata": (ANY,),
     "safety_identifier": (ANY,),
@@ -42,7 +41,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "web_search_options": (None,),
 }
 UNSUPPORTED_COMPLETIONS: dict[str, tuple[Any, ...]] = _COMMON | {
-    "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
 }
@@ -73,12 +71,14 @@ class Extension(Body):
     session_id: str = ""
     priority: Literal["low", "normal", "high", "critical"] = "normal"
     kv_format: str = ""
+    stop_token_ids: list[int] | None = None
 
 
 class Generating(Body):
     """What chat and completions have in common. None is the same as absent."""
 
     model: str = ""
+    n: int | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -111,6 +111,7 @@ class CompletionBody(Generating):
 
     prompt: Any = Field()
     logprobs: int | None = None
+    best_of: int | None = None
 
 
 class EmbeddingBody(Body):
@@ -204,6 +205,14 @@ def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     if body.logprobs is not None:
         check("logprobs", body.logprobs)
         request.decoding.logprobs = body.logprobs
+    if body.best_of is not None:
+        check("best_of", body.best_of)
+        if body.stream and body.best_of > (body.n or 1):
+            raise InvalidArgument(
+                f"best_of is {body.best_of} with stream; accepted is up to n, {body.n or 1}: the best are known last",
+                param="best_of",
+            )
+        request.decoding.best_of = body.best_of
     prompt = body.prompt
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         if len(prompt) > 1:
@@ -253,7 +262,7 @@ def apply_extension(
 
 
 def _decoding(body: Generating) -> inference_pb2.Decoding:
-    for name in ("max_tokens", "min_tokens", "top_k"):
+    for name in ("n", "max_tokens", "min_tokens", "top_k"):
         value = getattr(body, name)
         if value is not None:
             check(name, value)
@@ -272,6 +281,8 @@ def _decoding(body: Generating) -> inference_pb2.Decoding:
         min_tokens=body.min_tokens,
         ignore_eos=bool(body.ignore_eos),
         stop=_stop(body.stop),
+        stop_token_ids=_stop_token_ids(body.russet),
+        n=body.n or 0,
     )
     for name, bias in (body.logit_bias or {}).items():
         if not (name.isascii() and name.isdigit() and len(name) <= 9):
@@ -295,6 +306,15 @@ def _stop(stop: Any) -> list[str]:
         raise InvalidArgument(f"stop is {kind_of(stop)}; accepted is a text or a list of texts", param="stop")
     check_stop(texts)
     return texts
+
+
+def _stop_token_ids(extension: Extension | None) -> list[int]:
+    ids = (extension.stop_token_ids if extension is not None else None) or []
+    if wrong := [token for token in ids if not 0 <= token < 1 << 32]:
+        raise InvalidArgument(
+            f"russet.stop_token_ids has {wrong[0]}; accepted are token ids", param="russet.stop_token_ids"
+        )
+    return ids
 
 
 _MESSAGE_FIELDS = {"role", "content", "name", "tool_call_id", "tool_calls", "refusal", "audio", "function_call"}

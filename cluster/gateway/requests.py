@@ -260,6 +260,12 @@ class Generation:
                 f"logit_bias names token {outside[0]}; accepted are ids below {view.vocabulary.size}",
                 param="logit_bias",
             )
+        outside = [token for token in decoding.stop_token_ids if token >= view.vocabulary.size]
+        if outside:
+            raise InvalidArgument(
+                f"stop_token_ids has {outside[0]}; accepted are ids below {view.vocabulary.size}",
+                param="stop_token_ids",
+            )
         route.prompt_tokens = len(ids)
         route.max_tokens = max_tokens
         route.prefix_hashes[:] = prefix_hashes(ids)
@@ -276,6 +282,7 @@ class Generation:
             session_id=self._request.session_id,
             kv_format=self._request.kv_format,
             logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
+            stop_token_ids=decoding.stop_token_ids,
             keep=bool(self._request.session_id),
         )
         return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)

@@ -74,7 +74,7 @@ class SchedulerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stop admitting; returns when no sequence is left or the deadline is near.
+        """Stop admitting; returns when no sequence is left and what is to be kept is on disk, or the deadline is near.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

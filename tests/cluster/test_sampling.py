@@ -7,7 +7,12 @@ from typing import Any
 import openai
 import pytest
 
+from actors.base.channel import connect
+from actors.base.vocabulary import Vocabulary
+from cluster.gateway.choices import derived_seed
 from cluster.local import LocalCluster
+from protos.gen import scheduler_pb2
+from protos.gen.scheduler_pb2_grpc import SchedulerStub
 from tests.conftest import settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -94,3 +99,65 @@ async def test_preempted_requests_are_told_the_same(home: Any) -> None:
         assert sum(float(line.split()[-1]) for line in preemptions) > 0
         assert together == alone
         assert all(len(each.tokens) == 80 for each in together)
+
+
+async def test_choice_0_is_what_the_request_alone_gives_and_the_prompt_is_computed_once(local: LocalCluster) -> None:
+    prompt = "A list of things that a shared prompt of some length is good for. " * 12
+    asked = {"prompt": prompt, "seed": 21, "temperature": 1.0, "logprobs": 1}
+    many = await complete(local, **asked, n=4)
+    alone = await complete(local, **asked)
+    assert (many.choices[0].text, many.choices[0].logprobs) == (alone.choices[0].text, alone.choices[0].logprobs)
+    assert len({choice.text for choice in many.choices}) > 1
+    assert many.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert many.usage.completion_tokens == 4 * 16
+    for index in (1, 3):
+        seed = derived_seed(21, index)
+        assert (await complete(local, **(asked | {"seed": seed}))).choices[0].text == many.choices[index].text
+    stream = await complete(local, **asked, n=4, stream=True)
+    texts = [""] * 4
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == [choice.text for choice in many.choices]
+
+
+async def test_choices_share_one_prefill(local: LocalCluster) -> None:
+    async def prefilled() -> float:
+        text = (await client(local)._client.get(f"{local.http}/metrics")).text
+        lines = [line for line in text.splitlines() if line.startswith("russet_worker_tokens_total{")]
+        return sum(float(line.split()[-1]) for line in lines if 'kind="prefill"' in line)
+
+    before = await prefilled()
+    answer = await complete(local, prompt="Nobody has asked this before, and it is long. " * 20, n=8, max_tokens=4)
+    computed = await prefilled() - before
+    # Whole pages are shared; each choice computes what is left over of the last one.
+    assert computed < answer.usage.prompt_tokens + 8 * 16
+    assert answer.usage.prompt_tokens > 200
+
+
+async def test_best_of_gives_the_likeliest_of_its_candidates(local: LocalCluster) -> None:
+    asked = {"seed": 4, "temperature": 1.5, "logprobs": 0}
+    candidates = [(await complete(local, **asked | {"seed": seed})).choices[0] for seed in seeds(4, 4)]
+    means = {choice.text: sum(choice.logprobs.token_logprobs) / 16 for choice in candidates}
+    best = await complete(local, **asked, best_of=4, n=2)
+    assert [choice.text for choice in best.choices] == sorted(means, key=means.__getitem__, reverse=True)[:2]
+    assert best.usage.completion_tokens == 64
+
+
+def seeds(seed: int, count: int) -> list[int]:
+    return [seed, *(derived_seed(seed, index) for index in range(1, count))]
+
+
+async def test_a_stop_token_id_ends_the_answer_and_is_no_part_of_it(local: LocalCluster) -> None:
+    whole = await complete(local, temperature=0, logprobs=0)
+    text = whole.choices[0].logprobs.tokens
+    service = local.directory.find(f"scheduler-{MODEL}-0")
+    described = await SchedulerStub(connect(service)).Describe(scheduler_pb2.DescribeRequest())
+    vocabulary = Vocabulary.from_message(described.vocabulary)
+    stop = next(token for token in range(vocabulary.size) if vocabulary.token_bytes(token) == text[5].encode())
+    first = text.index(text[5])
+    extra = {"ignore_eos": True, "russet": {"stop_token_ids": [stop]}}
+    ended = await complete(local, temperature=0, extra_body=extra)
+    assert (ended.choices[0].text, ended.choices[0].finish_reason) == ("".join(text[:first]), "stop")
+    later = await complete(local, temperature=0, extra_body=extra | {"min_tokens": 16})
+    assert later.usage.completion_tokens == 16

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.base.channel import connect
-from actors.base.errors import InvalidArgument, TooLarge, Unavailable
+from actors.base.errors import Internal, InvalidArgument, TooLarge, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
@@ -56,10 +56,10 @@ def byte_vocabulary(template: str = TEMPLATE, *, bos: bool = False) -> worker_pb
     )
 
 
-def told_of(ids: list[int], tops: int) -> worker_pb2.Logprobs:
-    """What a fake replica tells of tokens: -1 of each, and of the alternatives `id + i` -(1 + i)."""
+def told_of(ids: list[int], tops: int, value: float) -> worker_pb2.Logprobs:
+    """What a fake replica tells of tokens: `value` of each, and of the alternatives `id + i` -(1 + i)."""
     return worker_pb2.Logprobs(
-        chosen=[-1] * len(ids),
+        chosen=[value] * len(ids),
         tops=tops,
         top_ids=[(token + place) % 256 for token in ids for place in range(tops)],
         top_values=[-1 - place for _ in ids for place in range(tops)],
@@ -101,6 +101,13 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         """Wait for ever after so many tokens of a stream."""
         self.holding = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.cancellations = 0
+        self.answers: dict[int, str] = {}
+        """By seed, where it is not the answer."""
+        self.values: dict[int, float] = {}
+        """By seed, the log-probability of every token, where it is not -1."""
+        self.fail_seed: int | None = None
+        """A seed whose streams break with Internal once another holds."""
         self.cached_tokens = 0
         self.restored_tokens = 0
         self.forms = ("", "f16", "q8", "q4", "auto")
@@ -124,8 +131,13 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
             raise self.refuse
         if request.kv_format not in self.forms:
             raise InvalidArgument(f"kv_format is {request.kv_format}", param="kv_format")
+        seed = request.sampling.seed
+        if seed == self.fail_seed:
+            await self.holding.wait()
+            raise Internal("the row failed")
+        answer_ids = list(self.answers[seed].encode()) if seed in self.answers else self.answer_ids
         done = len(request.token_ids) - request.prompt_tokens
-        length = min(len(self.answer_ids), request.max_tokens or CONTEXT)
+        length = min(len(answer_ids), request.max_tokens or CONTEXT)
         admission = scheduler_pb2.Admission(
             replica_id=self.replica_id,
             epoch=1,
@@ -142,15 +154,15 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
                 if sent == self.break_after:
                     self.break_after = None
                     raise self.breakage
-                ids = self.answer_ids[done : min(done + self.per_event, length)]
+                ids = answer_ids[done : min(done + self.per_event, length)]
                 done, sent = done + len(ids), sent + len(ids)
                 finish = inference_pb2.FINISH_UNSPECIFIED
                 if done == length:
-                    whole = length == len(self.answer_ids)
+                    whole = length == len(answer_ids)
                     finish = inference_pb2.FINISH_STOP if whole else inference_pb2.FINISH_LENGTH
                 event = scheduler_pb2.GenerateEvent(token_ids=ids, finish_reason=finish, admission=admission)
                 if request.HasField("logprobs") and ids:
-                    event.logprobs.CopyFrom(told_of(ids, request.logprobs))
+                    event.logprobs.CopyFrom(told_of(ids, request.logprobs, self.values.get(seed, -1)))
                 if finish:
                     event.timings.CopyFrom(scheduler_pb2.Timings(queue_us=1000, prefill_us=2000, decode_us=3000))
                 yield event
@@ -159,6 +171,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
                     return
                 await asyncio.sleep(0)
         except asyncio.CancelledError:
+            self.cancellations += 1
             self.cancelled.set()
             raise
 

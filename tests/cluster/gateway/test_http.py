@@ -166,8 +166,14 @@ BAD_CHAT = [
     (MINIMAL | {"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     (MINIMAL | {"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
     (MINIMAL | {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-    (MINIMAL | {"n": 2}, "n", "unsupported_parameter"),
-    (MINIMAL | {"n": True}, "n", "unsupported_parameter"),
+    (MINIMAL | {"n": 0}, "n", "invalid_value"),
+    (MINIMAL | {"n": 33}, "n", "invalid_value"),
+    (MINIMAL | {"n": True}, "n", "invalid_value"),
+    (MINIMAL | {"n": 2, "russet": {"session_id": "s"}}, "n", "invalid_value"),
+    (MINIMAL | {"best_of": 2}, "best_of", "unknown_parameter"),
+    (MINIMAL | {"russet": {"stop_token_ids": [-1]}}, "russet.stop_token_ids", "invalid_value"),
+    (MINIMAL | {"russet": {"stop_token_ids": [1] * 33}}, "stop_token_ids", "invalid_value"),
+    (MINIMAL | {"russet": {"stop_token_ids": [259]}}, "stop_token_ids", "invalid_value"),
     (MINIMAL | {"messages": [{"role": "user", "content": "x" * 600}]}, "messages", "context_length_exceeded"),
 ]
 
@@ -204,7 +210,9 @@ async def test_defaults_of_unsupported_parameters_are_harmless(world):
 @pytest.mark.parametrize(
     ("extra", "param", "code"),
     [
-        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"best_of": 33}, "best_of", "invalid_value"),
+        ({"best_of": 2, "n": 3}, "best_of", "invalid_value"),
+        ({"best_of": 3, "n": 2, "stream": True}, "best_of", "invalid_value"),
         ({"echo": True}, "echo", "unsupported_parameter"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
