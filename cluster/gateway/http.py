@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
-from cluster.gateway import anthropic
+from cluster.gateway import anthropic, responses
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
@@ -74,6 +74,7 @@ class Api:
             route("/v1/chat/completions", "POST", self.chat),
             route("/v1/completions", "POST", self.complete),
             route("/v1/messages", "POST", self.message, error_body=anthropic.error_body),
+            route("/v1/responses", "POST", self.respond),
             route("/v1/embeddings", "POST", self.embed),
             route("/v1/feedback", "POST", self.feedback),
             route("/v1/russet/sessions", "GET", self.list_sessions),
@@ -120,6 +121,23 @@ class Api:
             return await EventStream.open(anthropic.events(generation), headers, anthropic.error_body)
         await generation.answer()
         return Reply(anthropic.answer(generation), headers=headers)
+
+    async def respond(self, request: Request, body: bytes, caller: Caller) -> Reply | EventStream:
+        """POST /v1/responses."""
+        parsed = parse(body, responses.ResponsesBody, responses.UNSUPPORTED_RESPONSES)
+        message, previous = responses.responses_request(parsed)
+        if request.headers.get("x-russet-session"):
+            raise InvalidArgument(
+                "X-Russet-Session is set; responses have sessions of their own: accepted is previous_response_id",
+                param="X-Russet-Session",
+            )
+        _apply_headers(message, request)
+        generation = self._requests.begin(message, caller)
+        writer = responses.Writer(generation, parsed, previous)
+        headers = [(b"x-request-id", generation.id.encode())]
+        if parsed.stream:
+            return await EventStream.open(writer.events(), headers)
+        return Reply(await writer.whole(), headers=headers)
 
     async def embed(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/embeddings."""

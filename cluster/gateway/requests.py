@@ -153,6 +153,17 @@ class Generation:
         return self._conversation.turns
 
     @property
+    def stored_turns(self) -> int:
+        """Turns that the session had; 0 where it was new."""
+        return self._conversation.stored.turn_count
+
+    @property
+    def turns(self) -> int:
+        """Turns that the session has with this answer."""
+        request = self._request
+        return len(request.messages) + 1 if isinstance(request, inference_pb2.ChatRequest) else 0
+
+    @property
     def _request(self) -> GenerateMessage:
         """As sent, then as the model reads it."""
         return self._conversation.request
