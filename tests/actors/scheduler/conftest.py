@@ -402,10 +402,15 @@ class FakeWorker(worker_pb2_grpc.WorkerServicer):
 
 
 class Drive:
-    """Scheduler and worker in lockstep: each plan is applied at once, each step reported at once."""
+    """Scheduler and worker in lockstep: each plan is applied, and each step reported, after `lag` turns."""
 
-    def __init__(self, config, **worker):
+    def __init__(self, config, lag=0, **worker):
         self.config = config
+        self.lag = lag
+        # Plans and results on their way, each with the turn in which it arrives.
+        self.plans: list[tuple[int, worker_pb2.Plan]] = []
+        self.results: list[tuple[int, worker_pb2.StepResult]] = []
+        self.turns = 0
         self.worker = SimulatedWorker(**worker)
         self.queue = WaitingQueue(config.policy, config.aging_s)
         self.costs = Costs()
@@ -439,14 +444,25 @@ class Drive:
         decision = self.batch.decide(self.now)
         self.admitted += [lease.sequence.request_id for lease in decision.admit]
         if decision.urgent or self.batch.has_moves:
-            self.worker.apply(self.batch.enact(decision, self.now))
+            self.plans.append((self.turns + self.lag, self.batch.enact(decision, self.now)))
+        while self.plans and self.plans[0][0] <= self.turns:
+            self.worker.apply(self.plans.pop(0)[1])
         self.worker.step()
         result = self.worker.collect()
         if result is not None:
+            self.results.append((self.turns + self.lag, result))
+        while self.results and self.results[0][0] <= self.turns:
+            result = self.results.pop(0)[1]
             self.restored += self.batch.settle(result, self.now)
             outcome = reconcile(self.batch, result)
             self.finished += [news.sequence.request_id for news in outcome.news if news.end]
+        self.turns += 1
         assert self.batch.check_integrity() == []
+
+    @property
+    def moving(self):
+        """Whether KV is on its way anywhere."""
+        return bool(self.worker.moves or self.plans or self.results or self.batch.has_moves)
 
     def cancel(self, sequence):
         """Its client is gone."""
@@ -464,6 +480,7 @@ class Drive:
             self.queue.put_back(sequence)
             if sequence.cancelled:
                 self.cancel(sequence)
+        self.plans, self.results = [], []
         self.batch = Batch(self.config, self.worker.hello(), self.queue, self.costs)
 
     def run(self, turns=10_000):

@@ -25,7 +25,7 @@ def prompt(length, start=0):
 
 def finish(it):
     it.run()
-    while it.worker.moves or it.batch.has_moves:
+    while it.moving:
         it.turn()
 
 

@@ -203,43 +203,47 @@ def test_what_is_exact_or_on_disk_is_not_archived(instruments):
         for index in range(8):
             it.submit(f"r{index}", prompt(320, index), 2, kv_format=form, keep=keep)
             it.run()
-            while it.worker.moves or it.batch.has_moves:
+            while it.moving:
                 it.turn()
         assert it.batch.moves.demoted["q2"] == 0
 
 
 request = st.tuples(
-    st.integers(1, 500),  # prompt tokens
-    st.integers(1, 60),  # new ones
+    st.one_of(st.sampled_from([256, 300, 400, 448, 500]), st.integers(1, 500)),  # prompt tokens
+    st.one_of(st.sampled_from([2, 60]), st.integers(1, 60)),  # new ones
     st.sampled_from(["f16", "q8", "q4", "auto"]),
-    st.integers(0, 2),  # which text it begins with
+    st.integers(0, 3),  # which text it begins with
     st.integers(0, 3),  # level
     st.booleans(),  # keep
     st.booleans(),  # whether another worker is asked
+    st.booleans(),  # whether it ends by itself
 )
+submit, turns = st.tuples(st.just("submit"), request), st.tuples(st.just("turns"), st.integers(1, 40))
 events = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), request),
-        st.tuples(st.just("turns"), st.integers(1, 20)),
+        *[submit] * 6,
+        *[turns] * 4,
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("damage"), st.integers(0, 100)),
         st.tuples(st.just("lose"), st.none()),
         st.tuples(st.just("wait"), st.integers(1, 30)),
         st.tuples(st.just("stick"), st.booleans()),
     ),
-    max_size=25,
+    min_size=6,
+    max_size=30,
 )
 machines = st.fixed_dictionaries(
     {
         "page_size": st.sampled_from([16, 32, 64]),
-        "tokens": st.integers(576, 2000),
-        "disk": st.booleans(),
+        "tokens": st.integers(576, 1300),
+        "disk": st.sampled_from([True, True, False]),
         "disk_steps": st.integers(1, 4),
         "tail": st.sampled_from([64, 100, 200]),
-        "prefix_cache": st.booleans(),
-        "prefill_tokens_per_s": st.sampled_from([1.0, 1e3, 1e9]),
+        "prefix_cache": st.sampled_from([True, True, True, False]),
+        "prefill_tokens_per_s": st.sampled_from([1.0, 1.0, 1e3, 1e9]),
         "page_strategy": st.sampled_from(["first_fit", "best_fit", "round_robin"]),
         "silent_about_keys": st.booleans(),
+        "lag": st.integers(0, 3),
     }
 )
 
@@ -256,6 +260,7 @@ def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments
             prefix_cache=machine["prefix_cache"],
             page_strategy=machine["page_strategy"],
         ),
+        lag=machine["lag"],
         pages=machine["tokens"] // machine["page_size"],
         page_size=machine["page_size"],
         tiers=True,
@@ -268,14 +273,13 @@ def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments
     sequences = []
     for what, value in script:
         if what == "submit":
-            length, new, form, seed, level, keep, elsewhere = value
+            length, new, form, seed, level, keep, elsewhere, stops = value
             text = prompt(length, seed)
             name = f"r{len(sequences)}"
             more = {"kv_source": ("unix:/other",)} if elsewhere else {}
-            sequence = it.submit(
-                name, text, new, level=level, kv_format=form, keep=keep, stop_ids=(instruments.eos,), **more
-            )
-            sequences.append((sequence, text, new))
+            more |= {"stop_ids": (instruments.eos,)} if stops else {}
+            sequence = it.submit(name, text, new, level=level, kv_format=form, keep=keep, **more)
+            sequences.append((sequence, text, new, stops))
         elif what == "turns":
             for _ in range(value):
                 it.turn()
@@ -293,12 +297,12 @@ def test_whatever_comes_everyone_gets_their_tokens_within_the_budget(instruments
             it.worker.stuck = value
     it.worker.stuck = False
     it.run()
-    for sequence, text, new in sequences:
+    for sequence, text, new, stops in sequences:
         if not sequence.cancelled:
             said = sequence.token_ids[len(text) :]
-            assert said == instruments.answer(text, len(text) + new)
+            assert said == instruments.answer(text, len(text) + new, ignore_eos=not stops)
     for _ in range(1000):
-        if not (it.worker.moves or it.batch.has_moves):
+        if not it.moving:
             break
         it.turn()
     else:
