@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bell import NO_BELL
+from kernels.bell import NO_BELL, NO_ERRAND, Errand
 
 if TYPE_CHECKING:
     from kernels.sampling import SampleBatch  # which is written in terms of the arrays below
@@ -235,9 +235,12 @@ class Decoder(Protocol):
         """Compute the batch, write its K and V into `kv`, return float32 logits [L, vocab], evaluated."""
         ...
 
-    def draw(self, batch: Batch, sampling: "SampleBatch", kv: Kv, bell: int = NO_BELL) -> Int32:
+    def draw(
+        self, batch: Batch, sampling: "SampleBatch", kv: Kv, bell: int = NO_BELL, errand: Errand = NO_ERRAND
+    ) -> Int32:
         """`forward`, then a token for each row of its logits -> ids [L] (kernels.sampling): the step of an engine.
 
         `bell` is rung (kernels.bell) once this thread can do without the GIL: whoever waits for it has until the end.
+        So has the `errand` that fills the masks.
         """
         ...

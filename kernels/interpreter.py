@@ -21,7 +21,7 @@ import psutil
 from numpy.typing import NDArray
 
 from kernels import ops, paging, reference
-from kernels.bell import NO_BELL, ring
+from kernels.bell import NO_BELL, NO_ERRAND, Errand, ring, wait
 from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, KvTier, LayerWeights, Quantized, Weight
 from kernels.sampling import SampleBatch
 
@@ -150,9 +150,15 @@ class MlxDecoder:
         """
         return self._run(batch, kv, NO_BELL)
 
-    def draw(self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL) -> Int32:
-        """As kernels.decoder.Decoder.draw. The bell is rung once MLX computes."""
-        logits = self._run(batch, kv, bell)
+    def draw(
+        self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL, errand: Errand = NO_ERRAND
+    ) -> Int32:
+        """As kernels.decoder.Decoder.draw. The bell is rung once MLX computes; the errand begins before."""
+        ring(errand.begin)
+        try:
+            logits = self._run(batch, kv, bell)
+        finally:
+            wait(errand.done)
         return ops.sample(logits, sampling) if len(logits) else np.zeros(0, np.int32)
 
     def _run(self, batch: Batch, kv: Kv, bell: int) -> mx.array:

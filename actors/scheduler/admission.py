@@ -113,6 +113,7 @@ def admit(
         kv_format=kv_format,
         keep=request.keep,
         kv_source=tuple(request.kv_source),
+        grammar=request.grammar if request.HasField("grammar") else None,
         stop_ids=(*(() if request.ignore_eos else vocabulary.eos_ids), *request.stop_token_ids),
     )
 

@@ -64,6 +64,8 @@ class Sequence:
     keep: bool = False
     # Addresses of a worker that may have its KV on disk; asked once.
     kv_source: tuple[str, ...] = ()
+    # What its output must be; None allows anything.
+    grammar: inference_pb2.Grammar | None = None
     # W3C trace context of the request's span; empty where it is not traced.
     traceparent: str = ""
     stream: TokenStream = field(default_factory=TokenStream)
@@ -134,4 +136,5 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         stop_ids=sequence.stop_ids,
         logprobs=sequence.logprobs,
         traceparent=sequence.traceparent,
+        grammar=sequence.grammar,
     )

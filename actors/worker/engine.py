@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.worker.batch import Step, assemble, choose
+from actors.worker.drawing import Drawn, draw
+from actors.worker.grammar import Grammars
 from actors.worker.keeper import Keeper
 from actors.worker.kept_jobs import loads_of, saves_of
 from actors.worker.results import KeptRecord, StepRecord, applied_only
 from actors.worker.rows import Rows
-from actors.worker.sampler import sample_batch
 from actors.worker.steady import Steady
 from actors.worker.step_cost import CostModel, Work
 from actors.worker.units import Units
@@ -57,10 +58,12 @@ class Engine:
         context_length: int,
         bell: int = NO_BELL,
         keeper: Keeper | None = None,
+        vocabulary: worker_pb2.Vocabulary | None = None,
     ) -> None:
         """`bell` (kernels.bell) is rung when `take` has something after it had nothing.
 
-        `keeper` saves and loads units of `kv`; without one no plan may ask for that.
+        `keeper` saves and loads units of `kv`; without one no plan may ask for that. `vocabulary` is what grammars are
+        matched over; without one, rows that have a grammar fail.
         """
         self._decoder = decoder
         self._kv = kv
@@ -69,6 +72,7 @@ class Engine:
         self._written: set[int] = set()
         """Units that plans of this epoch may have written, and whose memory they did not release."""
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
+        self._grammars = Grammars(self._rows, vocabulary or worker_pb2.Vocabulary(), self._nudge)
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
         self._steady: Steady | None = None
@@ -92,6 +96,10 @@ class Engine:
     def submit(self, command: worker_pb2.Plan | Reset) -> None:
         """Queue a plan or a reset; they are applied in order, between steps."""
         self._inbox.append(command)
+        self._nudge()
+
+    def _nudge(self) -> None:
+        """Let the engine look whether there is something to do."""
         with self._wake:
             self._wake.notify()
 
@@ -141,7 +149,7 @@ class Engine:
             while True:
                 if not runnable:
                     with self._wake:
-                        self._wake.wait_for(lambda: self._inbox or self._stopping)
+                        self._wake.wait_for(lambda: self._inbox or self._stopping or self._grammars.arrived)
                 if self._stopping:
                     return
                 runnable = self.tick()
@@ -150,12 +158,16 @@ class Engine:
             # Its frames hold decoder and KV, which must be gone before a successor loads its own.
             self.failure = failure.with_traceback(None)
             self._announce()
+        finally:
+            self._grammars.close()
 
     def tick(self) -> bool:
         """Apply the plans that arrived, then run one step. False where no row was runnable."""
         if self._inbox:
             self._settle()
             self._apply_arrived()
+        if self._grammars.arrived:
+            self._grammars.collect()
         step = self._steady.step() if self._steady is not None else self._chosen_step()
         if step is None:
             self._announce()
@@ -174,6 +186,8 @@ class Engine:
         """The step that rows and leases allow; None where no row may run."""
         rows, live = self._rows, self._live
         known, computed, limit = rows.known[live], rows.computed[live], rows.limit[live]
+        if (waiting := rows.waiting[live]).any():
+            limit = np.where(waiting, np.minimum(limit, known - 1), limit)  # all but the token that draws
         counts = choose(known, computed, limit, self._step_tokens, self._itl_target_ms, self._cost.cost)
         runs = counts > 0
         return assemble(rows, live[runs], counts[runs]) if runs.any() else None
@@ -200,7 +214,7 @@ class Engine:
         if self._keeper is not None:
             self._keeper.reset(epoch)
         for row in list(self._rows.slot_of):
-            self._rows.drop(row)
+            self._drop(row)
         self._live, self._waiting_since = NO_SLOTS, None
         if epoch != self._epoch and len(self._kv.tiers) > 1:
             # The next scheduler counts from nothing: what lies in one tier would come on top of its budget for all.
@@ -213,9 +227,11 @@ class Engine:
         rows = self._rows
         self._move_kv(plan)
         for row in rows.slot_of.keys() - set(plan.row):
-            rows.drop(row)
+            self._drop(row)
         for start in plan.start:
-            rows.start(start)
+            slot = rows.start(start)
+            if start.HasField("grammar"):
+                self._grammars.start(slot, start)
         slots = np.array([rows.slot_of[row] for row in plan.row], np.int32)
         pages, taken = list(plan.pages), 0
         for slot, count in zip(slots.tolist(), plan.page_count, strict=True):
@@ -233,6 +249,10 @@ class Engine:
         elif self._waiting_since is None:
             self._waiting_since = time.perf_counter()
 
+    def _drop(self, row: int) -> None:
+        self._grammars.drop(self._rows.slot_of[row])
+        self._rows.drop(row)
+
     def _move_kv(self, plan: worker_pb2.Plan) -> None:
         """Release units, save, demote (rows go on with the blocks in place of the pages), and load."""
         self._written.difference_update(plan.release)
@@ -249,21 +269,23 @@ class Engine:
         if self._keeper is not None and plan.load:
             self._keeper.submit(loads_of(plan))
 
-    def _compute(self, step: Step) -> tuple[Int32, Logprobs | None, dict[int, str]]:
-        """Forward and sample. Returns the token drawn per row (-1: none), what rows that ask are told of theirs, and
-        what failed, by index into the step.
+    def _compute(self, step: Step) -> Drawn:
+        """Forward and sample.
 
         A step that fails is run again row by row, so that only the rows that fail alone end: computing a token twice
         writes the same KV in the same place.
         """
         try:
-            return *self._draw(step), {}
+            drawn = draw(self._decoder, self._kv, self._rows, self._grammars, step, self._due_bell())
+            if drawn.errors:
+                self._settle()
+            return drawn
         except Exception as failure:
             self._settle()
             self._announced = False  # perhaps it failed before it rang
             if len(step.slots) == 1:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
-                return np.full(1, -1, np.int32), None, {0: f"{type(failure).__name__}: {failure}"}
+                return Drawn(np.full(1, -1, np.int32), None, {0: f"{type(failure).__name__}: {failure}"})
             log.warning("a step of %d rows failed (%r); running its rows one by one", len(step.slots), failure)
         drawn = np.full(len(step.slots), -1, np.int32)
         errors: dict[int, str] = {}
@@ -275,24 +297,7 @@ class Engine:
                 errors[index] = failed[0]
             if logprobs is not None:
                 told.append((index, logprobs))
-        return drawn, gathered(told) if told else None, errors
-
-    def _draw(self, step: Step) -> tuple[Int32, Logprobs | None]:
-        """Forward and sample; -1 where a row draws nothing. Log-probabilities are those of the step's rows.
-
-        The news of the step before are told from in there: whoever wakes wants the GIL, which is free from then to the
-        step's end. Woken when a step ends, it takes it from between the steps, where everything waits for this thread.
-        """
-        decoder, bell = self._decoder, self._due_bell()
-        if step.sampling is not None:
-            return decoder.draw(step.batch, step.sampling, self._kv, bell), step.sampling.logprobs
-        drawn = np.full(len(step.slots), -1, np.int32)
-        sampling = sample_batch(self._rows, step.slots[step.draws])
-        drawn[step.draws] = decoder.draw(step.batch, sampling, self._kv, bell)
-        logprobs = sampling.logprobs
-        if logprobs is not None:
-            logprobs = logprobs._replace(rows=np.flatnonzero(step.draws)[logprobs.rows].astype(np.int32))
-        return drawn, logprobs
+        return Drawn(drawn, gathered(told) if told else None, errors)
 
     def _finish(
         self,

@@ -172,6 +172,8 @@ class Ledger:
         require(stops <= MAX_STOP_IDS, "stop_ids", f"{stops} ids", f"at most {MAX_STOP_IDS}")
         require(max(start.stop_ids, default=0) < has.vocab, "stop_ids", list(start.stop_ids), f"less than {has.vocab}")
         require(start.logprobs <= MAX_TOP, "logprobs", start.logprobs, f"at most {MAX_TOP}")
+        if start.HasField("grammar"):
+            require(stops > 0, "stop_ids", "none", "with a grammar at least one, which ends what is complete")
         sampling = start.sampling
         for name, (holds, accepted) in SAMPLING_RANGES.items():
             require(sampling.HasField(name), f"sampling.{name}", "unset", "workers know no defaults: set every field")

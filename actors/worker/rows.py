@@ -112,6 +112,12 @@ class Rows:
         self.biased = np.zeros(max_rows, bool)
         """Whether a bias may apply at all: logit_bias or min_tokens is set."""
         self.bias: list[Bias] = [NO_BIAS] * max_rows
+        self.constrained = np.zeros(max_rows, bool)
+        """Whether the output must be of a grammar (actors.worker.grammar)."""
+        self.waiting = np.zeros(max_rows, bool)
+        """Whether the grammar is still being compiled: the row may not draw yet."""
+        self.masks = np.zeros((max_rows, -(-vocab // 32)), np.uint32)
+        """Of the step that runs: row i is of its i-th constrained row that draws (kernels.sampling.SampleBatch)."""
         self.bias_before_min: list[Bias] = [NO_BIAS] * max_rows
         """The row's bias with its stop ids banned, for the first min_tokens of its output."""
 

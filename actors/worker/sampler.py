@@ -12,7 +12,7 @@ def sample_batch(rows: Rows, slots: Int32) -> SampleBatch:
     """Parameters for `slots` [R], whose KV holds all their known tokens: the token drawn stands at position `known`.
 
     Penalised rows bring their seen tokens and biased rows their biases; the others' spans are empty, so a batch that
-    uses neither costs neither.
+    uses neither costs neither. The masks of constrained rows are views of Rows.masks, filled while the forward runs.
     """
     known = rows.known[slots]
     starts = np.zeros(len(slots) + 1, np.int32)
@@ -35,6 +35,7 @@ def sample_batch(rows: Rows, slots: Int32) -> SampleBatch:
         bias_starts = _starts([bias.ids for bias in biases])
         bias_ids = np.concatenate([bias.ids for bias in biases])
         bias_values = np.concatenate([bias.values for bias in biases])
+    masked_rows = np.flatnonzero(rows.constrained[slots]).astype(np.int32)
     return SampleBatch(
         temperature=rows.temperature[slots],
         top_k=rows.top_k[slots],
@@ -52,6 +53,8 @@ def sample_batch(rows: Rows, slots: Int32) -> SampleBatch:
         bias_ids=bias_ids,
         bias_values=bias_values,
         logprobs=wanted_logprobs(rows.top_logprobs[slots]),
+        masked_rows=masked_rows,
+        masks=rows.masks[: len(masked_rows)],
     )
 
 

@@ -339,7 +339,15 @@ def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
         kv_bytes=kv.tiers[0].units * kv.tiers[0].unit_bytes,
         keeps=keeper is not None,
     )
-    engine = Engine(decoder, kv, max_rows=config.max_rows, context_length=context_length, bell=bell, keeper=keeper)
+    engine = Engine(
+        decoder,
+        kv,
+        max_rows=config.max_rows,
+        context_length=context_length,
+        bell=bell,
+        keeper=keeper,
+        vocabulary=model.vocabulary,
+    )
     return Machine(engine, keeper, capacity, hello, model.vocabulary)
 
 

@@ -48,6 +48,8 @@ class Steady:
         computed, known = rows.computed[slots], rows.known[slots]
         if not len(slots) or rows.penalised[slots].any() or rows.biased[slots].any() or (known - computed != 1).any():
             return None
+        if rows.waiting[slots].any():
+            return None
         left = int(np.minimum(rows.limit[slots] - computed, rows.max_length[slots] - known).min())
         return cls(rows, slots, left) if left > 0 else None
 

@@ -57,6 +57,9 @@ class GatewayConfig(BaseModel):
     template_max_chars: int = Field(
         default=16 << 20, ge=1024, description="Longest prompt a chat template may render, characters"
     )
+    grammar_timeout_s: float = Field(
+        default=5, gt=0, le=60, description="Longest a request's grammar or JSON schema may take to compile, seconds"
+    )
     record_queue: int = Field(
         default=4096, ge=1, le=1 << 20, description="Finished requests that wait for memory and learner"
     )

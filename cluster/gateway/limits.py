@@ -91,6 +91,14 @@ def check_decoding(decoding: inference_pb2.Decoding) -> None:
             param="stop_token_ids",
         )
     check_stop(decoding.stop)
+    if decoding.HasField("grammar"):
+        for name in ("ignore_eos", "min_tokens"):
+            if getattr(decoding, name):
+                raise InvalidArgument(
+                    f"{name} is set, but the grammar (response_format, russet.grammar) says where the answer ends; "
+                    f"accepted is one of the two",
+                    param=name,
+                )
 
 
 def check_stop(stops: Sequence[str], param: str = "stop") -> None:

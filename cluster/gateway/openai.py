@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from actors.base.errors import InvalidArgument
+from cluster.gateway.answer_format import GrammarBody, ResponseFormat, grammar_of
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
 from cluster.gateway.limits import MAX_EMBED_TEXTS, ROLES, check, check_kv_format, check_session, check_stop
 from protos.gen import inference_pb2
@@ -33,7 +34,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "prediction": (None,),
     "prompt_cache_retention": (ANY,),
     "reasoning_effort": (None, "none"),
-    "response_format": (None, {"type": "text"}),
     "store": (None, False),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
@@ -72,6 +72,7 @@ class Extension(Body):
     priority: Literal["low", "normal", "high", "critical"] = "normal"
     kv_format: str = ""
     stop_token_ids: list[int] | None = None
+    grammar: GrammarBody | None = None
 
 
 class Generating(Body):
@@ -94,6 +95,7 @@ class Generating(Body):
     stop: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     russet: Extension | None = None
 
 
@@ -283,6 +285,7 @@ def _decoding(body: Generating) -> inference_pb2.Decoding:
         stop=_stop(body.stop),
         stop_token_ids=_stop_token_ids(body.russet),
         n=body.n or 0,
+        grammar=grammar_of(body.response_format, body.russet.grammar if body.russet else None),
     )
     for name, bias in (body.logit_bias or {}).items():
         if not (name.isascii() and name.isdigit() and len(name) <= 9):

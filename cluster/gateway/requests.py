@@ -18,6 +18,7 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
+from cluster.gateway.grammars import Grammars
 from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
 from cluster.gateway.logprobs import LogprobStream
 from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of, param_of
@@ -62,6 +63,7 @@ class Requests:
         self.records = records
         self.sessions = sessions
         self.telemetry = telemetry
+        self.grammars = Grammars(config.grammar_timeout_s)
         self.views: dict[str, ModelView] = {}
         """The view last used for a model: its prompts are tokenized with it before a replica is chosen."""
         self.last_token_s = 0.0
@@ -249,6 +251,7 @@ class Generation:
     async def _job_of(self, route: router_pb2.RouteRequest, view: ModelView) -> Job:
         """The request as tokens of this model."""
         self._requests.views[route.model] = view
+        await self._requests.grammars.check(self._request.decoding, view)
         ids = await self._tokenize(view)
         decoding, context = self._request.decoding, view.model.context_length
         asked = decoding.max_tokens if decoding.HasField("max_tokens") else 0
@@ -295,6 +298,7 @@ class Generation:
             logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
             stop_token_ids=decoding.stop_token_ids,
             keep=bool(self._request.session_id),
+            grammar=decoding.grammar if decoding.HasField("grammar") else None,
         )
         return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
 

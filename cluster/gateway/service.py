@@ -53,6 +53,7 @@ class Gateway:
         self._records = Records(config, router, memory, learner, sessions, telemetry)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, sessions, telemetry)
+        self._grammars = requests.grammars
         models, gate = Models(self._routes, memory), Gate(config)
         api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
@@ -84,6 +85,7 @@ class Gateway:
         await self._records.stop()
         await self._routes.stop()
         await self._catalog.close()
+        self._grammars.close()
 
     async def _own_metrics(self) -> bytes:
         return self._telemetry.render()

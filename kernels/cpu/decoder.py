@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
-from kernels.bell import NO_BELL
+from kernels.bell import NO_BELL, NO_ERRAND, Errand
 from kernels.cpu import _ext
 from kernels.decoder import (
     Activation,
@@ -139,13 +139,15 @@ class CpuDecoder:
             kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at
         )
 
-    def draw(self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL) -> Int32:
+    def draw(
+        self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL, errand: Errand = NO_ERRAND
+    ) -> Int32:
         """As kernels.decoder.Decoder.draw, in one call that lets the GIL go once.
 
         ValueError also for a malformed sampling or a row that has nothing to draw, after K and V were written.
         """
         drawn = np.empty(len(batch.logits_at), np.int32)
-        self._native.draw(kv, batch, sampling, drawn, bell)
+        self._native.draw(kv, batch, sampling, drawn, bell, *errand)
         return drawn
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch", "kv_format", "keep", "kv_source", "logprobs", "stop_token_ids")
+    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch", "kv_format", "keep", "kv_source", "logprobs", "stop_token_ids", "grammar")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class GenerateRequest(_message.Message):
     KV_SOURCE_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_tokens: int
@@ -42,7 +43,8 @@ class GenerateRequest(_message.Message):
     kv_source: _containers.RepeatedScalarFieldContainer[str]
     logprobs: int
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ..., kv_format: _Optional[str] = ..., keep: _Optional[bool] = ..., kv_source: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    grammar: _inference_pb2.Grammar
+    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ..., kv_format: _Optional[str] = ..., keep: _Optional[bool] = ..., kv_source: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("token_ids", "finish_reason", "admission", "timings", "logprobs")

@@ -201,8 +201,28 @@ void ring(int bell) {
     if (write(bell, &once, sizeof once) < 0 && errno != EAGAIN) throw std::system_error(errno, std::generic_category());
 }
 
+// Masks that another thread fills while the forward runs (kernels.bell.Errand). Whatever happens, this one waits for it.
+class Errand {
+  public:
+    Errand(int begin, int done) : done_(done) { ring(begin); }
+    Errand(const Errand&) = delete;
+    Errand& operator=(const Errand&) = delete;
+    ~Errand() { wait(); }
+
+    void wait() noexcept {
+        uint64_t once;
+        while (done_ >= 0 && read(done_, &once, sizeof once) < 0 && errno == EINTR) {
+        }
+        done_ = -1;
+    }
+
+  private:
+    int done_;
+};
+
 void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const nb::tuple& sampling_fields,
-          nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int bell) {
+          nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int bell, int begin,
+          int done) {
     const auto tokens = field<Column<int32_t>>(batch_fields, 0, "tokens");
     const auto row_starts = field<Column<int32_t>>(batch_fields, 1, "row_starts");
     const auto lengths = field<Column<int32_t>>(batch_fields, 2, "lengths");
@@ -214,12 +234,14 @@ void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const n
     nb::gil_scoped_release released;
     // Not earlier: who wakes takes the GIL, and would keep this thread waiting for it.
     ring(bell);
+    Errand masks(begin, done);
     const DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table), span(logits_at)};
     decoder.validate(batch, slab);
     const auto give_back = [](std::vector<float>* buffer) { buffers().give_back(buffer); };
     const std::unique_ptr<std::vector<float>, decltype(give_back)> logits(buffers().take(rows * vocab), give_back);
     decoder.forward(batch, slab, logits->data());
     if (rows == 0) return;
+    masks.wait();
     sample(pool(), logits->data(), static_cast<int>(rows), static_cast<int>(vocab), sampling.parameters(), out.data());
 }
 
@@ -283,8 +305,10 @@ void bind_decoder(nb::module_& m) {
              "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(),
              "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.")
         .def("draw", &draw, "slab"_a, "batch"_a, "sampling"_a, "out"_a.noconvert(), "bell"_a,
+             "begin"_a, "done"_a,
              "Run a kernels.decoder.Batch and draw one id for each of its logits_at into out, by a "
-             "kernels.sampling.SampleBatch. `bell`: a file descriptor rung once the GIL is free; -1 is none.");
+             "kernels.sampling.SampleBatch. `bell`: a file descriptor rung once the GIL is free; `begin`, `done`: a "
+             "kernels.bell.Errand; -1 is none.");
 
     m.def("sample", &sample_into, "logits"_a.noconvert(), "sampling"_a, "out"_a.noconvert(),
           "Draw one id per row of logits [R, vocab] into out int32 [R], by a kernels.sampling.SampleBatch.");

@@ -15,7 +15,7 @@ from actors.worker.ledger import Capacity, Ledger
 from actors.worker.results import merge
 from kernels import cpu, ops
 from kernels.backend import build_decoder
-from kernels.bell import NO_BELL, ring
+from kernels.bell import NO_BELL, NO_ERRAND, Errand, ring, wait
 from kernels.decoder import (
     KV_BLOCK,
     Batch,
@@ -150,9 +150,15 @@ class ToyDecoder:
                     logits.append(toy_logits(self.history(batch.page_table[row], kv, position + 1)))
         return mx.array(np.array(logits, np.float32).reshape(-1, self.spec.vocab))
 
-    def draw(self, batch: Batch, sampling: SampleBatch, kv: Any, bell: int = NO_BELL) -> Int32:
+    def draw(
+        self, batch: Batch, sampling: SampleBatch, kv: Any, bell: int = NO_BELL, errand: Errand = NO_ERRAND
+    ) -> Int32:
         ring(bell)
-        logits = self.forward(batch, kv)
+        ring(errand.begin)
+        try:
+            logits = self.forward(batch, kv)
+        finally:
+            wait(errand.done)
         return ops.sample(logits, sampling) if len(logits) else np.zeros(0, np.int32)
 
     @staticmethod

@@ -165,7 +165,6 @@ BAD_CHAT = [
     (MINIMAL | {"russet": {"kv_format": 8}}, "russet.kv_format", "invalid_value"),
     (MINIMAL | {"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
     (MINIMAL | {"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-    (MINIMAL | {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     (MINIMAL | {"n": 0}, "n", "invalid_value"),
     (MINIMAL | {"n": 33}, "n", "invalid_value"),
     (MINIMAL | {"n": True}, "n", "invalid_value"),
