@@ -174,6 +174,8 @@ class Kept:
         if self.stuck:
             return 0
         table, digests = sequence.table.pages[:pages], self.digests(sequence)
+        # Of these the worker may tell that they are lost, which must not be taken for the answer to a save.
+        loading = {restore.awaited[page].key for page, restore in self._restores.items()}
         saved = index = 0
         while index < len(table) and len(self._saving) < self._saves_at_once:
             unit, known = self._unit_at(table, index)
@@ -181,7 +183,7 @@ class Kept:
             if not known:
                 continue
             key = key_of(digests[index - 1], self._pool.format_of(unit[0]), known)
-            if key not in self._there and key not in self._saving:
+            if key not in self._there and key not in self._saving and key not in loading:
                 self._pool.share(unit)
                 self._pinned.update(unit)
                 self._saving[key] = unit

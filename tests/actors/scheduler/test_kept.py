@@ -240,6 +240,23 @@ def test_pages_on_their_way_to_a_disk_that_is_stuck_do_not_stop_others(instrumen
         assert row.token_ids[150:] == instruments.answer(prompt(150, i + 1), 300, ignore_eos=True)
 
 
+def test_what_is_asked_of_another_worker_is_not_saved_meanwhile(instruments):
+    """It may be told as lost: taken for the answer to a save, that would let the unit be used again while it is read."""
+    it = drive(instruments, {}, disk_steps=12)
+    it.submit("a", prompt(400), 5, kv_source=("unix:/gone",))
+    it.turn()
+    assert [kind for _, kind, *_ in it.worker.moves] == ["load"] * 24
+    first = it.submit("b", prompt(400), 2, level=2, keep=True)
+    while first.request_id not in it.finished:
+        it.turn()
+    it.turn()
+    assert {kind for _, kind, *_ in it.worker.moves} == {"load"}
+    finish(it)
+    it.submit("c", prompt(400), 2, keep=True)
+    finish(it)
+    assert len(it.worker.disk) == 25
+
+
 def test_200_requests_with_room_for_20_all_end(instruments):
     """Each holds 3 pages at its end; rows give way to their seniors, and come back from disk."""
     it = drive(instruments, {}, pages=60, max_rows=64)
