@@ -25,23 +25,33 @@ class Logprobs(NamedTuple):
 
     rows: Int32  # [N], rising: which rows of the batch
     tops: Int32  # [N], in [0, K]: how many of the likeliest ids are wanted
-    chosen: Float32  # [N], written: of the id drawn
+    chosen: Float32  # [N], written: of the id given or drawn
     top_ids: Int32  # [N, K], written up to tops: the likeliest ids, likeliest first; of equals the lower first
     top_values: Float32  # [N, K], written up to tops: theirs
+    given: Int32  # [N]: the id that `chosen` is of, or -1 for the one drawn
 
 
-def asked(rows: Int32, tops: Int32) -> Logprobs:
+def asked(rows: Int32, tops: Int32, given: Int32 | None = None) -> Logprobs:
     """What `rows` [N] ask for, `tops` [N] alternatives each, with arrays for the answers."""
-    width = int(tops.max(initial=0))
-    shape = len(rows), width
-    return Logprobs(rows, tops, np.zeros(len(rows), np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+    count, shape = len(rows), (len(rows), int(tops.max(initial=0)))
+    given = np.full(count, -1, np.int32) if given is None else given
+    ids, values = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    return Logprobs(rows, tops, np.zeros(count, np.float32), ids, values, given)
 
 
-def gathered(parts: Sequence[tuple[int, Logprobs]]) -> Logprobs:
+def part(told: Logprobs, which: NDArray[np.intp], rows: Int32) -> Logprobs:
+    """Some of the answers, for which `rows` [len(which)] is the row now."""
+    columns = told.tops[which], told.chosen[which], told.top_ids[which], told.top_values[which], told.given[which]
+    return Logprobs(rows, *columns)
+
+
+def gathered(parts: Sequence[tuple[int, Logprobs]]) -> Logprobs | None:
     """Answers that were computed apart as those of one batch: of each part the first row's number there."""
-    width = max((part.top_ids.shape[1] for _, part in parts), default=0)
-    rows = np.concatenate([part.rows + first for first, part in parts] or [np.zeros(0, np.int32)]).astype(np.int32)
-    whole = asked(rows, np.concatenate([part.tops for _, part in parts] or [np.zeros(0, np.int32)]))
+    if not parts:
+        return None
+    rows = np.concatenate([part.rows + first for first, part in parts]).astype(np.int32)
+    whole = asked(rows, np.concatenate([part.tops for _, part in parts]))
+    width = whole.top_ids.shape[1]
     at = 0
     for _, part in parts:
         end, columns = at + len(part.rows), min(width, part.top_ids.shape[1])
@@ -60,6 +70,8 @@ def check(wanted: Logprobs, rows: int, vocab: int) -> None:
     most = min(width, vocab)
     if len(wanted.tops) != count or (count and not 0 <= wanted.tops.min() <= wanted.tops.max() <= most):
         raise ValueError(f"logprobs.tops must lie in [0, {most}], one for each of {count} rows; got {wanted.tops}")
+    if len(wanted.given) != count or (count and not -1 <= wanted.given.min() <= wanted.given.max() < vocab):
+        raise ValueError(f"logprobs.given must lie in [-1, {vocab}), one for each of {count} rows; got {wanted.given}")
     if len(wanted.chosen) != count or wanted.top_ids.shape != wanted.top_values.shape or len(wanted.top_ids) != count:
         raise ValueError(f"the arrays for the answers must have {count} rows and equal widths")
 
@@ -71,6 +83,7 @@ def tell(logits: Float32, drawn: Int32, wanted: Logprobs) -> None:
         peak = values.max()
         values -= peak + np.log(np.exp(values - peak).sum())
         top = np.argsort(-values, kind="stable")[: wanted.tops[index]]
-        wanted.chosen[index] = max(values[drawn[row]], LEAST)
+        token = wanted.given[index] if wanted.given[index] >= 0 else drawn[row]
+        wanted.chosen[index] = max(values[token], LEAST)
         wanted.top_ids[index, : len(top)] = top
         wanted.top_values[index, : len(top)] = np.maximum(values[top], LEAST)

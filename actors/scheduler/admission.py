@@ -96,6 +96,8 @@ def admit(
         raise _invalid("stop_token_ids", f"contains {largest}", f"ids below {vocabulary.vocab_size}")
     if request.logprobs > MOST_LOGPROBS:
         raise _invalid("logprobs", f"is {request.logprobs}", f"at most {MOST_LOGPROBS}")
+    if request.score_from and not (request.HasField("logprobs") and request.score_from <= prompt_tokens):
+        raise _invalid("score_from", f"is {request.score_from}", f"with logprobs, 1 to prompt_tokens = {prompt_tokens}")
     if len(request.kv_source) > MOST_SOURCES:
         raise _invalid("kv_source", f"has {len(request.kv_source)} addresses", f"at most {MOST_SOURCES}")
     return Sequence(
@@ -110,6 +112,7 @@ def admit(
         sampling=request.sampling,
         min_tokens=request.min_tokens,
         logprobs=request.logprobs if request.HasField("logprobs") else None,
+        score_from=request.score_from if request.score_from < prompt_tokens else 0,
         kv_format=kv_format,
         keep=request.keep,
         kv_source=tuple(request.kv_source),

@@ -202,7 +202,12 @@ class Batch:
         return found
 
     def _hold_prefix(self, cache: PrefixCache, sequence: Sequence, room: int, now_s: float) -> Node | None:
-        """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for."""
+        """Let a waiting sequence hold its cached pages, or return the promised page that it should wait for.
+
+        One whose prompt is scored wants the logits of all of it, which are not cached: it computes everything.
+        """
+        if sequence.score_from:
+            return None
         available = self.allocator.num_available
         hold, last = cache.match(salt_of(sequence), sequence.token_ids)
         if last is not None and last.level >= sequence.level:

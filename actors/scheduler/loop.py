@@ -179,7 +179,8 @@ class LeaseLoop:
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
             sequence.last_token_s = now
-            sequence.stream.put(news.token_ids, news.logprobs)
+        if news.token_ids or news.prompt_logprobs is not None:
+            sequence.stream.put(news.token_ids, news.logprobs, news.prompt_logprobs)
         match news.end:
             case worker_pb2.ROW_STOP:
                 sequence.stream.finish(inference_pb2.FINISH_STOP)

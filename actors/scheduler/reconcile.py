@@ -21,6 +21,8 @@ class News(NamedTuple):
     error: str
     # Of these tokens; None where the request does not ask for them.
     logprobs: worker_pb2.Logprobs | None = None
+    # Of prompt tokens, those that follow the ones told before.
+    prompt_logprobs: worker_pb2.Logprobs | None = None
 
 
 class Outcome(NamedTuple):
@@ -45,6 +47,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
     ended: list[Sequence] = []
     low = cleared = awaited = due = False
     errors, told = iter(result.error), iter(result.logprobs)
+    scored = {logprobs.row: logprobs for logprobs in result.prompt_logprobs}
     all_tokens = list(result.token_ids)
     start = 0
     for row, computed, count, end in zip(result.row, result.computed, result.token_count, result.end, strict=True):
@@ -58,6 +61,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
                 raise Internal(f"The worker reported row {row}, which no plan in flight lists.")
             sequence = leaving.sequence
         logprobs = _logprobs_of(sequence, count, told) if count and sequence.logprobs is not None else None
+        prompt_logprobs = _prompt_logprobs_of(sequence, scored[row]) if row in scored else None
         if computed > sequence.limit:
             raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
         sequence.num_computed_tokens = computed
@@ -78,16 +82,29 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
         else:
             low = low or runs_low(sequence, batch.config.lease_tokens)
             due = due or batch.tiering.is_due(sequence)
-        if (token_ids or end) and not sequence.cancelled:
-            news.append(News(sequence, token_ids, end, error, logprobs))
+        if (token_ids or end or prompt_logprobs is not None) and not sequence.cancelled:
+            news.append(News(sequence, token_ids, end, error, logprobs, prompt_logprobs))
     freed = free_rows(batch, ended, result.plan_id)
     return Outcome(news, replan=low or freed or cleared or awaited or due)
 
 
 def _logprobs_of(sequence: Sequence, count: int, told: Iterator[worker_pb2.Logprobs]) -> worker_pb2.Logprobs:
     """The next message, a copy, which must be of `count` tokens."""
+    return _checked(sequence, next(told, worker_pb2.Logprobs()), count)
+
+
+def _prompt_logprobs_of(sequence: Sequence, told: worker_pb2.Logprobs) -> worker_pb2.Logprobs:
+    """A message of prompt tokens, a copy; what follows them is told next, also where the row begins anew."""
+    count, left = len(told.chosen), sequence.num_prompt_tokens - sequence.score_from
+    if not (sequence.score_from and count <= left):
+        raise Internal(f"The worker scored {count} prompt tokens of {sequence.request_id}; {left} were wanted.")
+    sequence.score_from = sequence.score_from + count if count < left else 0
+    return _checked(sequence, told, count)
+
+
+def _checked(sequence: Sequence, told: worker_pb2.Logprobs, count: int) -> worker_pb2.Logprobs:
     logprobs = worker_pb2.Logprobs()
-    logprobs.CopyFrom(next(told, worker_pb2.Logprobs()))
+    logprobs.CopyFrom(told)
     if len(logprobs.chosen) != count or not (
         len(logprobs.top_ids) == len(logprobs.top_values) == count * logprobs.tops
     ):

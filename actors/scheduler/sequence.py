@@ -58,6 +58,8 @@ class Sequence:
     stop_ids: tuple[int, ...] = ()
     # How many of the likeliest tokens are told beside each new token's log-probability; None tells nothing.
     logprobs: int | None = None
+    # The prompt token whose log-probability is told next; 0: none is wanted, or all were told.
+    score_from: int = 0
     # f16, q8, q4 or auto (actors.scheduler.formats).
     kv_format: str = "f16"
     # Whether its KV goes to disk when it ends.
@@ -135,6 +137,7 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         min_tokens=sequence.min_tokens,
         stop_ids=sequence.stop_ids,
         logprobs=sequence.logprobs,
+        score_from=sequence.score_from,
         traceparent=sequence.traceparent,
         grammar=sequence.grammar,
     )

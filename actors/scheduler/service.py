@@ -132,9 +132,12 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                 first = True
                 finish_reason = inference_pb2.FINISH_UNSPECIFIED
                 while not finish_reason:
-                    token_ids, finish_reason, logprobs = await sequence.stream.take()
+                    token_ids, finish_reason, logprobs, prompt_logprobs = await sequence.stream.take()
                     event = scheduler_pb2.GenerateEvent(
-                        token_ids=token_ids, finish_reason=finish_reason, logprobs=logprobs
+                        token_ids=token_ids,
+                        finish_reason=finish_reason,
+                        logprobs=logprobs,
+                        prompt_logprobs=prompt_logprobs,
                     )
                     if first:
                         event.admission.CopyFrom(self._admission(sequence))

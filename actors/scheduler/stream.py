@@ -14,6 +14,8 @@ class Taken(NamedTuple):
     finish: inference_pb2.FinishReason
     # Of these tokens; None where they are not asked for, or there are none.
     logprobs: worker_pb2.Logprobs | None
+    # Of prompt tokens, those that follow the ones told before.
+    prompt_logprobs: worker_pb2.Logprobs | None = None
 
 
 class TokenStream:
@@ -22,24 +24,26 @@ class TokenStream:
     It holds at most max_tokens ids, so it is bounded by the request itself.
     """
 
-    __slots__ = ("_arrived", "_error", "_finish", "_logprobs", "_token_ids")
+    __slots__ = ("_arrived", "_error", "_finish", "_logprobs", "_prompt_logprobs", "_token_ids")
 
     def __init__(self) -> None:
         self._token_ids: list[int] = []
         self._logprobs: worker_pb2.Logprobs | None = None
+        self._prompt_logprobs: worker_pb2.Logprobs | None = None
         self._finish = inference_pb2.FINISH_UNSPECIFIED
         self._error: Exception | None = None
         self._arrived = asyncio.Event()
 
-    def put(self, token_ids: list[int], logprobs: worker_pb2.Logprobs | None = None) -> None:
-        """Hand over new tokens, in order, with what is told of them; the message is the stream's from here on."""
+    def put(
+        self,
+        token_ids: list[int],
+        logprobs: worker_pb2.Logprobs | None = None,
+        prompt_logprobs: worker_pb2.Logprobs | None = None,
+    ) -> None:
+        """Hand over new tokens, in order, with what is told of them and of the prompt; the messages are ours then."""
         self._token_ids += token_ids
-        if self._logprobs is None:
-            self._logprobs = logprobs
-        elif logprobs is not None:
-            self._logprobs.chosen.extend(logprobs.chosen)
-            self._logprobs.top_ids.extend(logprobs.top_ids)
-            self._logprobs.top_values.extend(logprobs.top_values)
+        self._logprobs = _joined(self._logprobs, logprobs)
+        self._prompt_logprobs = _joined(self._prompt_logprobs, prompt_logprobs)
         self._arrived.set()
 
     def finish(self, reason: inference_pb2.FinishReason) -> None:
@@ -61,8 +65,18 @@ class TokenStream:
         self._arrived.clear()
         token_ids, self._token_ids = self._token_ids, []
         logprobs, self._logprobs = self._logprobs, None
+        prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         if self._error is not None:
             if not token_ids:
                 raise self._error
             self._arrived.set()
-        return Taken(token_ids, self._finish, logprobs)
+        return Taken(token_ids, self._finish, logprobs, prompt_logprobs)
+
+
+def _joined(first: worker_pb2.Logprobs | None, then: worker_pb2.Logprobs | None) -> worker_pb2.Logprobs | None:
+    if first is None or then is None:
+        return first or then
+    first.chosen.extend(then.chosen)
+    first.top_ids.extend(then.top_ids)
+    first.top_values.extend(then.top_values)
+    return first

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from actors.worker.pace import BY_TOKENS, FIRST_CHUNK, Prompt, chunks, prompt_ms
 from actors.worker.rows import Rows
+from actors.worker.scoring import Scores, scores_of
 from actors.worker.step_cost import StepCost, Work
 from kernels.decoder import Batch, Int32
 from kernels.sampling import SampleBatch
@@ -18,10 +19,12 @@ class Step(NamedTuple):
     slots: Int32  # [R]
     counts: Int32  # [R], tokens computed per row
     decode: NDArray[np.bool_]  # [R], rows taken as decoding
-    draws: NDArray[np.bool_]  # [R], rows whose next token is drawn; batch.logits_at has one entry for each
+    draws: NDArray[np.bool_]  # [R], rows whose next token is drawn; batch.logits_at has an entry for each
     batch: Batch
     sampling: SampleBatch | None = None
     """Parameters of the rows that draw, where they are known already."""
+    scores: Scores | None = None
+    """Prompt tokens whose log-probabilities are wanted; their logits are among batch.logits_at too."""
 
 
 def choose(
@@ -73,5 +76,8 @@ def assemble(rows: Rows, slots: Int32, counts: Int32) -> Step:
     known = rows.known[slots]
     draws = after == known
     logits_at = row_starts[1:][draws] - 1
+    scores = scores_of(rows, slots, counts, row_starts) if rows.score_from[slots].any() else None
+    if scores is not None:
+        logits_at = np.sort(np.concatenate([logits_at, scores.at]))
     batch = Batch(tokens, row_starts, lengths, rows.page_table[slots, :pages], logits_at)
-    return Step(slots, counts, known - lengths == 1, draws, batch)
+    return Step(slots, counts, known - lengths == 1, draws, batch, scores=scores)

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.worker.batch import Step, assemble, choose
-from actors.worker.drawing import Drawn, draw
+from actors.worker.drawing import Drawn, draw, gathered
 from actors.worker.grammar import Grammars
 from actors.worker.keeper import Keeper
 from actors.worker.kept_jobs import loads_of, saves_of
 from actors.worker.results import KeptRecord, StepRecord, applied_only
 from actors.worker.rows import Rows
+from actors.worker.scoring import bounded, scored
 from actors.worker.steady import Steady
 from actors.worker.step_cost import CostModel, Work
 from actors.worker.units import Units
 from kernels.bell import NO_BELL, ring
 from kernels.decoder import Decoder, Int32, Kv
-from kernels.logprobs import Logprobs, gathered
 from protos.gen import worker_pb2
 
 log = logging.getLogger(__name__)
@@ -173,12 +173,12 @@ class Engine:
             self._announce()
             return False
         self._step_began = started = time.perf_counter()
-        drawn, logprobs, errors = self._compute(step)
+        outcome = self._compute(step)
         finished = time.perf_counter()
         self._step_began = None
 
         waited = started - self._waiting_since if self._waiting_since is not None else 0.0
-        self._finish(step, drawn, logprobs, errors, finished - started, waited)
+        self._finish(step, outcome, finished - started, waited)
         self._waiting_since = finished if len(self._live) else None
         return True
 
@@ -189,6 +189,7 @@ class Engine:
         if (waiting := rows.waiting[live]).any():
             limit = np.where(waiting, np.minimum(limit, known - 1), limit)  # all but the token that draws
         counts = choose(known, computed, limit, self._step_tokens, self._itl_target_ms, self._cost.cost)
+        counts = bounded(rows, live, counts)
         runs = counts > 0
         return assemble(rows, live[runs], counts[runs]) if runs.any() else None
 
@@ -287,35 +288,23 @@ class Engine:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
                 return Drawn(np.full(1, -1, np.int32), None, {0: f"{type(failure).__name__}: {failure}"})
             log.warning("a step of %d rows failed (%r); running its rows one by one", len(step.slots), failure)
-        drawn = np.full(len(step.slots), -1, np.int32)
-        errors: dict[int, str] = {}
-        told: list[tuple[int, Logprobs]] = []
-        for index in range(len(step.slots)):
-            alone = assemble(self._rows, step.slots[index : index + 1], step.counts[index : index + 1])
-            drawn[index : index + 1], logprobs, failed = self._compute(alone)
-            if failed:
-                errors[index] = failed[0]
-            if logprobs is not None:
-                told.append((index, logprobs))
-        return Drawn(drawn, gathered(told) if told else None, errors)
+        return gathered(
+            [
+                self._compute(assemble(self._rows, step.slots[index : index + 1], step.counts[index : index + 1]))
+                for index in range(len(step.slots))
+            ]
+        )
 
-    def _finish(
-        self,
-        step: Step,
-        drawn: Int32,
-        logprobs: Logprobs | None,
-        errors: dict[int, str],
-        seconds: float,
-        waited: float,
-    ) -> None:
+    def _finish(self, step: Step, outcome: Drawn, seconds: float, waited: float) -> None:
         """Move the rows forward, end those that are done, and tell."""
         rows, slots, counts = self._rows, step.slots, step.counts
+        drawn, errors = outcome.tokens, outcome.errors
         if self._steady is not None:
             computed = self._steady.take(drawn)
             if self._steady.left:
                 self._steps += 1
                 end, row = self._steady.running, self._steady.row
-                self._record(row, computed, drawn, logprobs, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
+                self._record(row, computed, outcome, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
                 self._failed_steps = 0
                 return
             self._settle()
@@ -324,6 +313,8 @@ class Engine:
                 counts = counts.copy()
                 counts[list(errors)] = 0
             rows.advance(slots, counts, drawn)
+            if step.scores is not None:
+                scored(rows, slots)
         self._steps += 1
         ends = rows.ends(slots, drawn)
         if errors:
@@ -336,7 +327,7 @@ class Engine:
         by_row = {int(rows.row[slots[index]]): message for index, message in errors.items()}
         prefilled = int(counts.sum()) - decoded
         computed = rows.computed[slots]
-        self._record(rows.row[slots], computed, drawn, logprobs, ends, by_row, seconds, waited, decoded, prefilled)
+        self._record(rows.row[slots], computed, outcome, ends, by_row, seconds, waited, decoded, prefilled)
         self._failed_steps = self._failed_steps + 1 if len(errors) == len(slots) else 0
         if self._failed_steps == FATAL_AFTER:
             reason = next(iter(errors.values()))
@@ -351,8 +342,7 @@ class Engine:
         self,
         row: NDArray[np.int64],
         computed: Int32,
-        drawn: Int32,
-        logprobs: Logprobs | None,
+        outcome: Drawn,
         end: NDArray[np.int8],
         errors: dict[int, str],
         seconds: float,
@@ -367,14 +357,15 @@ class Engine:
                 step=self._steps,
                 row=row,
                 computed=computed,
-                drawn=drawn,
+                drawn=outcome.tokens,
                 end=end,
                 errors=errors,
                 step_seconds=seconds,
                 gap_seconds=waited,
                 prefill_tokens=prefilled,
                 decode_tokens=decoded,
-                logprobs=logprobs,
+                logprobs=outcome.logprobs,
+                prompt_logprobs=outcome.prompt_logprobs,
             )
         )
 

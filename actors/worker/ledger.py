@@ -174,6 +174,18 @@ class Ledger:
         require(start.logprobs <= MAX_TOP, "logprobs", start.logprobs, f"at most {MAX_TOP}")
         if start.HasField("grammar"):
             require(stops > 0, "stop_ids", "none", "with a grammar at least one, which ends what is complete")
+        require(
+            not start.score_from or (start.HasField("logprobs") and start.score_from <= start.prompt_tokens),
+            "score_from",
+            start.score_from,
+            f"with logprobs, from 1 to {start.prompt_tokens}",
+        )
+        require(
+            not start.score_from or start.cached_tokens < start.score_from,
+            "cached_tokens",
+            start.cached_tokens,
+            f"less than score_from, {start.score_from}",
+        )
         sampling = start.sampling
         for name, (holds, accepted) in SAMPLING_RANGES.items():
             require(sampling.HasField(name), f"sampling.{name}", "unset", "workers know no defaults: set every field")

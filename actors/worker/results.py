@@ -28,6 +28,8 @@ class StepRecord(NamedTuple):
     decode_tokens: int
     logprobs: Logprobs | None = None
     """Of the tokens of rows that ask; None where none does."""
+    prompt_logprobs: Logprobs | None = None
+    """Of prompt tokens, a row's one after the other."""
 
 
 class KeptRecord(NamedTuple):
@@ -82,6 +84,7 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
     ends: dict[int, worker_pb2.RowEnd] = {}
     errors: dict[int, str] = {}
     logprobs: dict[int, worker_pb2.Logprobs] = {}
+    scored: dict[int, worker_pb2.Logprobs] = {}
     for record in records:
         for row, count, token, end in zip(
             record.row.tolist(), record.computed.tolist(), record.drawn.tolist(), record.end.tolist(), strict=True
@@ -94,6 +97,10 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
         errors.update(record.errors)
         if record.logprobs is not None:
             _add_logprobs(logprobs, record.row, record.logprobs)
+        if record.prompt_logprobs is not None:
+            _add_logprobs(scored, record.row, record.prompt_logprobs)
+    for row, message in scored.items():
+        message.row = row
     newest = records[-1]
     return worker_pb2.StepResult(
         epoch=newest.epoch,
@@ -110,6 +117,7 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
         prefill_tokens=sum(record.prefill_tokens for record in records),
         decode_tokens=sum(record.decode_tokens for record in records),
         logprobs=[logprobs[row] for row in computed if row in logprobs],
+        prompt_logprobs=scored.values(),
     )
 
 

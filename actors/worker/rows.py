@@ -107,6 +107,8 @@ class Rows:
         self.seed = np.zeros(max_rows, np.uint64)
         self.top_logprobs = np.full(max_rows, -1, np.int32)
         """How many alternatives are told of each token drawn; -1: not even its own log-probability."""
+        self.score_from = np.zeros(max_rows, np.int32)
+        """The prompt token whose log-probability is told next (actors.worker.scoring); 0: none is, or all were."""
         self.penalised = np.zeros(max_rows, bool)
         self.seen: list[Seen | None] = [None] * max_rows
         self.biased = np.zeros(max_rows, bool)
@@ -146,6 +148,7 @@ class Rows:
         self.presence[slot] = sampling.presence_penalty
         self.frequency[slot] = sampling.frequency_penalty
         self.seed[slot] = sampling.seed
+        self.score_from[slot] = start.score_from
         self.top_logprobs[slot] = min(start.logprobs, self.vocab) if start.HasField("logprobs") else -1
         penalised = (
             sampling.repetition_penalty != 1 or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0

@@ -36,7 +36,7 @@ class Choices:
     def __init__(self, requests: Requests, request: GenerateMessage, caller: Caller) -> None:
         """Raises InvalidArgument naming the parameter; nothing is asked of any actor yet."""
         decoding = request.decoding
-        check_decoding(decoding)
+        check_decoding(decoding, echo=isinstance(request, inference_pb2.CompleteRequest) and request.echo)
         self._wanted = max(decoding.n, 1)
         count = decoding.best_of or self._wanted
         if decoding.best_of and isinstance(request, inference_pb2.ChatRequest):
@@ -139,5 +139,5 @@ async def _pump(index: int, generation: Generation, queue: asyncio.Queue[Piece |
 
 
 def _mean_logprob(generation: Generation) -> float:
-    told = generation.logprobs
+    told = generation.logprobs[generation.echoed_tokens :]
     return sum(entry.logprob for entry in told) / len(told) if told else float("-inf")

@@ -43,6 +43,8 @@ class Job:
     kept_by: str = ""
     """The replica that kept the session's KV; empty where none did."""
     emitted: list[int] = field(default_factory=list)
+    scored: int = 0
+    """Prompt tokens whose log-probabilities were told."""
     decision: router_pb2.RouteReply | None = None
     candidate: router_pb2.Candidate | None = None
     """Where it runs, or ran last."""
@@ -56,6 +58,9 @@ class Job:
         request = scheduler_pb2.GenerateRequest()
         request.CopyFrom(self.generate)
         request.token_ids.extend(self.emitted)
+        if request.score_from:
+            following = request.score_from + self.scored
+            request.score_from = following if following < request.prompt_tokens else 0
         if self.emitted and self.candidate:
             request.resumed_from_epoch = self.candidate.epoch
         return request
@@ -138,8 +143,9 @@ class Dispatcher:
             try:
                 async with aclosing(self._attempt(job)) as events:
                     async for event in events:
-                        if event.token_ids:
+                        if event.token_ids or event.HasField("prompt_logprobs"):
                             job.emitted.extend(event.token_ids)
+                            job.scored += len(event.prompt_logprobs.chosen)
                             patience.renew()
                         yield event
                 return
@@ -172,7 +178,7 @@ class Dispatcher:
             try:
                 view = await self._catalog.view(candidate)
                 if not view.same_tokens(job.view):
-                    if not job.emitted:
+                    if not (job.emitted or job.scored):
                         raise ModelChanged(view)
                     raise Unavailable(
                         f"replica {candidate.replica_id} serves revision {view.model.revision}, not the stream's"

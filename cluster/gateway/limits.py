@@ -62,12 +62,12 @@ def check(name: str, value: float, param: str | None = None) -> None:
         raise InvalidArgument(f"{param} is {value:g}; accepted is a number in {RANGES[name]}", param=param)
 
 
-def check_decoding(decoding: inference_pb2.Decoding) -> None:
-    """Refuse decoding parameters outside their ranges, naming the first."""
+def check_decoding(decoding: inference_pb2.Decoding, *, echo: bool = False) -> None:
+    """Refuse decoding parameters outside their ranges, naming the first. echo: no new token may be wanted."""
     sampling = decoding.sampling
     for message in (sampling, decoding):
         for field, value in message.ListFields():
-            if field.name in RANGES and field.name != "logit_bias":
+            if field.name in RANGES and field.name != "logit_bias" and not (echo and may_be_none(field.name, value)):
                 check(field.name, value)
     if len(sampling.logit_bias) > MAX_LOGIT_BIAS:
         raise InvalidArgument(
@@ -99,6 +99,11 @@ def check_decoding(decoding: inference_pb2.Decoding) -> None:
                     f"accepted is one of the two",
                     param=name,
                 )
+
+
+def may_be_none(name: str, value: float) -> bool:
+    """Whether this says that an echoed prompt is all that is wanted."""
+    return name == "max_tokens" and value == 0
 
 
 def check_stop(stops: Sequence[str], param: str = "stop") -> None:

@@ -19,8 +19,10 @@ class LogprobStream:
     A token is told once the character that it begins is certain, so what a stop string cut away is never told of.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, offset: int = 0) -> None:
+        """`offset`: characters of the answer before these tokens, an echoed prompt's."""
         self._vocabulary = vocabulary
+        self._offset = offset
         self._waiting: list[inference_pb2.TokenLogprob] = []
 
     def push(self, ids: Sequence[int], starts: Sequence[int], told: worker_pb2.Logprobs) -> None:
@@ -30,18 +32,13 @@ class LogprobStream:
         """
         if len(told.chosen) != len(ids):
             raise Internal(f"the replica told {len(told.chosen)} log-probabilities of {len(ids)} tokens")
-        tops, top_ids, top_values = told.tops, told.top_ids, told.top_values
-        for index, (token, start, value) in enumerate(zip(ids, starts, told.chosen, strict=False)):
-            these = slice(index * tops, (index + 1) * tops)
-            entry = self._entry(token, value)
-            entry.text_offset = start
-            entry.top.extend(map(self._entry, top_ids[these], top_values[these]))
-            self._waiting.append(entry)
+        offsets = [self._offset + start for start in starts]
+        self._waiting += entries_of(self._vocabulary, ids, offsets, told)
 
     def release(self, certain: int) -> list[inference_pb2.TokenLogprob]:
         """Those of the first `certain` characters."""
         count = 0
-        while count < len(self._waiting) and self._waiting[count].text_offset < certain:
+        while count < len(self._waiting) and self._waiting[count].text_offset < self._offset + certain:
             count += 1
         released, self._waiting = self._waiting[:count], self._waiting[count:]
         return released
@@ -51,8 +48,22 @@ class LogprobStream:
         released, self._waiting = self._waiting, []
         return released
 
-    def _entry(self, token: int, value: float) -> inference_pb2.TokenLogprob:
-        return inference_pb2.TokenLogprob(id=token, token=self._vocabulary.token_bytes(token), logprob=value)
+
+def entries_of(
+    vocabulary: Vocabulary, ids: Sequence[int], offsets: Sequence[int], told: worker_pb2.Logprobs
+) -> list[inference_pb2.TokenLogprob]:
+    """Entries of the first of `ids` [T], as many as there are text offsets, by what the worker told of them."""
+
+    def entry(token: int, value: float, offset: int = 0) -> inference_pb2.TokenLogprob:
+        data = vocabulary.token_bytes(token)
+        return inference_pb2.TokenLogprob(id=token, token=data, logprob=value, text_offset=offset)
+
+    entries = list(map(entry, ids, told.chosen, offsets))
+    top_ids, top_values = list(told.top_ids), list(told.top_values)
+    for index, each in enumerate(entries):
+        these = slice(index * told.tops, (index + 1) * told.tops)
+        each.top.extend(map(entry, top_ids[these], top_values[these]))
+    return entries
 
 
 def chat_logprobs(entries: Sequence[inference_pb2.TokenLogprob]) -> dict[str, Any]:
@@ -67,9 +78,11 @@ def completion_logprobs(entries: Sequence[inference_pb2.TokenLogprob]) -> dict[s
     """A choice's `logprobs` as /v1/completions has it: the token drawn is always among its alternatives."""
     return {
         "tokens": [token_text(entry.token) for entry in entries],
-        "token_logprobs": [round(entry.logprob, DIGITS) for entry in entries],
+        "token_logprobs": [round(entry.logprob, DIGITS) if entry.HasField("logprob") else None for entry in entries],
         "top_logprobs": [
             {token_text(each.token): round(each.logprob, DIGITS) for each in (entry, *reversed(entry.top))}
+            if entry.HasField("logprob")
+            else None
             for entry in entries
         ],
         "text_offset": [entry.text_offset for entry in entries],

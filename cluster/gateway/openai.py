@@ -12,7 +12,15 @@ from pydantic_core import from_json
 from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_format import GrammarBody, ResponseFormat, grammar_of
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
-from cluster.gateway.limits import MAX_EMBED_TEXTS, ROLES, check, check_kv_format, check_session, check_stop
+from cluster.gateway.limits import (
+    MAX_EMBED_TEXTS,
+    ROLES,
+    check,
+    check_kv_format,
+    check_session,
+    check_stop,
+    may_be_none,
+)
 from protos.gen import inference_pb2
 
 ANY = object()
@@ -41,7 +49,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "web_search_options": (None,),
 }
 UNSUPPORTED_COMPLETIONS: dict[str, tuple[Any, ...]] = _COMMON | {
-    "echo": (None, False),
     "suffix": (None, ""),
 }
 PRIORITIES = {
@@ -114,6 +121,7 @@ class CompletionBody(Generating):
     prompt: Any = Field()
     logprobs: int | None = None
     best_of: int | None = None
+    echo: bool | None = None
 
 
 class EmbeddingBody(Body):
@@ -203,7 +211,8 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
 
 def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     """The same request as a message."""
-    request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body))
+    echo = bool(body.echo)
+    request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body, echo=echo), echo=echo)
     if body.logprobs is not None:
         check("logprobs", body.logprobs)
         request.decoding.logprobs = body.logprobs
@@ -263,10 +272,10 @@ def apply_extension(
     request.priority = PRIORITIES[extension.priority]
 
 
-def _decoding(body: Generating) -> inference_pb2.Decoding:
+def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:
     for name in ("n", "max_tokens", "min_tokens", "top_k"):
         value = getattr(body, name)
-        if value is not None:
+        if value is not None and not (echo and may_be_none(name, value)):
             check(name, value)
     decoding = inference_pb2.Decoding(
         sampling=inference_pb2.Sampling(

@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from actors.base.errors import InvalidArgument, NotFound, Unavailable
+from actors.base.errors import Internal, InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation
+from cluster.gateway.echo import Echo
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
@@ -76,7 +77,7 @@ class Requests:
 
         probe: a health check, which waits for no replica and is not recorded.
         """
-        check_decoding(request.decoding)
+        check_decoding(request.decoding, echo=_echoes(request))
         check_session(request.session_id)
         check_kv_format(request.kv_format, "kv_format")
         if isinstance(request, inference_pb2.ChatRequest):
@@ -110,6 +111,9 @@ class Generation:
         """The deltas so far."""
         self.logprobs: list[inference_pb2.TokenLogprob] = []
         """Where asked for: of the tokens whose text begins in the deltas so far; of all of them by the end."""
+        self.echoed_tokens = 0
+        """Entries of logprobs that are the echoed prompt's."""
+        self._echoed_deltas = 0
         self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
         self.stop_text = ""
         """The stop string that ended it; empty where none did."""
@@ -263,6 +267,8 @@ class Generation:
             )
         room = context - len(ids)
         max_tokens = asked or min(self._requests.config.max_tokens_default or room, room)
+        if self._only_echoes:
+            max_tokens = 1  # What a replica is asked for at least; nobody sees it.
         if decoding.min_tokens > max_tokens:
             raise InvalidArgument(
                 f"min_tokens is {decoding.min_tokens}; accepted is up to {max_tokens}, what the answer may have",
@@ -297,6 +303,7 @@ class Generation:
             kv_format=self._request.kv_format,
             logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
             stop_token_ids=decoding.stop_token_ids,
+            score_from=1 if self.tells_logprobs and _echoes(self._request) and len(ids) > 1 else 0,
             keep=bool(self._request.session_id),
             grammar=decoding.grammar if decoding.HasField("grammar") else None,
         )
@@ -331,11 +338,29 @@ class Generation:
         """Deltas of one job, up to its finish or a stop string."""
         text = TextStream(job.view.vocabulary, self._request.decoding.stop)
         requests = self._requests
-        told = LogprobStream(job.view.vocabulary) if self.tells_logprobs else None
+        vocabulary, tells = job.view.vocabulary, self.tells_logprobs
+        echo = None
+        if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.echo:
+            ids = job.generate.token_ids[: job.generate.prompt_tokens]
+            echo = Echo(vocabulary, ids, self._request.text, tells=tells)
+        told = LogprobStream(vocabulary, len(echo.text) if echo is not None else 0) if tells else None
         certain = 0
         try:
             async with aclosing(requests.dispatcher.stream(job)) as events:
                 async for event in events:
+                    if echo is not None:
+                        echo.push(event.prompt_logprobs)
+                        if not echo.complete:
+                            if event.token_ids or event.finish_reason:
+                                raise Internal(f"replica {self.route.replica} told too little of the prompt")
+                            continue
+                        self.logprobs += echo.entries
+                        self.echoed_tokens, self._echoed_deltas = len(echo.entries), 1
+                        yield echo.text
+                        echo = None
+                        if self._only_echoes:
+                            self.finish = inference_pb2.FINISH_LENGTH
+                            return
                     if event.token_ids:
                         self._last_token_s = requests.last_token_s = time.monotonic()
                         self._first_token_s = self._first_token_s or self._last_token_s
@@ -360,6 +385,12 @@ class Generation:
                         return
         finally:
             requests.tokens.inc(self._tokens)
+
+    @property
+    def _only_echoes(self) -> bool:
+        """Whether no new token is wanted."""
+        decoding = self._request.decoding
+        return _echoes(self._request) and decoding.HasField("max_tokens") and not decoding.max_tokens
 
     @property
     def _wait_s(self) -> float:
@@ -392,7 +423,7 @@ class Generation:
                 revision=self.revision,
                 question=_question(self._request),
                 session=self._conversation.kept,
-                text="".join(self.text),
+                text="".join(self.text[self._echoed_deltas :]),
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
                 prefix_hashes=list(job.route.prefix_hashes),
@@ -406,6 +437,10 @@ class Generation:
                 total_ms=(now - self._arrived_s) * 1e3,
             )
         )
+
+
+def _echoes(request: GenerateMessage) -> bool:
+    return isinstance(request, inference_pb2.CompleteRequest) and request.echo
 
 
 def _check_messages(messages: Sequence[inference_pb2.Message]) -> None:

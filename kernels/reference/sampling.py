@@ -45,7 +45,8 @@ def _tell(logits: mx.array, drawn: Int32, wanted: Logprobs) -> None:
     """kernels.logprobs.tell."""
     raw = logits[mx.array(wanted.rows)].astype(mx.float32)
     values = mx.maximum(raw - mx.logsumexp(raw, axis=-1, keepdims=True), LEAST)
-    wanted.chosen[:] = np.array(mx.take_along_axis(values, mx.array(drawn[wanted.rows])[:, None], axis=-1))[:, 0]
+    ids = np.where(wanted.given >= 0, wanted.given, drawn[wanted.rows])
+    wanted.chosen[:] = np.array(mx.take_along_axis(values, mx.array(ids)[:, None], axis=-1))[:, 0]
     width = int(wanted.tops.max())
     if width:
         top = mx.argsort(-raw, axis=-1)[:, :width]

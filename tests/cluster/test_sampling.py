@@ -161,3 +161,51 @@ async def test_a_stop_token_id_ends_the_answer_and_is_no_part_of_it(local: Local
     assert (ended.choices[0].text, ended.choices[0].finish_reason) == ("".join(text[:first]), "stop")
     later = await complete(local, temperature=0, extra_body=extra | {"min_tokens": 16})
     assert later.usage.completion_tokens == 16
+
+
+async def test_an_echoed_prompt_is_told_like_the_answer_that_it_was(local: LocalCluster) -> None:
+    """Prompt and answer sent back as a prompt: every token has the log-probability that it was drawn with."""
+    asked = {"temperature": 0.8, "seed": 9, "logprobs": 2}
+    drawn = (await complete(local, **asked, echo=True)).choices[0]
+    assert drawn.text.startswith(PROMPT)
+    assert "".join(drawn.logprobs.tokens) == drawn.text
+    described = await SchedulerStub(connect(local.directory.find(f"scheduler-{MODEL}-0"))).Describe(
+        scheduler_pb2.DescribeRequest()
+    )
+    vocabulary = Vocabulary.from_message(described.vocabulary)
+    ids = {vocabulary.token_bytes(token): token for token in range(vocabulary.size)}
+    again = await complete(
+        local, prompt=[ids[token.encode()] for token in drawn.logprobs.tokens], echo=True, max_tokens=0, logprobs=2
+    )
+    assert again.choices[0].text == drawn.text
+    assert again.choices[0].logprobs == drawn.logprobs
+    assert again.choices[0].logprobs.token_logprobs[0] is None
+    assert again.usage.completion_tokens == 0
+
+
+async def test_echo_in_a_mixed_batch_is_echo_alone_and_finds_nothing_cached(local: LocalCluster) -> None:
+    prompt = "The mill stood by the river, and the river ran on past the mill. " * 30
+    asked = {"prompt": prompt, "logprobs": 1, "max_tokens": 3, "temperature": 0}
+    alone = await complete(local, **asked, echo=True)
+    together = await asyncio.gather(
+        *(complete(local, **asked, echo=True) for _ in range(2)),
+        *(complete(local, **option) for option in OPTIONS),
+        *(complete(local, **asked) for _ in range(2)),
+    )
+    for each in together[:2]:
+        assert each.choices[0].logprobs == alone.choices[0].logprobs
+        assert each.usage.prompt_tokens_details is None or not each.usage.prompt_tokens_details.cached_tokens
+    for each in together[-2:]:
+        assert each.choices[0].logprobs.tokens == alone.choices[0].logprobs.tokens[-3:]
+        assert each.choices[0].logprobs.token_logprobs == alone.choices[0].logprobs.token_logprobs[-3:]
+
+
+async def test_a_preempted_echo_is_told_whole(home: Any) -> None:
+    async with LocalCluster(settings(home, models__0__kv_memory_bytes=40 * 16 * 23040)) as tight:
+
+        async def told(index: int) -> Any:
+            asked = {"prompt": f"Chapter {index}. " * 30, "temperature": 0, "max_tokens": 80, "logprobs": 1}
+            return (await complete(tight, **asked, echo=True)).choices[0].logprobs
+
+        alone = [await told(index) for index in range(4)]
+        assert await asyncio.gather(*map(told, range(4))) == alone

@@ -139,6 +139,17 @@ def test_parts_of_a_batch_are_gathered_in_its_order() -> None:
     whole = logprobs.gathered(parts)
     together = asking({0: 2, 2: 5})
     logprobs.tell(logits, np.full(3, 7, np.int32), together)
+    assert whole is not None
     for got, want in zip(whole, together, strict=True):
         np.testing.assert_array_equal(got, want)
-    assert len(logprobs.gathered([]).rows) == 0
+    assert logprobs.gathered([]) is None
+
+
+def test_of_an_id_that_is_given_instead_of_the_one_drawn(sample: Sampler) -> None:
+    logits = np.random.default_rng(6).normal(0, 2, (3, 100)).astype(np.float32)
+    wanted = logprobs.asked(np.arange(3, dtype=np.int32), np.full(3, 2, np.int32), np.array([-1, 42, 0], np.int32))
+    drawn = sample(logits, batch(3, wanted, temperature=0.0))
+    truth = exact(logits)
+    np.testing.assert_allclose(wanted.chosen, [truth[0, drawn[0]], truth[1, 42], truth[2, 0]], atol=TOLERANCE)
+    with pytest.raises(ValueError, match="given"):
+        sample(logits, batch(3, wanted._replace(given=np.array([0, 0, 100], np.int32))))

@@ -124,7 +124,8 @@ struct LogprobColumns {
               tops(field<Column<int32_t>>(fields, 1, "logprobs.tops")),
               chosen(field<Written<float, 1>>(fields, 2, "logprobs.chosen")),
               top_ids(field<Written<int32_t, 2>>(fields, 3, "logprobs.top_ids")),
-              top_values(field<Written<float, 2>>(fields, 4, "logprobs.top_values")) {}
+              top_values(field<Written<float, 2>>(fields, 4, "logprobs.top_values")),
+              given(field<Column<int32_t>>(fields, 5, "logprobs.given")) {}
 
     WantedLogprobs wanted() const {
         return {span(rows),
@@ -132,13 +133,15 @@ struct LogprobColumns {
                 {chosen.data(), chosen.shape(0)},
                 {top_ids.data(), top_ids.shape(0) * top_ids.shape(1)},
                 {top_values.data(), top_values.shape(0) * top_values.shape(1)},
-                static_cast<int>(top_ids.shape(1))};
+                static_cast<int>(top_ids.shape(1)),
+                span(given)};
     }
 
     Column<int32_t> rows, tops;
     Written<float, 1> chosen;
     Written<int32_t, 2> top_ids;
     Written<float, 2> top_values;
+    Column<int32_t> given;
 };
 
 // The columns of a kernels.sampling.SampleBatch, held while they are used.

@@ -58,8 +58,8 @@ void check_masks(const SampleParameters& p, int rows, int vocab) {
 
 void check_logprobs(const WantedLogprobs& wanted, int rows, int vocab) {
     const size_t count = wanted.rows.size(), answers = count * static_cast<size_t>(wanted.width);
-    if (wanted.tops.size() != count || wanted.chosen.size() != count || wanted.top_ids.size() != answers ||
-        wanted.top_values.size() != answers) {
+    if (wanted.tops.size() != count || wanted.given.size() != count || wanted.chosen.size() != count ||
+        wanted.top_ids.size() != answers || wanted.top_values.size() != answers) {
         throw std::invalid_argument("logprobs has " + std::to_string(count) +
                                     " rows; its other arrays must have as many");
     }
@@ -68,6 +68,10 @@ void check_logprobs(const WantedLogprobs& wanted, int rows, int vocab) {
         if (wanted.rows[i] < (i == 0 ? 0 : wanted.rows[i - 1] + 1) || wanted.rows[i] >= rows) {
             throw std::invalid_argument("logprobs.rows must rise within [0, " + std::to_string(rows) + "), got " +
                                         std::to_string(wanted.rows[i]) + " at " + std::to_string(i));
+        }
+        if (wanted.given[i] < -1 || wanted.given[i] >= vocab) {
+            throw std::invalid_argument("logprobs.given must lie in [-1, " + std::to_string(vocab) + "), got " +
+                                        std::to_string(wanted.given[i]) + " at " + std::to_string(i));
         }
         if (wanted.tops[i] < 0 || wanted.tops[i] > most) {
             throw std::invalid_argument("logprobs.tops must lie in [0, " + std::to_string(most) + "], got " +
@@ -148,7 +152,7 @@ void sample(Pool& pool, const float* logits, int rows, int vocab, const SamplePa
         if (out[row] < 0 || asks[row] < 0) return;
         const size_t i = asks[row], at = i * wanted.width;
         RowSampler(x, vocab, parameters, row, nullptr, scratch)
-            .tell(out[row], wanted.tops[i], wanted.chosen.data() + i, wanted.top_ids.data() + at,
+            .tell(wanted.given[i] >= 0 ? wanted.given[i] : out[row], wanted.tops[i], wanted.chosen.data() + i, wanted.top_ids.data() + at,
                   wanted.top_values.data() + at);
     });
     for (int row = 0; row < rows; ++row) {

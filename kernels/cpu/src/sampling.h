@@ -15,6 +15,7 @@ struct WantedLogprobs {
     std::span<int32_t> top_ids;   // [rows][width]
     std::span<float> top_values;  // [rows][width]
     int width = 0;
+    std::span<const int32_t> given;
 };
 
 // kernels/sampling.py: SampleBatch.

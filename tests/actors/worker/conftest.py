@@ -187,6 +187,7 @@ class Row:
     granted: int = 0  # limit of the newest plan sent
     asks: bool = False
     logprobs: worker_pb2.Logprobs = field(default_factory=worker_pb2.Logprobs)
+    prompt_logprobs: worker_pb2.Logprobs = field(default_factory=worker_pb2.Logprobs)
 
     @property
     def output(self) -> list[int]:
@@ -217,6 +218,7 @@ class Scheduler:
         stop_ids: Sequence[int] = (),
         pages: Sequence[int] = (),
         logprobs: int | None = None,
+        score_from: int = 0,
         **sampling: object,
     ) -> None:
         """A row for the next plan; `pages` come first in its table, more are taken as limit needs."""
@@ -232,6 +234,7 @@ class Scheduler:
             min_tokens=min_tokens,
             stop_ids=stop_ids,
             logprobs=logprobs,
+            score_from=score_from,
         )
         self.rows[row] = Row(list(tokens), start.prompt_tokens, list(pages), 0, start, list(pages), cached_tokens)
         self.rows[row].asks = logprobs is not None
@@ -307,6 +310,9 @@ class Scheduler:
             if end == worker_pb2.ROW_ERROR:
                 state.error = next(errors)
         assert at == len(result.token_ids)
+        for scored in result.prompt_logprobs:
+            self.rows[scored.row].prompt_logprobs.chosen.extend(scored.chosen)
+            self.rows[scored.row].prompt_logprobs.top_ids.extend(scored.top_ids)
         assert next(told, None) is None, "log-probabilities that nobody asked for"
 
     def run(self, step_tokens: int = 64) -> dict[int, list[int]]:

@@ -106,6 +106,10 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         """By seed, where it is not the answer."""
         self.values: dict[int, float] = {}
         """By seed, the log-probability of every token, where it is not -1."""
+        self.per_score = 100
+        """Prompt tokens told of an event."""
+        self.break_scoring = False
+        """Raise `breakage` after the first of these, once."""
         self.fail_seed: int | None = None
         """A seed whose streams break with Internal once another holds."""
         self.cached_tokens = 0
@@ -146,7 +150,18 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
             restored_tokens=self.restored_tokens,
         )
         sent = 0
+        prompt = list(request.token_ids[: request.prompt_tokens])
+        scored = prompt[request.score_from :] if request.score_from else []
         try:
+            while scored:
+                part, scored = scored[: self.per_score], scored[self.per_score :]
+                value = self.values.get(seed, -1)
+                yield scheduler_pb2.GenerateEvent(
+                    admission=admission, prompt_logprobs=told_of(part, request.logprobs, value)
+                )
+                if self.break_scoring:
+                    self.break_scoring = False
+                    raise self.breakage
             while True:
                 if sent == self.hold_after:
                     self.holding.set()

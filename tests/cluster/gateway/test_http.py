@@ -212,7 +212,6 @@ async def test_defaults_of_unsupported_parameters_are_harmless(world):
         ({"best_of": 33}, "best_of", "invalid_value"),
         ({"best_of": 2, "n": 3}, "best_of", "invalid_value"),
         ({"best_of": 3, "n": 2, "stream": True}, "best_of", "invalid_value"),
-        ({"echo": True}, "echo", "unsupported_parameter"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
         ({"prompt": []}, "prompt", "invalid_value"),
