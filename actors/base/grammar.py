@@ -11,6 +11,7 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from actors.base.errors import InvalidArgument
+from actors.base.schema import narrow_dates
 from protos.gen import inference_pb2
 
 MAX_BYTES = 512 << 10
@@ -57,14 +58,14 @@ def _from_schema(text: str) -> str:
     schema = parsed_schema(text)
     if schema is False:
         raise InvalidArgument("the schema is false, which nothing satisfies")
-    document = "{}" if schema is True else text
     try:
+        document = "{}" if schema is True else json.dumps(schema) if narrow_dates(schema) else text
         return LLMatcher.grammar_from_json_schema(
             document,
             defaults={"whitespace_pattern": WHITESPACE},
             overrides={"lenient": False, "coerce_one_of": False},  # a schema's own x-guidance may not ignore keywords
         )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"the schema cannot be read: {error}") from error
 
 

@@ -8,14 +8,15 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import parsed_schema, reason, source
+from actors.base.schema import escaped, places
 from cluster.gateway.catalog import ModelView
 from protos.gen import inference_pb2
 
@@ -109,51 +110,6 @@ class _Bytes:
 _BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256)
 
 
-class _Place(NamedTuple):
-    """A schema within a schema, by JSON pointer."""
-
-    pointer: str
-    schema: Mapping[str, Any]
-
-
-_SCHEMA_MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
-_SCHEMA_LISTS = ("prefixItems", "items", "allOf", "anyOf", "oneOf")
-_SCHEMAS = (
-    "items",
-    "additionalItems",
-    "additionalProperties",
-    "contains",
-    "propertyNames",
-    "not",
-    "if",
-    "then",
-    "else",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-)
-
-
-def _places(schema: Any, pointer: str = "#") -> Iterator[_Place]:
-    """Every schema of a document, outermost first; names of properties are not taken for keywords."""
-    if not isinstance(schema, dict):
-        return
-    yield _Place(pointer, schema)
-    for keyword, value in schema.items():
-        within = f"{pointer}/{_escaped(keyword)}"
-        if keyword in _SCHEMA_MAPS and isinstance(value, dict):
-            for name, part in value.items():
-                yield from _places(part, f"{within}/{_escaped(name)}")
-        elif keyword in _SCHEMA_LISTS and isinstance(value, list):
-            for index, part in enumerate(value):
-                yield from _places(part, f"{within}/{index}")
-        elif keyword in _SCHEMAS:
-            yield from _places(value, within)
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 _Finder = Callable[[str, Mapping[str, Any]], str | None]
 
 
@@ -189,7 +145,7 @@ def place_of(schema: dict[str, Any], why: str) -> str | None:
     for said, finder in _REASONS:
         if (match := said.search(why)) is None:
             continue
-        for place in _places(schema):
+        for place in places(schema):
             if (keyword := finder(match[1], place.schema)) is not None:
-                return f"{place.pointer}/{_escaped(keyword)}"
+                return f"{place.pointer}/{escaped(keyword)}"
     return None

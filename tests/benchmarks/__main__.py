@@ -11,7 +11,8 @@ session after a restart). Those of speed stand beside llama.cpp, serving and wor
 tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
-their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap and .perplexity.
+their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap, .perplexity,
+.schemas and .grammars.
 """
 
 import argparse
