@@ -134,6 +134,9 @@ class Batch:
 
     def decide(self, now_s: float) -> StepPlan:
         """Plan the next step. Whom it admits holds the cached pages of its prompt: enact the decision."""
+        for sequence in self.running.values():
+            if self.cache is not None and sequence.hold is not None and sequence.hold.copies:
+                self.cache.adopt(sequence.hold, sequence.table, sequence.num_computed_tokens)
         self.tiering.look()
         if self.kept is not None:
             self.kept.look(now_s)
@@ -329,6 +332,8 @@ class Batch:
             if copy is not None:
                 message.copy_from.append(copy.source)
                 message.copy_to.append(copy.target)
+                if lease.sequence.hold is not None:
+                    lease.sequence.hold.copies.add(first_written)
             missing = pages_for(lease.limit, self.allocator.page_size) - len(lease.sequence.table)
             lease.sequence.table.grow(self.allocator, missing)
             lease.sequence.limit = lease.limit

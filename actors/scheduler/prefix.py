@@ -67,15 +67,17 @@ class Hold:
     """A sequence's way into the tree: nodes from the root on, none of which goes while it is held.
 
     `nodes[i]` has the tokens of the sequence's page i. Its page may be another one than the sequence's own, where two
-    computed the same at the same time. Nodes from `kept` on are promised by this very sequence.
+    computed the same at the same time or the sequence writes a copy; such i are `copies`. Nodes from `kept` on are
+    promised by this very sequence.
     """
 
-    __slots__ = ("kept", "nodes", "root")
+    __slots__ = ("copies", "kept", "nodes", "root")
 
     def __init__(self, root: Node) -> None:
         self.root = root
         self.nodes: list[Node] = []
         self.kept = 0
+        self.copies: set[int] = set()
 
     @property
     def end(self) -> Node:
@@ -168,9 +170,24 @@ class PrefixCache:
                     break
                 else:
                     hold.nodes.append(child)
+                    hold.copies.add(hold.kept)
                     self._use(child)
             hold.kept += 1
         return awaited
+
+    def adopt(self, hold: Hold, table: PageTable, num_computed: int) -> None:
+        """Where only this sequence uses a page of which it has a copy, take the copy instead: one page is enough.
+
+        Without that a sequence that runs alone could want more pages than there are.
+        """
+        for index in sorted(hold.copies):
+            node, page = hold.nodes[index], table.pages[index]
+            if node.users > 1 or (index + 1) * self._pool.page_size > num_computed:
+                continue
+            hold.copies.remove(index)
+            self._pool.share([page])
+            self._pool.release([node.page])
+            self.replace(node.page, page)
 
     def release(self, hold: Hold) -> None:
         """Let go; what the sequence promised and did not compute is forgotten."""
@@ -187,7 +204,7 @@ class PrefixCache:
         self._offer(hold.end)
         hold.root.users -= 1
         self._prune(hold.root)
-        hold.nodes, hold.kept = [], 0
+        hold.nodes, hold.kept, hold.copies = [], 0, set()
 
     def make_room(self, pages: int) -> None:
         """Evict until `pages` f16 pages are free or nothing is left to evict."""

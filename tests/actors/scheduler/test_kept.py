@@ -241,7 +241,7 @@ def test_pages_on_their_way_to_a_disk_that_is_stuck_do_not_stop_others(instrumen
 
 
 def test_what_is_asked_of_another_worker_is_not_saved_meanwhile(instruments):
-    """It may be told as lost: taken for the answer to a save, that would let the unit be used again while it is read."""
+    """It may be told as lost: taken for the answer to a save, that would let the unit be used while it is read."""
     it = drive(instruments, {}, disk_steps=12)
     it.submit("a", prompt(400), 5, kv_source=("unix:/gone",))
     it.turn()

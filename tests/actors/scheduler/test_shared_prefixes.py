@@ -200,3 +200,27 @@ def test_who_waits_for_pages_is_not_looked_up_at_every_plan(drive, monkeypatch):
         it.submit(f"s{index}", [*SYSTEM, 500 + index], new=4)
     it.run()
     assert len(looked_up) == 1 + 31 + 31, "when it comes, and when the pages do"
+
+
+def test_who_needs_all_pages_gets_them_although_it_began_with_a_page_that_it_copied(instruments):
+    """What it copied stays in the tree, as its copy: there is no room for both."""
+    it = instruments.Drive(SchedulerConfig(reserve_fraction=0), pages=4, page_size=4)
+    prompt = list(range(100, 108))
+    it.submit("a", prompt, 1)
+    it.run()
+    again = it.submit("b", prompt, 9)
+    it.run(200)
+    assert again.num_found_tokens == 7
+    assert output(again) == alone(instruments, again)
+
+
+def test_who_computed_the_same_as_another_needs_it_once_when_the_other_is_gone(instruments):
+    """Both draw the same tokens beside each other; then the longer one needs all pages but one."""
+    it = instruments.Drive(
+        SchedulerConfig(reserve_fraction=0, lease_tokens=4), pages=12, page_size=4, max_step_tokens=32
+    )
+    prompt = list(range(100, 106))
+    it.submit("a", prompt, 14)
+    longer = it.submit("b", prompt, 40)
+    it.run(400)
+    assert output(longer) == alone(instruments, longer)
