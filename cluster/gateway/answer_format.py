@@ -39,19 +39,16 @@ class ResponseFormat(_Body):
     json_schema: JsonSchema | None = None
 
 
-def grammar_of(asked: ResponseFormat | None, own: GrammarBody | None) -> inference_pb2.Grammar | None:
-    """The grammar that the two ask for, if any."""
-    formatted = asked is not None and asked.type != "text"
-    if asked is not None and asked.json_schema is not None and asked.type != "json_schema":
+def grammar_of(asked: ResponseFormat | None) -> inference_pb2.Grammar | None:
+    """The grammar that a response_format asks for, if any."""
+    if asked is None:
+        return None
+    if asked.json_schema is not None and asked.type != "json_schema":
         raise InvalidArgument(
             f"response_format.json_schema is given with the type {asked.type!r}; accepted is 'json_schema'",
             param="response_format.type",
         )
-    if own is not None and formatted:
-        raise InvalidArgument("response_format and russet.grammar are both given; give one", param="russet.grammar")
-    if own is not None:
-        return _own_grammar(own)
-    if asked is None or not formatted:
+    if asked.type == "text":
         return None
     if asked.type == "json_object":
         return inference_pb2.Grammar(json_schema=ANY_JSON_OBJECT)
@@ -62,7 +59,10 @@ def grammar_of(asked: ResponseFormat | None, own: GrammarBody | None) -> inferen
     return inference_pb2.Grammar(json_schema=text, name=asked.json_schema.name)
 
 
-def _own_grammar(own: GrammarBody) -> inference_pb2.Grammar:
+def add_grammar(own: GrammarBody, decoding: inference_pb2.Decoding) -> None:
+    """Hold an answer to Russet's own grammar, unless it is held to another already."""
+    if decoding.HasField("grammar"):
+        raise InvalidArgument("response_format and russet.grammar are both given; give one", param="russet.grammar")
     given = own.model_dump(exclude_none=True)
     if len(given) != 1:
         names = ", ".join(given) or "nothing"
@@ -70,5 +70,6 @@ def _own_grammar(own: GrammarBody) -> inference_pb2.Grammar:
             f"russet.grammar has {names}; accepted is one of regex, choice, lark and gbnf", param="russet.grammar"
         )
     if own.choice is not None:
-        return inference_pb2.Grammar(choice=inference_pb2.Choice(texts=own.choice))
-    return inference_pb2.Grammar(**given)
+        decoding.grammar.choice.texts.extend(own.choice)
+    else:
+        decoding.grammar.MergeFrom(inference_pb2.Grammar(**given))

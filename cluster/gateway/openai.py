@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway.answer_format import GrammarBody, ResponseFormat, grammar_of
+from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, grammar_of
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
 from cluster.gateway.limits import (
     MAX_EMBED_TEXTS,
@@ -270,6 +270,9 @@ def apply_extension(
     request.session_id = extension.session_id
     request.kv_format = extension.kv_format
     request.priority = PRIORITIES[extension.priority]
+    request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
+    if extension.grammar is not None:
+        add_grammar(extension.grammar, request.decoding)
 
 
 def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:
@@ -292,9 +295,8 @@ def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding
         min_tokens=body.min_tokens,
         ignore_eos=bool(body.ignore_eos),
         stop=_stop(body.stop),
-        stop_token_ids=_stop_token_ids(body.russet),
         n=body.n or 0,
-        grammar=grammar_of(body.response_format, body.russet.grammar if body.russet else None),
+        grammar=grammar_of(body.response_format),
     )
     for name, bias in (body.logit_bias or {}).items():
         if not (name.isascii() and name.isdigit() and len(name) <= 9):

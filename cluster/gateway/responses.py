@@ -10,9 +10,12 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from actors.base.errors import Conflict, InvalidArgument, NotFound
+from cluster.gateway.answer_format import JsonSchema, ResponseFormat, grammar_of
 from cluster.gateway.answers import dumps, extension
 from cluster.gateway.errors import UnsupportedParameter
 from cluster.gateway.limits import MAX_SESSION_CHARS, ROLES, check
@@ -34,7 +37,6 @@ UNSUPPORTED_RESPONSES: dict[str, tuple[Any, ...]] = {
     "safety_identifier": (ANY,),
     "service_tier": (None, "auto", "default"),
     "stream_options": (None,),
-    "text": (None, {"format": {"type": "text"}}),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
     "top_logprobs": (None, 0),
@@ -43,6 +45,23 @@ UNSUPPORTED_RESPONSES: dict[str, tuple[Any, ...]] = {
 }
 PREFIX = "resp_"
 _TEXT_PARTS = ("input_text", "output_text", "text")
+
+
+class TextFormat(Body):
+    """What the answer must be; a JSON Schema's fields stand beside its type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = Field("schema", pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class Text(Body):
+    """How the answer's text is to be."""
+
+    format: TextFormat = TextFormat(type="text")
+    verbosity: Literal["medium"] | None = None
 
 
 class ResponsesBody(Body):
@@ -56,6 +75,7 @@ class ResponsesBody(Body):
     top_p: float | None = None
     stream: bool | None = None
     store: bool | None = None
+    text: Text = Text()
     previous_response_id: str | None = None
     metadata: dict[str, str] | None = None
     russet: Extension | None = None
@@ -74,7 +94,9 @@ def responses_request(body: ResponsesBody) -> tuple[inference_pb2.ChatRequest, P
     if body.max_output_tokens is not None:
         check("max_tokens", body.max_output_tokens, "max_output_tokens")
     sampling = inference_pb2.Sampling(temperature=body.temperature, top_p=body.top_p)
-    decoding = inference_pb2.Decoding(sampling=sampling, max_tokens=body.max_output_tokens)
+    decoding = inference_pb2.Decoding(
+        sampling=sampling, max_tokens=body.max_output_tokens, grammar=_grammar(body.text.format)
+    )
     request = inference_pb2.ChatRequest(model=body.model, decoding=decoding)
     if body.instructions:
         request.messages.add(role="system", content=body.instructions)
@@ -220,7 +242,7 @@ class Writer:
             "previous_response_id": body.previous_response_id,
             "store": body.store is not False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": body.text.format.model_dump(by_alias=True, exclude_unset=True)},
             "tool_choice": "auto",
             "tools": [],
             "top_p": 1.0 if body.top_p is None else body.top_p,
@@ -232,6 +254,15 @@ class Writer:
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _grammar(asked: TextFormat) -> inference_pb2.Grammar | None:
+    if asked.type != "json_schema":
+        return grammar_of(ResponseFormat(type=asked.type))
+    if asked.schema_ is None:
+        raise InvalidArgument("text.format.schema is missing", param="text.format.schema")
+    named = JsonSchema(name=asked.name, schema=asked.schema_, strict=asked.strict)
+    return grammar_of(ResponseFormat(type=asked.type, json_schema=named))
 
 
 def _previous(response_id: str) -> Previous:

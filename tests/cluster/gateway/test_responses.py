@@ -1,5 +1,7 @@
 """OpenAI's Responses API, by its own client."""
 
+import json
+
 import openai
 import pytest
 
@@ -51,6 +53,20 @@ async def test_its_client_streams(world):
     assert kinds[-4:] == [
         "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
     ]  # fmt: skip
+
+
+async def test_the_form_of_the_text_is_passed_on(world):
+    scheduler = await world.replica(answer="{}")
+    await world.start()
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    form = {"type": "json_schema", "name": "city", "schema": schema, "strict": True}
+    response = await client_of(world).responses.create(**MINIMAL, text={"format": form})
+    grammar = scheduler.requests[0].grammar
+    assert (grammar.name, json.loads(grammar.json_schema)) == ("city", schema)
+    assert response.text.format.name == "city"
+    more = {"grammar": {"choice": ["a", "b"]}, "stop_token_ids": [5]}
+    await client_of(world).responses.create(**MINIMAL, extra_body={"russet": more})
+    assert list(scheduler.requests[1].grammar.choice.texts) == ["a", "b"]
 
 
 async def test_what_the_budget_cut_off_is_incomplete(world):
@@ -117,7 +133,9 @@ async def test_messages_and_parts_are_read(world):
         ({"tools": [{"type": "web_search"}]}, "tools ="),
         ({"truncation": "auto"}, "truncation ="),
         ({"background": True}, "background ="),
-        ({"text": {"format": {"type": "json_object"}}}, "text ="),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema is missing"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"colour": "red"}, "unknown parameter: colour"),
         ({"previous_response_id": "chatcmpl-1"}, "accepted is the id of a stored response"),
         ({"previous_response_id": "resp_1.2", "store": False}, "store is false"),
