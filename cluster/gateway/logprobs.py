@@ -19,9 +19,10 @@ class LogprobStream:
     A token is told once the character that it begins is certain, so what a stop string cut away is never told of.
     """
 
-    def __init__(self, vocabulary: Vocabulary, offset: int = 0) -> None:
-        """`offset`: characters of the answer before these tokens, an echoed prompt's."""
+    def __init__(self, vocabulary: Vocabulary, offset: int = 0, skip: int = 0) -> None:
+        """`offset`: characters of the answer before these tokens, an echoed prompt's. `skip`: as in TextStream."""
         self._vocabulary = vocabulary
+        self._skip = skip
         self._offset = offset
         self._waiting: list[inference_pb2.TokenLogprob] = []
 
@@ -32,7 +33,7 @@ class LogprobStream:
         """
         if len(told.chosen) != len(ids):
             raise Internal(f"the replica told {len(told.chosen)} log-probabilities of {len(ids)} tokens")
-        offsets = [self._offset + start for start in starts]
+        offsets = [self._offset + max(0, start - self._skip) for start in starts]
         self._waiting += entries_of(self._vocabulary, ids, offsets, told)
 
     def release(self, certain: int) -> list[inference_pb2.TokenLogprob]:

@@ -80,6 +80,7 @@ class Extension(Body):
     kv_format: str = ""
     stop_token_ids: list[int] | None = None
     grammar: GrammarBody | None = None
+    token_healing: bool | None = None
 
 
 class Generating(Body):
@@ -182,6 +183,11 @@ def _refusal(error: ValidationError) -> InvalidArgument:
 
 def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
     """The same request as a message."""
+    if body.russet is not None and body.russet.token_healing:
+        raise InvalidArgument(
+            "russet.token_healing is for completions: a chat's prompt ends where an answer begins; leave it out",
+            param="russet.token_healing",
+        )
     if not body.messages:
         raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
     request = inference_pb2.ChatRequest(model=body.model, decoding=_decoding(body))
@@ -213,6 +219,7 @@ def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     """The same request as a message."""
     echo = bool(body.echo)
     request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body, echo=echo), echo=echo)
+    request.token_healing = body.russet is not None and bool(body.russet.token_healing)
     if body.logprobs is not None:
         check("logprobs", body.logprobs)
         request.decoding.logprobs = body.logprobs

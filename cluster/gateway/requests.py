@@ -20,6 +20,7 @@ from cluster.gateway.echo import Echo
 from cluster.gateway.errors import ContextTooLong, ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
+from cluster.gateway.healing import check_healing, heal
 from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
 from cluster.gateway.logprobs import LogprobStream
 from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of, param_of
@@ -84,6 +85,8 @@ class Requests:
             _check_messages(request.messages)
         elif request.WhichOneof("prompt") is None:
             raise InvalidArgument("prompt is missing; accepted is a text or token ids", param="prompt")
+        elif request.token_healing:
+            check_healing(request)
         if len(request.model) > 256:
             raise InvalidArgument(f"model has {len(request.model)} characters; accepted are up to 256", param="model")
         return Generation(self, request, caller, probe)
@@ -114,6 +117,8 @@ class Generation:
         self.echoed_tokens = 0
         """Entries of logprobs that are the echoed prompt's."""
         self._echoed_deltas = 0
+        self._tail = ""
+        """Of the prompt, what the answer has to begin with (cluster.gateway.healing); not part of the text."""
         self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
         self.stop_text = ""
         """The stop string that ended it; empty where none did."""
@@ -257,6 +262,10 @@ class Generation:
         self._requests.views[route.model] = view
         await self._requests.grammars.check(self._request.decoding, view)
         ids = await self._tokenize(view)
+        grammar = self._request.decoding.grammar if self._request.decoding.HasField("grammar") else None
+        if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.token_healing:
+            healed = heal(ids, view.vocabulary)
+            ids, self._tail, grammar = healed.ids, healed.tail, healed.grammar
         decoding, context = self._request.decoding, view.model.context_length
         asked = decoding.max_tokens if decoding.HasField("max_tokens") else 0
         if len(ids) + max(asked, 1) > context:
@@ -305,7 +314,7 @@ class Generation:
             stop_token_ids=decoding.stop_token_ids,
             score_from=1 if self.tells_logprobs and _echoes(self._request) and len(ids) > 1 else 0,
             keep=bool(self._request.session_id),
-            grammar=decoding.grammar if decoding.HasField("grammar") else None,
+            grammar=grammar,
         )
         return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
 
@@ -336,14 +345,15 @@ class Generation:
 
     async def _generate(self, job: Job) -> AsyncGenerator[str, None]:
         """Deltas of one job, up to its finish or a stop string."""
-        text = TextStream(job.view.vocabulary, self._request.decoding.stop)
+        skip = len(self._tail)
+        text = TextStream(job.view.vocabulary, self._request.decoding.stop, skip)
         requests = self._requests
         vocabulary, tells = job.view.vocabulary, self.tells_logprobs
         echo = None
         if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.echo:
             ids = job.generate.token_ids[: job.generate.prompt_tokens]
             echo = Echo(vocabulary, ids, self._request.text, tells=tells)
-        told = LogprobStream(vocabulary, len(echo.text) if echo is not None else 0) if tells else None
+        told = LogprobStream(vocabulary, len(echo.text) if echo is not None else 0, skip) if tells else None
         certain = 0
         try:
             async with aclosing(requests.dispatcher.stream(job)) as events:

@@ -14,7 +14,8 @@ class TextStream:
     grouped into calls, nor on how it is cut into tokens.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str] = ()) -> None:
+    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str] = (), skip: int = 0) -> None:
+        """`skip`: characters at the beginning that are no part of the text; no stop string begins in them."""
         self._token_bytes = vocabulary.token_bytes
         self._special = vocabulary.special_ids
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -22,6 +23,7 @@ class TextStream:
         self.starts: list[int] = []
         """For each token of the answer, the characters that were whole before it."""
         self._chars = 0
+        self._skip = skip
         self.tokens = 0
         """Tokens that belong to the answer: up to and with the one that completed a stop string."""
         self.stopped = False
@@ -40,15 +42,22 @@ class TextStream:
             if token not in self._special:
                 decoded = self._decode(self._token_bytes(token))
                 self._chars += len(decoded)
-                text += self._accept(decoded)
+                text += self._accept(self._kept(decoded))
         return text
 
     def finish(self) -> str:
         """The rest: what was held back because it might have become a character or a stop string."""
         if self.stopped:
             return ""
-        text = self._accept(self._decode(b"", True))
+        text = self._accept(self._kept(self._decode(b"", True)))
         return text if self._stops is None or self.stopped else text + self._stops.release()
+
+    def _kept(self, text: str) -> str:
+        if not self._skip:
+            return text
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        return text[skipped:]
 
     def _accept(self, text: str) -> str:
         if self._stops is None or not text:

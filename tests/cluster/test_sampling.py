@@ -38,11 +38,14 @@ OPTIONS: list[dict[str, Any]] = [
     {"logprobs": 1, "extra_body": {"top_k": 5, "min_tokens": 4, "repetition_penalty": 1.3}},
     {"temperature": 0.3, "stop": ["the", ". "]},
     {"extra_body": {"min_p": 0.1, "ignore_eos": True}},
+    {"logprobs": 2, "extra_body": {"russet": {"grammar": {"regex": "[a-z ]{60}"}}}},
+    {"logprobs": 1, "echo": True, "max_tokens": 4},
+    {"logprobs": 1, "extra_body": {"russet": {"token_healing": True}}},
 ]
 
 
 async def test_each_option_is_the_same_alone_and_in_a_mixed_batch_of_16(local: LocalCluster) -> None:
-    asked = [option | {"seed": seed} for seed in (1, 2) for option in OPTIONS]
+    asked = [option | {"seed": seed} for seed in (1, 2) for option in OPTIONS][:16]
     together = await asyncio.gather(*(complete(local, **each) for each in asked))
     for each, mixed in zip(asked, together, strict=True):
         alone = await complete(local, **each)
@@ -209,3 +212,21 @@ async def test_a_preempted_echo_is_told_whole(home: Any) -> None:
 
         alone = [await told(index) for index in range(4)]
         assert await asyncio.gather(*map(told, range(4))) == alone
+
+
+async def test_a_healed_prompt_goes_on_as_the_model_would_write_it(local: LocalCluster) -> None:
+    """The prompt ends within a word: the answer ends the word, and together they are what one token longer would be."""
+    whole = "The capital of France is Par"
+    extra = {"extra_body": {"russet": {"token_healing": True}}}
+    healed = await complete(local, prompt=whole, temperature=0, max_tokens=4, **extra)
+    text = healed.choices[0].text
+    assert text.startswith("is")
+    alone, *mixed = await asyncio.gather(
+        complete(local, prompt=whole, seed=3, max_tokens=8, logprobs=1, **extra),
+        *(complete(local, prompt=whole, seed=3, max_tokens=8, logprobs=1, **extra) for _ in range(3)),
+        *(complete(local, **option) for option in OPTIONS),
+    )
+    assert all(each.choices[0] == alone.choices[0] for each in mixed[:3])
+    tokens = alone.choices[0].logprobs.tokens
+    assert "".join(tokens).endswith(alone.choices[0].text)
+    assert len("".join(tokens)) > len(alone.choices[0].text)
