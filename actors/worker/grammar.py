@@ -21,6 +21,7 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import reason, source
 from actors.base.vocabulary import Vocabulary
+from actors.worker.closing import EVERY, MARGIN, Closer
 from actors.worker.rows import Rows
 from kernels.bell import Errand, ring, wait
 from kernels.decoder import Int32
@@ -33,9 +34,36 @@ COMPILED_KEPT = 64
 class Matcher:
     """One row's: the state of its grammar after `known` tokens of the row."""
 
-    def __init__(self, state: LLMatcher, known: int) -> None:
+    def __init__(self, state: LLMatcher, known: int, max_length: int = 0, closer: Closer | None = None) -> None:
+        """`closer` is given where the structure is to be closed before the row has max_length tokens."""
         self.state = state
         self.known = known
+        self._max_length = max_length
+        self._closer = closer
+        self._way: list[int] | None = None
+        """Where the row is on its way out: what is still to be said."""
+        self.look()
+
+    def consumed(self, token: int) -> None:
+        """The state has taken one more token."""
+        self.known += 1
+        if self._way:
+            del self._way[0]
+        self.look()
+
+    def look(self) -> None:
+        """Find the way out where it is time to look for it, and take it where it is time to."""
+        left = self._max_length - self.known
+        if self._closer is None or self._way is not None or left % EVERY or self.state.is_error():
+            return
+        way = self._closer.way(self.state, left - 1)
+        if way is not None and len(way) + EVERY + MARGIN >= left:
+            self._way = way
+
+    @property
+    def only(self) -> int | None:
+        """The one token that may be drawn, where the row is on its way out."""
+        return self._way[0] if self._way else None
 
     @property
     def error(self) -> str:
@@ -57,15 +85,28 @@ class Compiler:
     def __init__(self, message: worker_pb2.Vocabulary) -> None:
         self._message = message
         self._tokenizer: LLTokenizer | None = None
+        self._closer: Closer | None = None
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
 
     def matcher(self, start: worker_pb2.RowStart) -> Matcher:
         """The matcher of a row that begins, or goes on after the output that it has. Raises InvalidArgument."""
         state = self._begun(start.grammar).deep_copy()
         output = list(start.token_ids[start.prompt_tokens :])
-        if output and not state.consume_tokens(output):
-            raise InvalidArgument(f"the {len(output)} tokens emitted before are not of its grammar")
-        return Matcher(state, len(start.token_ids))
+        closer = self._closing() if start.grammar.close else None
+        matcher = Matcher(state, start.prompt_tokens, start.max_length, closer)
+        for token in output:
+            if not state.consume_token(token):
+                raise InvalidArgument(f"the {len(output)} tokens emitted before are not of its grammar")
+            matcher.consumed(token)
+        return matcher
+
+    def _closing(self) -> Closer:
+        if self._closer is None:
+            vocabulary = Vocabulary.from_message(self._message)
+            plain = [token not in vocabulary.special_ids for token in range(vocabulary.size)]
+            pieces = [vocabulary.token_bytes(token) if plain[token] else b"" for token in range(vocabulary.size)]
+            self._closer = Closer(pieces, min(vocabulary.eos_ids))
+        return self._closer
 
     def _begun(self, grammar: inference_pb2.Grammar) -> LLMatcher:
         key = grammar.SerializeToString(deterministic=True)
@@ -219,7 +260,7 @@ class Filler:
         if behind:
             self._executor.consume_token_par([(one.matcher.state, one.token) for one in behind])
             for one in behind:
-                one.matcher.known = one.known
+                one.matcher.consumed(one.token)
         masks = self._masks
         states = [(one.matcher.state, index) for index, one in enumerate(wanted) if one is not None]
         if states:
@@ -229,6 +270,9 @@ class Filler:
                 masks[index] = 0xFFFFFFFF
                 if one is not None:
                     self.errors[index] = one.matcher.error
+            elif (only := one.matcher.only) is not None:
+                masks[index] = 0
+                masks[index, only // 32] = 1 << only % 32
 
 
 def tokenizer_of(message: worker_pb2.Vocabulary) -> LLTokenizer:

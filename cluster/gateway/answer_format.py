@@ -73,3 +73,13 @@ def add_grammar(own: GrammarBody, decoding: inference_pb2.Decoding) -> None:
         decoding.grammar.choice.texts.extend(own.choice)
     else:
         decoding.grammar.MergeFrom(inference_pb2.Grammar(**given))
+
+
+def ask_to_close(decoding: inference_pb2.Decoding) -> None:
+    """Have what the answer begins completed within its tokens."""
+    if not decoding.HasField("grammar"):
+        raise InvalidArgument(
+            "russet.close is set without response_format or russet.grammar; there is nothing to close",
+            param="russet.close",
+        )
+    decoding.grammar.close = True

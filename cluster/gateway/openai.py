@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, grammar_of
+from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, ask_to_close, grammar_of
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
 from cluster.gateway.limits import (
     MAX_EMBED_TEXTS,
@@ -81,6 +81,7 @@ class Extension(Body):
     stop_token_ids: list[int] | None = None
     grammar: GrammarBody | None = None
     token_healing: bool | None = None
+    close: bool = False
 
 
 class Generating(Body):
@@ -280,6 +281,8 @@ def apply_extension(
     request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
     if extension.grammar is not None:
         add_grammar(extension.grammar, request.decoding)
+    if extension.close:
+        ask_to_close(request.decoding)
 
 
 def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:

@@ -1,6 +1,6 @@
 """Do structured answers satisfy their schemas? The real model at temperature 1, over as many schemas as there are.
 
-    python -m tests.benchmarks.schemas [--each N] [--generated N] [--tokens N]
+    python -m tests.benchmarks.schemas [--each N] [--generated N] [--tokens N] [--close]
 
 Schemas: those of the official JSON Schema test suite ($RUSSET_DATA/json_schema), and generated ones of the kinds that
 APIs are written in (nested records, enums, formats, unions, references, maps, bounded numbers and texts). Each is asked
@@ -140,7 +140,7 @@ def _map(rng: random.Random, depth: int) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": _value(rng, depth + 1), "maxProperties": 2}
 
 
-async def ask(http: httpx.AsyncClient, case: Case, seed: int, tokens: int) -> Outcome:
+async def ask(http: httpx.AsyncClient, case: Case, seed: int, tokens: int, close: bool) -> Outcome:
     """One answer to one schema."""
     body = {
         "model": MODEL,
@@ -149,6 +149,7 @@ async def ask(http: httpx.AsyncClient, case: Case, seed: int, tokens: int) -> Ou
         "seed": seed,
         "max_tokens": tokens,
         "response_format": {"type": "json_schema", "json_schema": {"name": "example", "schema": case.schema}},
+        "russet": {"close": close},
     }
     reply = await http.post("/v1/chat/completions", json=body)
     answer = reply.json()
@@ -176,7 +177,7 @@ def problem_of(schema: Any, text: str) -> str:
     return ""
 
 
-async def run(cases: list[Case], each: int, tokens: int) -> list[Outcome]:
+async def run(cases: list[Case], each: int, tokens: int, close: bool) -> list[Outcome]:
     """Ask for every case, some at once."""
     home = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     config = load(None, {"home": home, "gateway.port": 0, "gateway.grpc_port": 0}, environ={})
@@ -185,7 +186,7 @@ async def run(cases: list[Case], each: int, tokens: int) -> list[Outcome]:
 
         async def one(case: Case, seed: int) -> Outcome:
             async with gate:
-                return await ask(http, case, seed, tokens)
+                return await ask(http, case, seed, tokens, close)
 
         return await asyncio.gather(*(one(case, seed) for case in cases for seed in range(each)))
 
@@ -219,9 +220,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="answers to each schema")
     parser.add_argument("--generated", type=int, default=500, help="generated schemas")
     parser.add_argument("--tokens", type=int, default=200, help="most tokens of an answer")
+    parser.add_argument("--close", action="store_true", help="have structures closed within their tokens")
     options = parser.parse_args()
     cases = [*suite(), *generated(options.generated)]
-    outcomes = asyncio.run(run(cases, options.each, options.tokens))
+    outcomes = asyncio.run(run(cases, options.each, options.tokens, options.close))
     raise SystemExit(report(outcomes, options.each) > 0)
 
 

@@ -94,6 +94,18 @@ async def test_any_json_object(local: LocalCluster) -> None:
         assert finish == "length" or isinstance(json.loads(text), dict)
 
 
+async def test_a_structure_is_closed_within_its_tokens(local: LocalCluster) -> None:
+    asked = {"response_format": {"type": "json_object"}, "max_tokens": 80}
+    answers = await asyncio.gather(*(ask(local, seed, russet={"close": True}, **asked) for seed in range(6)))
+    for text, finish in answers:
+        assert finish == "stop", text
+        assert isinstance(json.loads(text), dict)
+    free = await asyncio.gather(*(ask(local, seed, **asked) for seed in range(6)))
+    assert any(finish == "length" for _, finish in free)
+    for (text, _), (as_ever, _) in zip(answers, free, strict=True):
+        assert text[:20] == as_ever[:20], "drawn as ever until it is time"
+
+
 @pytest.mark.skipif(not GBNF.is_dir(), reason=f"no grammars at {GBNF}: set RUSSET_DATA")
 async def test_every_example_grammar_of_llama_cpp(local: LocalCluster) -> None:
     files = sorted(GBNF.glob("*.gbnf"))

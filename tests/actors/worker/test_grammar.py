@@ -1,5 +1,6 @@
 """Constrained rows: what they say is of their grammar, and they change no other row, whatever happens to the batch."""
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -197,6 +198,40 @@ def test_a_step_that_fails_and_is_run_again_consumes_no_token_twice(toy, batch) 
 
     whole = said(lambda batch: False)
     assert said(lambda batch: len(batch.lengths) > 1 and int(batch.lengths.max()) % 3 == 0) == whole
+
+
+RECORDS = """{"type": "array", "items": {"type": "object", "additionalProperties": false, "required": ["a", "b"],
+    "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}, "c": {}}}}"""
+
+
+@pytest.mark.parametrize("length", [70, 90, 150])
+def test_a_structure_is_closed_within_its_tokens(toy, batch, length: int) -> None:
+    work = batch(toy)
+    for row in range(6):
+        start(work, row, [3 + row, 7], {"json_schema": RECORDS, "close": True}, max_length=length)
+    said = finish(work)
+    for row, tokens in said.items():
+        assert work.rows[row].end == worker_pb2.ROW_STOP, text(tokens)
+        assert all(set(each) >= {"a", "b"} for each in json.loads(text(tokens)))
+    assert max(map(len, said.values())) > length - 60, "not sooner than need be"
+
+
+def test_a_row_on_its_way_out_is_resumed_where_it_was(toy, batch) -> None:
+    grammar = {"json_schema": RECORDS, "close": True}
+    work = batch(toy)
+    start(work, 0, [9, 8, 7], grammar, max_length=100)
+    whole = finish(work)[0]
+    for emitted in range(20, len(whole), 7):
+        again = batch(toy)
+        start(again, 0, [9, 8, 7, *whole[:emitted]], grammar, max_length=100, prompt_tokens=3)
+        assert finish(again)[0] == whole
+
+
+def test_what_cannot_be_closed_ends_by_its_length(toy, batch) -> None:
+    work = batch(toy)
+    start(work, 0, [9, 8], {"regex": "[a-z]{500}", "close": True}, max_length=60)
+    assert len(finish(work)[0]) == 58
+    assert work.rows[0].end == worker_pb2.ROW_LENGTH
 
 
 def test_a_tokenizer_that_llguidance_does_not_read_is_taken_as_bytes() -> None:

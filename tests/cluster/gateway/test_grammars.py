@@ -93,6 +93,7 @@ BAD = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
     ({"response_format": {"type": "json_object", "json_schema": {"name": "x"}}}, "response_format.type", "json_schema"),
     ({"response_format": {"type": "json_object"}} | own(regex="a"), "russet.grammar", "both"),
+    ({"russet": {"close": True}}, "russet.close", "nothing to close"),
     (own(), "russet.grammar", "nothing"),
     (own(regex="a", lark="b"), "russet.grammar", "regex, lark"),
     (own(regex="(a"), "russet.grammar", "unclosed group"),
