@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import NamedTuple, TypeVar
 
 from actors.base.errors import InvalidArgument
+from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Generation, Requests
@@ -36,7 +37,7 @@ class Choices:
     def __init__(self, requests: Requests, request: GenerateMessage, caller: Caller) -> None:
         """Raises InvalidArgument naming the parameter; nothing is asked of any actor yet."""
         decoding = request.decoding
-        check_decoding(decoding, echo=isinstance(request, inference_pb2.CompleteRequest) and request.echo)
+        check_decoding(decoding, echo=echoes(request))
         self._wanted = max(decoding.n, 1)
         count = decoding.best_of or self._wanted
         if decoding.best_of and isinstance(request, inference_pb2.ChatRequest):

@@ -184,11 +184,6 @@ def _refusal(error: ValidationError) -> InvalidArgument:
 
 def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
     """The same request as a message."""
-    if body.russet is not None and body.russet.token_healing:
-        raise InvalidArgument(
-            "russet.token_healing is for completions: a chat's prompt ends where an answer begins; leave it out",
-            param="russet.token_healing",
-        )
     if not body.messages:
         raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
     request = inference_pb2.ChatRequest(model=body.model, decoding=_decoding(body))
@@ -220,7 +215,6 @@ def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     """The same request as a message."""
     echo = bool(body.echo)
     request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body, echo=echo), echo=echo)
-    request.token_healing = body.russet is not None and bool(body.russet.token_healing)
     if body.logprobs is not None:
         check("logprobs", body.logprobs)
         request.decoding.logprobs = body.logprobs
@@ -279,6 +273,13 @@ def apply_extension(
     request.kv_format = extension.kv_format
     request.priority = PRIORITIES[extension.priority]
     request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
+    if extension.token_healing:
+        if isinstance(request, inference_pb2.ChatRequest):
+            raise InvalidArgument(
+                "russet.token_healing is for completions: a chat's prompt ends where an answer begins; leave it out",
+                param="russet.token_healing",
+            )
+        request.token_healing = True
     if extension.grammar is not None:
         add_grammar(extension.grammar, request.decoding)
     if extension.close:

@@ -14,16 +14,16 @@ from actors.base.errors import Internal, InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
 from cluster.gateway.catalog import Catalog, ModelView
+from cluster.gateway.checks import check_request, echoes, most_tokens, only_echoes
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation
 from cluster.gateway.echo import Echo
-from cluster.gateway.errors import ContextTooLong, ModelNotFound
+from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
-from cluster.gateway.healing import check_healing, heal
-from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
+from cluster.gateway.healing import heal
 from cluster.gateway.logprobs import LogprobStream
-from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of, param_of
+from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of
 from cluster.gateway.records import Finished, Records
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
@@ -78,17 +78,7 @@ class Requests:
 
         probe: a health check, which waits for no replica and is not recorded.
         """
-        check_decoding(request.decoding, echo=_echoes(request))
-        check_session(request.session_id)
-        check_kv_format(request.kv_format, "kv_format")
-        if isinstance(request, inference_pb2.ChatRequest):
-            _check_messages(request.messages)
-        elif request.WhichOneof("prompt") is None:
-            raise InvalidArgument("prompt is missing; accepted is a text or token ids", param="prompt")
-        elif request.token_healing:
-            check_healing(request)
-        if len(request.model) > 256:
-            raise InvalidArgument(f"model has {len(request.model)} characters; accepted are up to 256", param="model")
+        check_request(request)
         return Generation(self, request, caller, probe)
 
 
@@ -266,35 +256,8 @@ class Generation:
         if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.token_healing:
             healed = heal(ids, view.vocabulary)
             ids, self._tail, grammar = healed.ids, healed.tail, healed.grammar
-        decoding, context = self._request.decoding, view.model.context_length
-        asked = decoding.max_tokens if decoding.HasField("max_tokens") else 0
-        if len(ids) + max(asked, 1) > context:
-            raise ContextTooLong(
-                f"the prompt has {len(ids)} tokens and {asked or 'at least 1'} more were asked for; "
-                f"the context of {route.model} holds {context}",
-                param="max_tokens" if asked and len(ids) < context else param_of(self._request),
-            )
-        room = context - len(ids)
-        max_tokens = asked or min(self._requests.config.max_tokens_default or room, room)
-        if self._only_echoes:
-            max_tokens = 1  # What a replica is asked for at least; nobody sees it.
-        if decoding.min_tokens > max_tokens:
-            raise InvalidArgument(
-                f"min_tokens is {decoding.min_tokens}; accepted is up to {max_tokens}, what the answer may have",
-                param="min_tokens",
-            )
-        outside = [token for token in decoding.sampling.logit_bias if token >= view.vocabulary.size]
-        if outside:
-            raise InvalidArgument(
-                f"logit_bias names token {outside[0]}; accepted are ids below {view.vocabulary.size}",
-                param="logit_bias",
-            )
-        outside = [token for token in decoding.stop_token_ids if token >= view.vocabulary.size]
-        if outside:
-            raise InvalidArgument(
-                f"stop_token_ids has {outside[0]}; accepted are ids below {view.vocabulary.size}",
-                param="stop_token_ids",
-            )
+        decoding, default = self._request.decoding, self._requests.config.max_tokens_default
+        max_tokens = most_tokens(self._request, ids, view, route.model, default)
         route.prompt_tokens = len(ids)
         route.max_tokens = max_tokens
         route.prefix_hashes[:] = prefix_hashes(ids)
@@ -312,7 +275,7 @@ class Generation:
             kv_format=self._request.kv_format,
             logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
             stop_token_ids=decoding.stop_token_ids,
-            score_from=1 if self.tells_logprobs and _echoes(self._request) and len(ids) > 1 else 0,
+            score_from=1 if self.tells_logprobs and echoes(self._request) and len(ids) > 1 else 0,
             keep=bool(self._request.session_id),
             grammar=grammar,
         )
@@ -368,7 +331,7 @@ class Generation:
                         self.echoed_tokens, self._echoed_deltas = len(echo.entries), 1
                         yield echo.text
                         echo = None
-                        if self._only_echoes:
+                        if only_echoes(self._request):
                             self.finish = inference_pb2.FINISH_LENGTH
                             return
                     if event.token_ids:
@@ -395,12 +358,6 @@ class Generation:
                         return
         finally:
             requests.tokens.inc(self._tokens)
-
-    @property
-    def _only_echoes(self) -> bool:
-        """Whether no new token is wanted."""
-        decoding = self._request.decoding
-        return _echoes(self._request) and decoding.HasField("max_tokens") and not decoding.max_tokens
 
     @property
     def _wait_s(self) -> float:
@@ -447,21 +404,6 @@ class Generation:
                 total_ms=(now - self._arrived_s) * 1e3,
             )
         )
-
-
-def _echoes(request: GenerateMessage) -> bool:
-    return isinstance(request, inference_pb2.CompleteRequest) and request.echo
-
-
-def _check_messages(messages: Sequence[inference_pb2.Message]) -> None:
-    if not messages:
-        raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
-    for index, message in enumerate(messages):
-        if message.role not in ROLES:
-            raise InvalidArgument(
-                f"messages[{index}].role is {message.role[:40]!r}; accepted are {', '.join(ROLES)}",
-                param=f"messages[{index}].role",
-            )
 
 
 def _question(request: GenerateMessage) -> str:
