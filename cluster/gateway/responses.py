@@ -51,7 +51,7 @@ class TextFormat(Body):
     """What the answer must be; a JSON Schema's fields stand beside its type."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: str = Field("schema", pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str = Field(default="schema", pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
