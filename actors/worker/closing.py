@@ -15,7 +15,7 @@ looked where it would have."""
 MARGIN = 32
 """Tokens that are kept beside the way out, since until the next look something longer may be begun."""
 
-_CLOSING, _OPENING, _SPACE = b'"]})>', b"[{(<", b" \n\t\r"
+_CLOSING, _PARTING, _OPENING, _SPACE = b'"]})>', b"@:.-/", b"[{(<", b" \n\t\r"
 
 
 class Closer:
@@ -47,19 +47,24 @@ class Closer:
         return None
 
 
-def _rank(piece: bytes, first: bytes) -> tuple[int, int]:
-    """Lower is sooner: what closes, then what has to be written, white space, what opens; longer ones first."""
+def _rank(piece: bytes, first: bytes) -> tuple[int, int, bool]:
+    """Lower is sooner: what closes, what parts, what has to be written, white space, what opens; longer ones first.
+
+    Of equals digits come last: a number has no end, the unit after it does.
+    """
     if not piece:
-        return 9, 0
+        return 9, 0, False
     if all(byte in _CLOSING for byte in piece):
-        return (0 if piece[0] in first else 1), -len(piece)
+        return (0 if piece[0] in first else 1), -len(piece), False
+    if all(byte in _PARTING for byte in piece):
+        return 2, -len(piece), False
     if all(byte in _SPACE for byte in piece):
-        return 6, len(piece)
+        return 6, len(piece), False
     if any(byte in _OPENING for byte in piece):
-        return 7, len(piece)
-    return 3 if piece[0] not in _SPACE else 4, -len(piece)
+        return 7, len(piece), False
+    return (3 if piece[0] not in _SPACE else 4), -len(piece), piece.isdigit()
 
 
-def _order(ranks: list[tuple[int, int]]) -> NDArray[np.intp]:
+def _order(ranks: list[tuple[int, int, bool]]) -> NDArray[np.intp]:
     """Ids by rank."""
     return np.array(sorted(range(len(ranks)), key=lambda token: (ranks[token], token)), np.intp)

@@ -59,27 +59,25 @@ def grammar_of(asked: ResponseFormat | None) -> inference_pb2.Grammar | None:
     return inference_pb2.Grammar(json_schema=text, name=asked.json_schema.name)
 
 
-def add_grammar(own: GrammarBody, decoding: inference_pb2.Decoding) -> None:
-    """Hold an answer to Russet's own grammar, unless it is held to another already."""
-    if decoding.HasField("grammar"):
-        raise InvalidArgument("response_format and russet.grammar are both given; give one", param="russet.grammar")
-    given = own.model_dump(exclude_none=True)
-    if len(given) != 1:
-        names = ", ".join(given) or "nothing"
-        raise InvalidArgument(
-            f"russet.grammar has {names}; accepted is one of regex, choice, lark and gbnf", param="russet.grammar"
-        )
-    if own.choice is not None:
-        decoding.grammar.choice.texts.extend(own.choice)
-    else:
-        decoding.grammar.MergeFrom(inference_pb2.Grammar(**given))
-
-
-def ask_to_close(decoding: inference_pb2.Decoding) -> None:
-    """Have what the answer begins completed within its tokens."""
-    if not decoding.HasField("grammar"):
-        raise InvalidArgument(
-            "russet.close is set without response_format or russet.grammar; there is nothing to close",
-            param="russet.close",
-        )
-    decoding.grammar.close = True
+def add_grammar(own: GrammarBody | None, close: bool, decoding: inference_pb2.Decoding) -> None:
+    """Hold an answer to Russet's own grammar, unless it is held to another already, and have it closed in time."""
+    if own is not None:
+        if decoding.HasField("grammar"):
+            raise InvalidArgument("response_format and russet.grammar are both given; give one", param="russet.grammar")
+        given = own.model_dump(exclude_none=True)
+        if len(given) != 1:
+            names = ", ".join(given) or "nothing"
+            raise InvalidArgument(
+                f"russet.grammar has {names}; accepted is one of regex, choice, lark and gbnf", param="russet.grammar"
+            )
+        if own.choice is not None:
+            decoding.grammar.choice.texts.extend(own.choice)
+        else:
+            decoding.grammar.MergeFrom(inference_pb2.Grammar(**given))
+    if close:
+        if not decoding.HasField("grammar"):
+            raise InvalidArgument(
+                "russet.close is set without response_format or russet.grammar; there is nothing to close",
+                param="russet.close",
+            )
+        decoding.grammar.close = True

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, ask_to_close, grammar_of
+from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, grammar_of
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
 from cluster.gateway.limits import (
     MAX_EMBED_TEXTS,
@@ -280,10 +280,7 @@ def apply_extension(
                 param="russet.token_healing",
             )
         request.token_healing = True
-    if extension.grammar is not None:
-        add_grammar(extension.grammar, request.decoding)
-    if extension.close:
-        ask_to_close(request.decoding)
+    add_grammar(extension.grammar, extension.close, request.decoding)
 
 
 def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:
