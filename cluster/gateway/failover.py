@@ -185,7 +185,7 @@ class Dispatcher:
                     )
                 request = job.request()
                 if job.kept_by and job.kept_by != candidate.replica_id:
-                    request.kv_source.extend(self._routes.workers_of(job.kept_by))
+                    request.kv_source.extend(await self._routes.workers_of(job.kept_by))
                 call = self._catalog.scheduler(candidate).Generate(request)
                 try:
                     async for event in call:

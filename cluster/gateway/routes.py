@@ -62,10 +62,12 @@ class Routes:
         self._seen.update((replica.state.model, time.monotonic()) for replica in self.table.replicas)
         return self.table
 
-    def workers_of(self, replica_id: str) -> Sequence[str]:
-        """Addresses of a replica's worker; none where the table does not know it."""
-        states = (replica.state for replica in self.table.replicas)
-        return next((state.worker_addresses for state in states if state.replica_id == replica_id), ())
+    async def workers_of(self, replica_id: str) -> Sequence[str]:
+        """Addresses of a replica's worker; none where the router does not know it.
+
+        The table is read again where it lacks the replica: it may have come since.
+        """
+        return _workers(self.table, replica_id) or _workers(await self.refresh(), replica_id)
 
     async def choose(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
         """Candidates for a request, best first, never none.
@@ -95,6 +97,11 @@ class Routes:
         while True:
             await self.refresh()
             await asyncio.sleep(self._config.table_refresh_s)
+
+
+def _workers(table: router_pb2.ListReplicasReply, replica_id: str) -> Sequence[str]:
+    states = (replica.state for replica in table.replicas)
+    return next((state.worker_addresses for state in states if state.replica_id == replica_id), ())
 
 
 def route_by_table(
