@@ -3,18 +3,15 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import ANY_JSON_OBJECT
+from cluster.gateway.bodies import Body
 from protos.gen import inference_pb2
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class GrammarBody(_Body):
+class GrammarBody(Body):
     """What the answer must be: one of these."""
 
     regex: str | None = None
@@ -23,7 +20,7 @@ class GrammarBody(_Body):
     gbnf: str | None = None
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """OpenAI's json_schema. Whether strict or not, the answer is of it."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
@@ -32,7 +29,7 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """OpenAI's response_format."""
 
     type: Literal["text", "json_object", "json_schema"]

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from actors.base.errors import InvalidArgument, RussetError, mapping_of
 from cluster.gateway.answers import dumps, extension
+from cluster.gateway.bodies import ANY, Body, content_text, kind_of
 from cluster.gateway.errors import UnsupportedParameter
+from cluster.gateway.extension import Extension, apply_extension
 from cluster.gateway.limits import check, check_stop
-from cluster.gateway.openai import ANY, Body, Extension, apply_extension, content_text, kind_of
 from cluster.gateway.requests import Generation
 from protos.gen import inference_pb2
 

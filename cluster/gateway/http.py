@@ -21,13 +21,14 @@ from cluster.gateway import anthropic, responses
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
+from cluster.gateway.bodies import parse
 from cluster.gateway.choices import Choices
 from cluster.gateway.errors import body_of
+from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
 from cluster.gateway.openai import (
-    PRIORITIES,
     UNSUPPORTED_CHAT,
     UNSUPPORTED_COMPLETIONS,
     ChatBody,
@@ -39,7 +40,6 @@ from cluster.gateway.openai import (
     complete_request,
     embedding_texts,
     feedback_request,
-    parse,
 )
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests

@@ -4,27 +4,23 @@ Three kinds of names: those a model below declares; those OpenAI has and Russet 
 the values that ask for nothing (UNSUPPORTED); and all others, which are refused as unknown.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import Field
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway.answer_format import GrammarBody, ResponseFormat, add_grammar, grammar_of
+from cluster.gateway.answer_format import ResponseFormat, grammar_of
+from cluster.gateway.bodies import ANY, Body, content_text, kind_of, shown
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
+from cluster.gateway.extension import Extension, apply_extension
 from cluster.gateway.limits import (
     MAX_EMBED_TEXTS,
     ROLES,
     check,
-    check_kv_format,
-    check_session,
     check_stop,
     may_be_none,
 )
 from protos.gen import inference_pb2
-
-ANY = object()
-"""In UNSUPPORTED: any value is accepted, since the parameter asks nothing of the answer."""
 
 _COMMON: dict[str, tuple[Any, ...]] = {
     "user": (ANY,),
@@ -51,18 +47,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
 UNSUPPORTED_COMPLETIONS: dict[str, tuple[Any, ...]] = _COMMON | {
     "suffix": (None, ""),
 }
-PRIORITIES = {
-    "low": inference_pb2.PRIORITY_LOW,
-    "normal": inference_pb2.PRIORITY_NORMAL,
-    "high": inference_pb2.PRIORITY_HIGH,
-    "critical": inference_pb2.PRIORITY_CRITICAL,
-}
-
-
-class Body(BaseModel):
-    """An object in a request's body: no other names, no other types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StreamOptions(Body):
@@ -70,18 +54,6 @@ class StreamOptions(Body):
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
-
-
-class Extension(Body):
-    """Russet's own part of a request."""
-
-    session_id: str = ""
-    priority: Literal["low", "normal", "high", "critical"] = "normal"
-    kv_format: str = ""
-    stop_token_ids: list[int] | None = None
-    grammar: GrammarBody | None = None
-    token_healing: bool | None = None
-    close: bool = False
 
 
 class Generating(Body):
@@ -142,44 +114,6 @@ class FeedbackBody(Body):
     response_id: str
     rating: float
     comment: str = Field("", max_length=10_000)
-
-
-Parsed = TypeVar("Parsed", bound=BaseModel)
-
-
-def parse(body: bytes, model: type[Parsed], unsupported: dict[str, tuple[Any, ...]] | None = None) -> Parsed:
-    """Read a JSON body. Raises InvalidArgument naming the first parameter that is wrong."""
-    try:
-        values = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidArgument(f"the body is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidArgument(f"the body is {kind_of(values)}; accepted is a JSON object")
-    for name, harmless in (unsupported or {}).items():
-        if name in values:
-            _refuse_unsupported(name, values.pop(name), harmless)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _refusal(error) from error
-
-
-def _refuse_unsupported(name: str, value: Any, harmless: tuple[Any, ...]) -> None:
-    if any(known is ANY or (type(known) is type(value) and known == value) for known in harmless):
-        return
-    accepted = " or ".join(repr(known) for known in harmless if known is not None) or "leaving it out"
-    raise UnsupportedParameter(f"{name} = {_shown(value)} is not supported; accepted is {accepted}", param=name)
-
-
-def _refusal(error: ValidationError) -> InvalidArgument:
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return UnknownParameter(f"unknown parameter: {param}", param=param)
-    if first["type"] == "missing":
-        return InvalidArgument(f"{param} is missing", param=param)
-    wanted = first["msg"][:1].lower() + first["msg"][1:]
-    return InvalidArgument(f"{param} = {_shown(first['input'])}: {wanted}", param=param)
 
 
 def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
@@ -262,27 +196,6 @@ def feedback_request(body: FeedbackBody) -> inference_pb2.FeedbackRequest:
     return inference_pb2.FeedbackRequest(response_id=body.response_id, rating=body.rating, comment=body.comment)
 
 
-def apply_extension(
-    request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, asked: Extension | None
-) -> None:
-    """Put Russet's own part of a body into the request."""
-    extension = asked or Extension()
-    check_session(extension.session_id)
-    check_kv_format(extension.kv_format, "russet.kv_format")
-    request.session_id = extension.session_id
-    request.kv_format = extension.kv_format
-    request.priority = PRIORITIES[extension.priority]
-    request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
-    if extension.token_healing:
-        if isinstance(request, inference_pb2.ChatRequest):
-            raise InvalidArgument(
-                "russet.token_healing is for completions: a chat's prompt ends where an answer begins; leave it out",
-                param="russet.token_healing",
-            )
-        request.token_healing = True
-    add_grammar(extension.grammar, extension.close, request.decoding)
-
-
 def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:
     for name in ("n", "max_tokens", "min_tokens", "top_k"):
         value = getattr(body, name)
@@ -330,15 +243,6 @@ def _stop(stop: Any) -> list[str]:
     return texts
 
 
-def _stop_token_ids(extension: Extension | None) -> list[int]:
-    ids = (extension.stop_token_ids if extension is not None else None) or []
-    if wrong := [token for token in ids if not 0 <= token < 1 << 32]:
-        raise InvalidArgument(
-            f"russet.stop_token_ids has {wrong[0]}; accepted are token ids", param="russet.stop_token_ids"
-        )
-    return ids
-
-
 _MESSAGE_FIELDS = {"role", "content", "name", "tool_call_id", "tool_calls", "refusal", "audio", "function_call"}
 
 
@@ -351,51 +255,10 @@ def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
     role, name = message.get("role"), message.get("name")
     if role not in ROLES:
         accepted = ", ".join(ROLES)
-        raise InvalidArgument(f"{where}.role is {_shown(role)}; accepted are {accepted}", param=f"{where}.role")
+        raise InvalidArgument(f"{where}.role is {shown(role)}; accepted are {accepted}", param=f"{where}.role")
     if name is not None and not isinstance(name, str):
         raise InvalidArgument(f"{where}.name is {kind_of(name)}; accepted is a text", param=f"{where}.name")
     content = message.get("content")
     if content is not None or role != "assistant":
         content = content_text(content, f"{where}.content")
     return inference_pb2.Message(role="system" if role == "developer" else role, content=content, name=name)
-
-
-def content_text(content: Any, where: str) -> str:
-    """A message's text: a string, or the texts of its parts one after the other."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise InvalidArgument(
-            f"{where} is {kind_of(content)}; accepted is a text or a non-empty list of text parts", param=where
-        )
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
-
-
-_PART_FIELDS = {"type", "text", "cache_control"}
-"""cache_control asks for what is done anyway: prompts that begin alike are found."""
-
-
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict):
-        raise InvalidArgument(f"{where} is {kind_of(part)}; accepted is an object with type and text", param=where)
-    if part.get("type") != "text":
-        kind = _shown(part.get("type"))
-        raise UnsupportedParameter(f"{where}.type = {kind} is not supported; accepted is 'text'", param=f"{where}.type")
-    for key in part.keys() - _PART_FIELDS:
-        raise UnknownParameter(f"unknown parameter: {where}.{key[:80]}", param=f"{where}.{key[:80]}")
-    if not isinstance(part.get("text"), str):
-        raise InvalidArgument(f"{where}.text is {kind_of(part.get('text'))}; accepted is a text", param=f"{where}.text")
-    return part["text"]
-
-
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
-    if value in (None, "", []) and not isinstance(value, bool | int | float):
-        return {"None": "null", "''": "empty", "[]": "an empty list"}[repr(value)]
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
-    return names[type(value)]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -17,9 +17,10 @@ from pydantic import Field
 from actors.base.errors import Conflict, InvalidArgument, NotFound
 from cluster.gateway.answer_format import JsonSchema, ResponseFormat, grammar_of
 from cluster.gateway.answers import dumps, extension
+from cluster.gateway.bodies import ANY, Body, kind_of
 from cluster.gateway.errors import UnsupportedParameter
+from cluster.gateway.extension import Extension, apply_extension
 from cluster.gateway.limits import MAX_SESSION_CHARS, ROLES, check
-from cluster.gateway.openai import ANY, Body, Extension, apply_extension, kind_of
 from cluster.gateway.requests import Generation
 from protos.gen import inference_pb2
 

@@ -65,9 +65,12 @@ class Routes:
     async def workers_of(self, replica_id: str) -> Sequence[str]:
         """Addresses of a replica's worker; none where the router does not know it.
 
-        The table is read again where it lacks the replica: it may have come since.
+        The table is read again where it lacks the replica, which may have come since, unless the router is away.
         """
-        return _workers(self.table, replica_id) or _workers(await self.refresh(), replica_id)
+        known = _workers(self.table, replica_id)
+        if known or time.monotonic() < self._away_until_s:
+            return known
+        return _workers(await self.refresh(), replica_id)
 
     async def choose(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
         """Candidates for a request, best first, never none.

@@ -1,0 +1,58 @@
+"""Russet's own part of a request, which stands under `russet` in the bodies of every API."""
+
+from typing import Literal
+
+from actors.base.errors import InvalidArgument
+from cluster.gateway.answer_format import GrammarBody, add_grammar
+from cluster.gateway.bodies import Body
+from cluster.gateway.limits import check_kv_format, check_session
+from protos.gen import inference_pb2
+
+PRIORITIES = {
+    "low": inference_pb2.PRIORITY_LOW,
+    "normal": inference_pb2.PRIORITY_NORMAL,
+    "high": inference_pb2.PRIORITY_HIGH,
+    "critical": inference_pb2.PRIORITY_CRITICAL,
+}
+
+
+class Extension(Body):
+    """Russet's own part of a request."""
+
+    session_id: str = ""
+    priority: Literal["low", "normal", "high", "critical"] = "normal"
+    kv_format: str = ""
+    stop_token_ids: list[int] | None = None
+    grammar: GrammarBody | None = None
+    token_healing: bool | None = None
+    close: bool = False
+
+
+def apply_extension(
+    request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, asked: Extension | None
+) -> None:
+    """Put Russet's own part of a body into the request."""
+    extension = asked or Extension()
+    check_session(extension.session_id)
+    check_kv_format(extension.kv_format, "russet.kv_format")
+    request.session_id = extension.session_id
+    request.kv_format = extension.kv_format
+    request.priority = PRIORITIES[extension.priority]
+    request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
+    if extension.token_healing:
+        if isinstance(request, inference_pb2.ChatRequest):
+            raise InvalidArgument(
+                "russet.token_healing is for completions: a chat's prompt ends where an answer begins; leave it out",
+                param="russet.token_healing",
+            )
+        request.token_healing = True
+    add_grammar(extension.grammar, extension.close, request.decoding)
+
+
+def _stop_token_ids(extension: Extension | None) -> list[int]:
+    ids = (extension.stop_token_ids if extension is not None else None) or []
+    if wrong := [token for token in ids if not 0 <= token < 1 << 32]:
+        raise InvalidArgument(
+            f"russet.stop_token_ids has {wrong[0]}; accepted are token ids", param="russet.stop_token_ids"
+        )
+    return ids
