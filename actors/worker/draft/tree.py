@@ -1,0 +1,134 @@
+"""A row's guesses as one tree of tokens, ordered by how likely they are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from actors.worker.draft.acceptance import LEVELS, Acceptance
+from actors.worker.draft.draft import Draft
+
+BRANCH_DEPTH = 3
+"""Depth to which a tree is more than a chain. To there, a node of the trunk may have a second child."""
+LEAST_CHANCE = 0.05
+"""Nodes less likely than this are left out."""
+
+
+class Guess(NamedTuple):
+    """What one source thinks comes next."""
+
+    source: str  # of actors.worker.draft.acceptance.SOURCES
+    tokens: Sequence[int]
+    levels: Sequence[int]  # how sure the source is of each token, given those before it: 0..16
+
+
+def rising(matched: int, count: int) -> list[int]:
+    """The levels of text that goes on after `matched` equal tokens: each one accepted makes the match longer."""
+    return [min(matched + more, LEVELS - 1) for more in range(count)]
+
+
+class Tree:
+    """Nodes as parallel lists, parents before children and never less likely than any node after them."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.chances: list[float] = []
+        self.sources: list[str] = []
+        self.levels: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def append(self, token: int, parent: int, chance: float, source: str, level: int) -> None:
+        """Another node. A sibling that is there already is tried before it."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.chances.append(chance)
+        self.sources.append(source)
+        self.levels.append(level)
+
+    def ordered(self) -> "Tree":
+        """The same with the likelier nodes first; of equal ones, as they are."""
+        order = sorted(range(len(self)), key=lambda node: -self.chances[node])
+        place = {node: at for at, node in enumerate(order)}
+        place[-1] = -1
+        tree = Tree()
+        for node in order:
+            tree.append(
+                self.tokens[node],
+                place[self.parents[node]],
+                self.chances[node],
+                self.sources[node],
+                self.levels[node],
+            )
+        return tree
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` nodes."""
+        for column in (self.tokens, self.parents, self.chances, self.sources, self.levels):
+            del column[count:]
+
+    def draft(self, count: int) -> Draft:
+        """The first `count` nodes, at least one."""
+        tokens, parents = np.array(self.tokens[:count], np.int32), np.array(self.parents[:count], np.int32)
+        return Draft(tokens, parents, self.chances[:count], self.sources[0])
+
+    def judge(self, came: Sequence[int], acceptance: Acceptance, shifts: dict[str, float]) -> tuple[int, int]:
+        """Learn from the tokens `came` that followed: how many nodes were accepted, and how many tried.
+
+        A node is tried when its parent is accepted, a token came after that, and no sibling before it was accepted.
+        """
+        at, depth, taken, tried = -1, 0, 0, 0
+        for node, parent in enumerate(self.parents):
+            if depth == len(came):
+                break
+            if parent != at:
+                continue
+            right = self.tokens[node] == came[depth]
+            tried += 1
+            acceptance.learn(self.sources[node], self.levels[node], shifts, right)
+            if right:
+                at, depth, taken = node, depth + 1, taken + 1
+        return taken, tried
+
+
+def grow(
+    forced: Sequence[int], guesses: Sequence[Guess], depth: int, acceptance: Acceptance, shifts: dict[str, float]
+) -> Tree:
+    """The tree of `forced` tokens, then the first of `guesses` as the trunk, `depth` deep; others branch off the trunk.
+
+    A branch is what a guess says beyond what it has in common with the trunk, down to BRANCH_DEPTH.
+    """
+    tree = Tree()
+    chance = 1.0
+    for token in forced:
+        chance *= acceptance.chance("grammar", 0, shifts)
+        tree.append(token, len(tree) - 1, chance, "grammar", 0)
+    if not guesses:
+        return tree
+    begin, root = len(tree), chance
+    trunk = guesses[0]
+    for token, level in zip(trunk.tokens[:depth], trunk.levels, strict=False):
+        chance *= acceptance.chance(trunk.source, level, shifts)
+        if chance < LEAST_CHANCE:
+            break
+        tree.append(token, len(tree) - 1, chance, trunk.source, level)
+    length = len(tree) - begin
+    branched: set[int] = set()
+    for guess in guesses[1:]:
+        same = 0
+        while same < length and same < len(guess.tokens) and guess.tokens[same] == tree.tokens[begin + same]:
+            same += 1
+        if same == length or same in branched or same >= min(BRANCH_DEPTH, len(guess.tokens), depth):
+            continue
+        branched.add(same)
+        at = begin + same - 1
+        chance = (tree.chances[at] if same else root) - tree.chances[begin + same]  # of the trunk being left here
+        for token, level in zip(guess.tokens[same:BRANCH_DEPTH], guess.levels[same:], strict=False):
+            chance *= acceptance.chance(guess.source, level, shifts)
+            if chance < LEAST_CHANCE:
+                break
+            tree.append(token, at, chance, guess.source, level)
+            at = len(tree) - 1
+    return tree.ordered() if branched else tree
