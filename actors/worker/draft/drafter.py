@@ -1,24 +1,42 @@
 """The drafter: proposes for every decoding row, learns from what came, and says when asking is not worth it."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from actors.worker.draft.acceptance import MOST_CHANCE, Acceptance
 from actors.worker.draft.draft import Context, Draft
-from actors.worker.draft.lookahead import FIRST_LOOKAHEAD, MOST_LOOKAHEAD, Price, adapted, chosen, price
+from actors.worker.draft.lookahead import (
+    FIRST_LOOKAHEAD,
+    MOST_LOOKAHEAD,
+    Price,
+    adapted,
+    chosen,
+    price,
+    worthwhile_depth,
+)
+from actors.worker.draft.proposer import Proposer
 from actors.worker.draft.text import LONGEST, Found, Text
 from actors.worker.draft.traffic import Traffic
 from actors.worker.draft.tree import Guess, Tree, grow, rising
 from actors.worker.step_cost import StepCost, Work
 from kernels.decoder import Int32
 
-SURE = 8
+log = logging.getLogger(__name__)
+
+SURE_MATCH = 8
 """A match of so many tokens in the row's own text or its reference is not looked up in traffic too."""
+SURE_CHANCE = 0.8
+"""Where text says what comes next with this chance, nobody is asked who costs something."""
 SHADOW = 4
 """Tokens between two places of a stretch without drafts at which a draft is judged."""
+FIRST_RATE = 0.7
 RATE_OF_RATE = 0.25
-"""Weight of the newest draft in a row's acceptance rate."""
+"""Weight of the newest draft in a row's acceptance rate, and the rate before there was any."""
+RETRY = 128
+"""Tokens after which a row tries again a proposer that is not worth its cost: nothing else tells whether it is."""
+RETRY_DEPTH = 2
 MOST_PAUSE = 16
 """Most steps without looking for drafts."""
 
@@ -36,8 +54,12 @@ class _Row:
         self.reference_text = Text()
         self.shifts: dict[str, float] = {}
         self.lookahead = FIRST_LOOKAHEAD
-        self.rate = 0.7
+        self.rate = FIRST_RATE
         """Accepted part of the tokens tried, of late."""
+        self.rates: dict[str, float] = {}
+        """The same by source."""
+        self.asked: dict[str, int] = {}
+        """Tokens known when a proposer was last asked."""
         self.known = 0
         """Tokens when it was last looked at."""
         self.tree: Tree | None = None
@@ -51,9 +73,10 @@ class Drafter:
     verified or not. So nothing is told to it but that rows enter and leave.
     """
 
-    def __init__(self, trees: bool = True) -> None:
-        """`trees` is whether what verifies can take anything but chains."""
+    def __init__(self, trees: bool = True, proposers: Sequence[Proposer] = ()) -> None:
+        """`trees` is whether what verifies can take anything but chains. `proposers` are asked besides text."""
         self._trees = trees
+        self._proposers = list(proposers)
         self._rows: dict[int, _Row] = {}
         self._traffic = Traffic()
         self._acceptance = Acceptance()
@@ -70,10 +93,12 @@ class Drafter:
         self.pause = 0
 
     def drop(self, slot: int, tokens: Int32) -> None:
-        """A row left, whose tokens were these; its output joins its pool. Rows that never started are none."""
+        """A row left, whose tokens were these; its output joins its pool. A slot without a row is no error."""
         row = self._rows.pop(slot, None)
         if row is not None:
             self._traffic.add(row.pool, tokens[row.prompt_tokens :])
+        for proposer in self._proposers:
+            proposer.drop(slot)
 
     def draft(self, contexts: Sequence[Context], cost: StepCost | None, beside: Work) -> list[Draft | None]:
         """What the step verifies, for each of `contexts` (decoding rows); `beside` is its work without drafts.
@@ -83,28 +108,81 @@ class Drafter:
         if cost is None or beside.rows == 0:
             return [None] * len(contexts)
         of_step = price(cost, beside)
-        trees = [self._tree(context, of_step) for context in contexts]
-        counts = chosen([tree.chances if tree is not None else () for tree in trees], of_step, beside.rows)
-        drafts = [
-            tree.draft(count) if tree is not None and count else None for tree, count in zip(trees, counts, strict=True)
-        ]
+        hopeless = of_step.least_chance > MOST_CHANCE
+        guesses = [self._read(context, hopeless) for context in contexts]
+        for proposer in self._proposers if not hopeless else ():
+            self._ask(proposer, contexts, guesses, of_step)
+        trees = [self._grown(context, of_row) for context, of_row in zip(contexts, guesses, strict=True)]
+        counts = chosen([tree.chances for tree in trees], of_step, beside.rows)
         self.pause = 0 if any(counts) else min(max(2 * self.pause, 1), MOST_PAUSE)
-        return drafts
+        return [tree.draft(count) if count else None for tree, count in zip(trees, counts, strict=True)]
 
-    def _tree(self, context: Context, of_step: Price) -> Tree | None:
-        """The row's proposal, of `most` nodes at most; None where there is none."""
+    def _read(self, context: Context, hopeless: bool) -> list[Guess]:
+        """Learn from what came, and say what text says comes next."""
         row, tokens = self._rows[context.slot], context.tokens
         self._catch_up(row, tokens)
         row.tree = None
-        if context.most <= 0 or of_step.least_chance > MOST_CHANCE:
-            return None
-        forced = list(context.forced[: context.most])
-        tree = self._proposed(row, tokens, forced, min(row.lookahead, context.most - len(forced)))
-        if not len(tree):
-            return None
-        row.tree = tree
-        tree.cut(context.most)
+        depth = min(row.lookahead, context.most - len(context.forced))
+        return [] if hopeless or depth <= 0 else self._guesses(row, tokens, context.forced, depth)
+
+    def _ask(
+        self, proposer: Proposer, contexts: Sequence[Context], guesses: Sequence[list[Guess]], of_step: Price
+    ) -> None:
+        """Add what a proposer says of rows whose text says little, if that is worth its time."""
+        at = [
+            index
+            for index, (context, of_row) in enumerate(zip(contexts, guesses, strict=True))
+            if context.most > 0 and not context.forced and self._best(context.slot, of_row) < SURE_CHANCE
+        ]
+        asked = [contexts[index] for index in at]
+        source = proposer.source
+        rates = [self._rows[context.slot].rates.get(source, FIRST_RATE) for context in asked]
+        depth = worthwhile_depth(rates, of_step, lambda depth: proposer.expected_ms(asked, depth)) if asked else 0
+        if depth == 0:
+            at = [index for index in at if self._due(source, contexts[index])]
+            asked = [contexts[index] for index in at]
+            depth = RETRY_DEPTH
+        if not asked:
+            return
+        try:
+            proposed = proposer.propose(asked, depth)
+        except Exception:
+            # Drafts are only a matter of speed.
+            log.exception("drafting by %s failed; going on without it", source)
+            self._proposers.remove(proposer)
+            return
+        for index, guess in zip(at, proposed, strict=True):
+            row = self._rows[contexts[index].slot]
+            row.asked[source] = row.known
+            if guess is not None:
+                guesses[index].append(guess._replace(tokens=guess.tokens[: contexts[index].most]))
+                self._sort(guesses[index], row)
+
+    def _due(self, source: str, context: Context) -> bool:
+        row = self._rows[context.slot]
+        return row.known - row.asked.get(source, row.prompt_tokens) >= RETRY
+
+    def _best(self, slot: int, guesses: Sequence[Guess]) -> float:
+        """The chance that the row's next token is what its first guess says."""
+        return self._chance(guesses[0], self._rows[slot]) if guesses else 0.0
+
+    def _chance(self, guess: Guess, row: _Row) -> float:
+        return self._acceptance.chance(guess.source, guess.levels[0], row.shifts)
+
+    def _sort(self, guesses: list[Guess], row: _Row) -> None:
+        """The likeliest first."""
+        guesses.sort(key=lambda guess: -self._chance(guess, row))
+
+    def _grown(self, context: Context, guesses: list[Guess]) -> Tree:
+        row = self._rows[context.slot]
+        forced = context.forced[: max(context.most, 0)]
+        tree = self._tree(row, forced, guesses)
+        tree.cut(max(context.most, 0))
+        row.tree = tree if len(tree) else None
         return tree
+
+    def _tree(self, row: _Row, forced: Sequence[int], guesses: Sequence[Guess]) -> Tree:
+        return grow(forced, guesses if self._trees else guesses[:1], MOST_LOOKAHEAD, self._acceptance, row.shifts)
 
     def _catch_up(self, row: _Row, tokens: Int32) -> None:
         """Judge what was proposed, and what would have been since, by the tokens that came."""
@@ -113,29 +191,30 @@ class Drafter:
                 self._judge(row, row.tree, tokens, row.known)
             for known in range(row.known + SHADOW, len(tokens) - 1, SHADOW):
                 row.text.sync(tokens[:known])
-                self._judge(row, self._proposed(row, tokens[:known], [], row.lookahead), tokens, known)
+                guesses = self._guesses(row, tokens[:known], (), row.lookahead)
+                self._judge(row, self._tree(row, (), guesses), tokens, known)
         row.text.sync(tokens)
         row.known = len(tokens)
 
     def _judge(self, row: _Row, tree: Tree, tokens: Int32, known: int) -> None:
         came = tokens[known : known + MOST_LOOKAHEAD + 1].tolist()
-        taken, tried = tree.judge(came, self._acceptance, row.shifts)
+        tried = tree.judge(came, self._acceptance, row.shifts)
+        for source, right in tried:
+            rate = row.rates.get(source, FIRST_RATE)
+            row.rates[source] = rate + RATE_OF_RATE * (right - rate)
         if tried:
-            row.rate += RATE_OF_RATE * (taken / tried - row.rate)
+            share = sum(right for _, right in tried) / len(tried)
+            row.rate += RATE_OF_RATE * (share - row.rate)
             row.lookahead = adapted(row.lookahead, row.rate)
 
-    def _proposed(self, row: _Row, tokens: Int32, forced: list[int], depth: int) -> Tree:
-        """The tree of what all sources say after `tokens` and `forced`."""
-        guesses = self._guesses(row, tokens, [*tokens[-LONGEST:].tolist(), *forced], depth) if depth > 0 else ()
-        return grow(forced, guesses, depth, self._acceptance, row.shifts)
-
-    def _guesses(self, row: _Row, tokens: Int32, tail: list[int], depth: int) -> list[Guess]:
-        """What the texts say, the likeliest first; one alone where trees are not wanted."""
-        found: list[tuple[float, Guess]] = []
+    def _guesses(self, row: _Row, tokens: Int32, forced: Sequence[int], depth: int) -> list[Guess]:
+        """What the texts say after `tokens` and `forced`, the likeliest first."""
+        tail = [*tokens[-LONGEST:].tolist(), *forced]
+        guesses: list[Guess] = []
 
         def add(source: str, place: Found, following: list[int]) -> None:
-            chance = self._acceptance.chance(source, place.matched, row.shifts)
-            found.append((-chance, Guess(source, following, rising(place.matched, len(following)))))
+            if following:
+                guesses.append(Guess(source, following, rising(place.matched, len(following))))
 
         best = 0
         for place in row.text.find(tokens, tail):
@@ -147,11 +226,12 @@ class Drafter:
             for place in row.reference_text.find(row.reference, tail):
                 add("reference", place, row.reference[place.at : place.at + depth].tolist())
                 best = max(best, place.matched)
-        if best < SURE and (pool := self._traffic.pool(row.pool)) is not None:
+        if best < SURE_MATCH and (pool := self._traffic.pool(row.pool)) is not None:
             for place in pool.find(tail):
                 add("traffic", place, pool.read(place.at, depth))
-        found.sort(key=lambda each: each[0])
-        return [guess for _, guess in found[: None if self._trees else 1]]
+        if len(guesses) > 1:
+            self._sort(guesses, row)
+        return guesses
 
 
 def _continued(tokens: Int32, at: int, count: int) -> list[int]:

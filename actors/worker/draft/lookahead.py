@@ -10,7 +10,7 @@ coin's toss. What the model of a step's cost says of many tokens it learned from
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from actors.worker.step_cost import StepCost, Work
@@ -80,6 +80,21 @@ def _within(chances: Sequence[Sequence[float]], price: Price, most_nodes: int, m
     if won_ms <= OVERHEAD_MS:
         return [0] * len(chances), 0
     return counts, sum(count > 0 for count in counts)
+
+
+def worthwhile_depth(rates: Sequence[float], price: Price, proposal_ms: Callable[[int], float]) -> int:
+    """How many tokens ahead a proposer that costs something should look for rows of these acceptance rates; 0: not.
+
+    `proposal_ms` is what it takes to look so far ahead for all of them.
+    """
+    best, best_pace = 0, MARGIN * price.expected / price.step_ms
+    expected = price.expected
+    for depth in range(1, MOST_LOOKAHEAD + 1):
+        expected += sum(rate**depth for rate in rates)
+        ms = price.step_ms + OVERHEAD_MS + depth * len(rates) * price.node_ms + proposal_ms(depth)
+        if expected / ms > best_pace:
+            best, best_pace = depth, expected / ms
+    return best
 
 
 def adapted(lookahead: int, rate: float) -> int:

@@ -74,23 +74,25 @@ class Tree:
         tokens, parents = np.array(self.tokens[:count], np.int32), np.array(self.parents[:count], np.int32)
         return Draft(tokens, parents, self.chances[:count], self.sources[0])
 
-    def judge(self, came: Sequence[int], acceptance: Acceptance, shifts: dict[str, float]) -> tuple[int, int]:
-        """Learn from the tokens `came` that followed: how many nodes were accepted, and how many tried.
+    def judge(self, came: Sequence[int], acceptance: Acceptance, shifts: dict[str, float]) -> list[tuple[str, bool]]:
+        """Learn from the tokens `came` that followed; of each node tried its source, and whether it was accepted.
 
         A node is tried when its parent is accepted, a token came after that, and no sibling before it was accepted.
         """
-        at, depth, taken, tried = -1, 0, 0, 0
+        tried: list[tuple[str, bool]] = []
+        at, depth = -1, 0
         for node, parent in enumerate(self.parents):
             if depth == len(came):
                 break
             if parent != at:
                 continue
             right = self.tokens[node] == came[depth]
-            tried += 1
-            acceptance.learn(self.sources[node], self.levels[node], shifts, right)
+            source = self.sources[node]
+            tried.append((source, right))
+            acceptance.learn(source, self.levels[node], shifts, right)
             if right:
-                at, depth, taken = node, depth + 1, taken + 1
-        return taken, tried
+                at, depth = node, depth + 1
+        return tried
 
 
 def grow(
