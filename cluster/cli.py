@@ -16,7 +16,7 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
-from cluster import cli_kv, cli_sessions
+from cluster import cli_kv, cli_sessions, cli_tools
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_sessions.app)
 app.command()(cli_kv.kv)
+app.command()(cli_tools.tools)
 out = Console()
 err = Console(stderr=True)
 

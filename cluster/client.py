@@ -57,6 +57,10 @@ class Client:
         """Forget a session; False where there was none."""
         return self._ask("DELETE", f"/v1/russet/sessions/{quote(session_id, safe='')}").json()["deleted"]
 
+    def tools(self) -> dict[str, Any]:
+        """The tools that the server itself can run, and where they come from."""
+        return self._ask("GET", "/v1/russet/tools").json()
+
     def metrics(self) -> str:
         """The text of /metrics."""
         return self._ask("GET", "/metrics").text

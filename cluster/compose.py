@@ -176,9 +176,8 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     async def metrics() -> bytes:
         return await scrape(await directory.services())
 
-    gateway = Gateway(
-        config.gateway, RouterStub(router), MemoryStub(memory), LearnerStub(learner), telemetry, metrics=metrics
-    )
+    stubs = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
+    gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 
 

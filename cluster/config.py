@@ -20,6 +20,7 @@ from actors.scheduler.config import SchedulerConfig
 from actors.worker.config import WorkerConfig
 from cluster.gateway.config import GatewayConfig
 from cluster.telemetry import TelemetryConfig
+from cluster.tool_runtime.config import ToolsConfig
 
 ENV_PREFIX = "RUSSET_"
 ENV_NOT_CONFIG = frozenset({"RUSSET_DATA", "RUSSET_CONFIG"})
@@ -83,6 +84,7 @@ class Config(BaseModel):
     learner: LearnerConfig = LearnerConfig()
     memory: MemoryConfig = MemoryConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    tools: ToolsConfig = ToolsConfig()
     ray: RayConfig = RayConfig()
 
     def resolved(self) -> "Config":

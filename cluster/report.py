@@ -55,6 +55,24 @@ def sessions_table(rows: list[dict[str, Any]]) -> Table | str:
     return table
 
 
+def tools_table(listed: dict[str, Any]) -> Group | str:
+    """Where server-side tools come from, and the tools of /v1/russet/tools."""
+    if not listed["enabled"]:
+        return "The tool runtime is off; tools.enabled = true turns it on."
+    if not listed["servers"]:
+        return "There are no tool servers; tools.servers names them."
+    servers = Table("server", "kind", "state", "problem")
+    for row in listed["servers"]:
+        problem = "; ".join(filter(None, (row["problem"], *row["left_out"])))
+        colour = {"ready": "green", "down": "red"}.get(row["state"], "yellow")
+        servers.add_row(escape(row["name"]), row["kind"], f"[{colour}]{row['state']}[/]", escape(problem))
+    tools = Table("tool", "server", "results reused", "description")
+    for row in listed["data"]:
+        description = row["description"].strip().partition("\n")[0]
+        tools.add_row(*map(escape, (row["name"], row["server"], row["reuse"], description)))
+    return Group(servers, tools)
+
+
 def session_page(session: dict[str, Any]) -> Group:
     """A session and its messages."""
     kv = session["kv"]

@@ -11,16 +11,19 @@ from cluster.gateway.limits import check
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.server_tools import listed
+from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2, inference_pb2_grpc
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
-    def __init__(self, requests: Requests, models: Models, gate: Gate) -> None:
+    def __init__(self, requests: Requests, models: Models, gate: Gate, tools: ToolRuntime) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
+        self._tools = tools
 
     async def Chat(self, request: inference_pb2.ChatRequest, context: Any) -> inference_pb2.Answer:
         """A whole answer."""
@@ -81,6 +84,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         tenant = self._admit(request, context).tenant
         found = await self._requests.sessions.delete(tenant, request.session_id)
         return inference_pb2.DeleteSessionReply(found=found)
+
+    async def ListTools(self, request: inference_pb2.ListToolsRequest, context: Any) -> inference_pb2.ListToolsReply:
+        """Those that the gateway itself can run."""
+        self._admit(request, context)
+        return await listed(self._tools)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
         choices = Choices(self._requests, request, self._admit(request, context))

@@ -43,6 +43,8 @@ from cluster.gateway.openai import (
 )
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.server_tools import listed, page
+from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2
 
 BACKLOG = 2048
@@ -52,13 +54,20 @@ class Api:
     """The handlers, and the app made of them."""
 
     def __init__(
-        self, requests: Requests, models: Models, health: Health, gate: Gate, metrics: Callable[[], Awaitable[bytes]]
+        self,
+        requests: Requests,
+        models: Models,
+        health: Health,
+        gate: Gate,
+        metrics: Callable[[], Awaitable[bytes]],
+        tools: ToolRuntime,
     ) -> None:
         self._requests = requests
         self._models = models
         self._health = health
         self._gate = gate
         self._metrics = metrics
+        self._tools = tools
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -80,6 +89,7 @@ class Api:
             route("/v1/russet/sessions", "GET", self.list_sessions),
             route("/v1/russet/sessions/{session:path}", "GET", self.get_session),
             route("/v1/russet/sessions/{session:path}", "DELETE", self.delete_session),
+            route("/v1/russet/tools", "GET", self.list_tools),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),
@@ -171,6 +181,10 @@ class Api:
         session_id = request.path_params["session"]
         found = await self._requests.sessions.delete(caller.tenant, session_id)
         return Reply(dumps({"id": session_id, "object": "session", "deleted": found}))
+
+    async def list_tools(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/russet/tools: those that the gateway itself can run, and where they come from."""
+        return Reply(dumps(page(await listed(self._tools))))
 
     async def list_models(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /v1/models."""

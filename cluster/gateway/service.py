@@ -18,11 +18,17 @@ from cluster.gateway.models import Models
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
+from cluster.gateway.server_tools import embedding_by
 from cluster.gateway.sessions import Sessions
+from cluster.tool_runtime.config import ToolsConfig
+from cluster.tool_runtime.registry import Registry
+from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
 from protos.gen.router_pb2_grpc import RouterStub
+
+NO_TOOLS = ToolsConfig()
 
 
 class GatewayAddresses(NamedTuple):
@@ -43,6 +49,7 @@ class Gateway:
         learner: LearnerStub,
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
+        tools: ToolsConfig = NO_TOOLS,
     ) -> None:
         """`metrics` renders what /metrics shows; by default this process's own."""
         self._config = config
@@ -54,10 +61,12 @@ class Gateway:
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, sessions, telemetry)
         self._grammars = requests.grammars
+        self._tools = Registry(tools)
+        runtime = ToolRuntime(tools, self._tools, embedding_by(memory), telemetry)
         models, gate = Models(self._routes, memory), Gate(config)
-        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
+        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics, runtime)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
-        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate))]
+        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate, runtime))]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
         self.addresses = GatewayAddresses("", "")
         """Set by start()."""
@@ -75,6 +84,7 @@ class Gateway:
             ) from error
         await self._routes.start()
         await self._records.start()
+        await self._tools.start()
         self.addresses = GatewayAddresses(http, addresses[-1].removeprefix("tcp:"))
         return self.addresses
 
@@ -82,6 +92,7 @@ class Gateway:
         """Let open streams end within the grace, then send what is still to be recorded."""
         await self._http.stop()
         await self._grpc.stop(self._config.shutdown_grace_s)
+        await self._tools.stop()
         await self._records.stop()
         await self._routes.stop()
         await self._catalog.close()

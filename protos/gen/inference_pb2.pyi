@@ -445,3 +445,45 @@ class DeleteSessionReply(_message.Message):
     FOUND_FIELD_NUMBER: _ClassVar[int]
     found: bool
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class ListToolsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ToolCard(_message.Message):
+    __slots__ = ("name", "description", "parameters", "server", "reuse")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    description: str
+    parameters: str
+    server: str
+    reuse: str
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[str] = ..., server: _Optional[str] = ..., reuse: _Optional[str] = ...) -> None: ...
+
+class ToolServer(_message.Message):
+    __slots__ = ("name", "kind", "state", "problem", "left_out")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    state: str
+    problem: str
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., problem: _Optional[str] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListToolsReply(_message.Message):
+    __slots__ = ("enabled", "tools", "servers")
+    ENABLED_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    enabled: bool
+    tools: _containers.RepeatedCompositeFieldContainer[ToolCard]
+    servers: _containers.RepeatedCompositeFieldContainer[ToolServer]
+    def __init__(self, enabled: _Optional[bool] = ..., tools: _Optional[_Iterable[_Union[ToolCard, _Mapping]]] = ..., servers: _Optional[_Iterable[_Union[ToolServer, _Mapping]]] = ...) -> None: ...

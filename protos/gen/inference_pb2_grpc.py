@@ -84,6 +84,11 @@ class InferenceStub:
                 request_serializer=protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_inference__pb2.DeleteSessionReply.FromString,
                 _registered_method=True)
+        self.ListTools = channel.unary_unary(
+                '/russet.inference.v1.Inference/ListTools',
+                request_serializer=protos_dot_gen_dot_inference__pb2.ListToolsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ListToolsReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -158,6 +163,13 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTools(self, request, context):
+        """The tools that the server itself can run, and where they come from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -210,6 +222,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.DeleteSession,
                     request_deserializer=protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.FromString,
                     response_serializer=protos_dot_gen_dot_inference__pb2.DeleteSessionReply.SerializeToString,
+            ),
+            'ListTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTools,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.ListToolsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ListToolsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -482,6 +499,33 @@ class Inference:
             '/russet.inference.v1.Inference/DeleteSession',
             protos_dot_gen_dot_inference__pb2.DeleteSessionRequest.SerializeToString,
             protos_dot_gen_dot_inference__pb2.DeleteSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/ListTools',
+            protos_dot_gen_dot_inference__pb2.ListToolsRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ListToolsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,7 +20,7 @@ from tests.conftest import settings
 
 COMMANDS = (
     "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
-    "sessions show", "sessions delete",
+    "sessions show", "sessions delete", "tools",
 )  # fmt: skip
 runner = CliRunner()
 

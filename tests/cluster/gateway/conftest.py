@@ -16,6 +16,7 @@ from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.service import Gateway
+from cluster.tool_runtime.config import ToolsConfig
 from protos.gen import (
     inference_pb2,
     learner_pb2,
@@ -355,12 +356,13 @@ class World:
         self.router.replicas[replica_id] = (model, [address])
         return scheduler
 
-    async def start(self, **settings: Any) -> Gateway:
+    async def start(self, tools: ToolsConfig | None = None, **settings: Any) -> Gateway:
         """Start the gateway on ports the system chooses; again for a restart of it alone."""
         if not self.stubs:
             await self._serve_actors()
         defaults = {"port": 0, "grpc_port": 0, "record_delay_s": 0.01, "failover_wait_s": 5, "table_refresh_s": 0.05}
-        self.gateway = Gateway(GatewayConfig(**(defaults | settings)), *self.stubs, self.telemetry)
+        config = GatewayConfig(**(defaults | settings))
+        self.gateway = Gateway(config, *self.stubs, self.telemetry, tools=tools or ToolsConfig())
         await self.gateway.start()
         return self.gateway
 
