@@ -6,7 +6,7 @@ log-odds of its own per source on top, moving fast: what a row does now may diff
 what it did before. (Logistic regression by stochastic gradient; constant rates forget.)
 """
 
-import math
+from math import exp, log
 
 LEVELS = 17
 RATE = 0.03
@@ -31,7 +31,7 @@ SOURCES = tuple(_PRIORS)
 
 
 def _logit(chance: float) -> float:
-    return math.log(chance / (1 - chance))
+    return log(chance / (1 - chance))
 
 
 def _prior(source: str) -> list[float]:
@@ -52,12 +52,11 @@ class Acceptance:
 
     def chance(self, source: str, level: int, shifts: dict[str, float]) -> float:
         """That a token is accepted whose parent is."""
-        odds = self._odds[source][level] + shifts.get(source, 0.0)
-        return min(max(1 / (1 + math.exp(-odds)), LEAST_CHANCE), MOST_CHANCE)
+        chance = 1 / (1 + exp(-self._odds[source][level] - shifts.get(source, 0.0)))
+        return LEAST_CHANCE if chance < LEAST_CHANCE else MOST_CHANCE if chance > MOST_CHANCE else chance
 
-    def learn(self, source: str, level: int, shifts: dict[str, float], taken: bool) -> None:
-        """A token was tried whose parent was accepted, and `taken` or not."""
-        missed = taken - self.chance(source, level, shifts)
+    def learn(self, source: str, level: int, shifts: dict[str, float], missed: float) -> None:
+        """A token was tried whose parent was accepted: `missed` is 1 (taken) or 0 less its chance."""
         self._odds[source][level] += RATE * missed
         shift = shifts.get(source, 0.0) + ROW_RATE * missed
-        shifts[source] = min(max(shift, -MOST_SHIFT), MOST_SHIFT)
+        shifts[source] = -MOST_SHIFT if shift < -MOST_SHIFT else MOST_SHIFT if shift > MOST_SHIFT else shift

@@ -1,7 +1,7 @@
 """The drafter: proposes for every decoding row, learns from what came, and says when asking is not worth it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from actors.worker.draft.lookahead import (
 from actors.worker.draft.proposer import Proposer
 from actors.worker.draft.text import LONGEST, Found, Text
 from actors.worker.draft.traffic import Traffic
-from actors.worker.draft.tree import Guess, Tree, grow, rising
+from actors.worker.draft.tree import RISING, Guess, Tree, grow
 from actors.worker.step_cost import StepCost, Work
 from kernels.decoder import Int32
 
@@ -29,8 +29,8 @@ SURE_MATCH = 8
 """A match of so many tokens in the row's own text or its reference is not looked up in traffic too."""
 SURE_CHANCE = 0.8
 """Where text says what comes next with this chance, nobody is asked who costs something."""
-SHADOW = 4
-"""Tokens between two places of a stretch without drafts at which a draft is judged."""
+SHADOW, SHADOW_CHANCE = 4, 0.3
+"""Tokens between two places of a stretch without drafts at which a draft is judged; how likely its tokens are then."""
 FIRST_RATE = 0.7
 RATE_OF_RATE = 0.25
 """Weight of the newest draft in a row's acceptance rate, and the rate before there was any."""
@@ -108,22 +108,22 @@ class Drafter:
         if cost is None or beside.rows == 0:
             return [None] * len(contexts)
         of_step = price(cost, beside)
-        hopeless = of_step.least_chance > MOST_CHANCE
-        guesses = [self._read(context, hopeless) for context in contexts]
-        for proposer in self._proposers if not hopeless else ():
+        least = of_step.least_chance
+        guesses = [self._read(context, least) for context in contexts]
+        for proposer in self._proposers if least <= MOST_CHANCE else ():
             self._ask(proposer, contexts, guesses, of_step)
-        trees = [self._grown(context, of_row) for context, of_row in zip(contexts, guesses, strict=True)]
+        trees = [self._grown(context, of_row, least) for context, of_row in zip(contexts, guesses, strict=True)]
         counts = chosen([tree.chances for tree in trees], of_step, beside.rows)
         self.pause = 0 if any(counts) else min(max(2 * self.pause, 1), MOST_PAUSE)
         return [tree.draft(count) if count else None for tree, count in zip(trees, counts, strict=True)]
 
-    def _read(self, context: Context, hopeless: bool) -> list[Guess]:
+    def _read(self, context: Context, least: float) -> list[Guess]:
         """Learn from what came, and say what text says comes next."""
         row, tokens = self._rows[context.slot], context.tokens
         self._catch_up(row, tokens)
         row.tree = None
         depth = min(row.lookahead, context.most - len(context.forced))
-        return [] if hopeless or depth <= 0 else self._guesses(row, tokens, context.forced, depth)
+        return self._guesses(row, tokens, context.forced, depth, least) if least <= MOST_CHANCE and depth > 0 else []
 
     def _ask(
         self, proposer: Proposer, contexts: Sequence[Context], guesses: Sequence[list[Guess]], of_step: Price
@@ -173,16 +173,16 @@ class Drafter:
         """The likeliest first."""
         guesses.sort(key=lambda guess: -self._chance(guess, row))
 
-    def _grown(self, context: Context, guesses: list[Guess]) -> Tree:
-        row = self._rows[context.slot]
-        forced = context.forced[: max(context.most, 0)]
-        tree = self._tree(row, forced, guesses)
-        tree.cut(max(context.most, 0))
+    def _grown(self, context: Context, guesses: list[Guess], least: float) -> Tree:
+        row, most = self._rows[context.slot], max(context.most, 0)
+        tree = self._tree(row, context.forced[:most], guesses, least)
+        if len(tree) > most:
+            tree.cut(most)
         row.tree = tree if len(tree) else None
         return tree
 
-    def _tree(self, row: _Row, forced: Sequence[int], guesses: Sequence[Guess]) -> Tree:
-        return grow(forced, guesses if self._trees else guesses[:1], MOST_LOOKAHEAD, self._acceptance, row.shifts)
+    def _tree(self, row: _Row, forced: Sequence[int], guesses: Sequence[Guess], least: float) -> Tree:
+        return grow(forced, guesses if self._trees else guesses[:1], least, self._acceptance, row.shifts)
 
     def _catch_up(self, row: _Row, tokens: Int32) -> None:
         """Judge what was proposed, and what would have been since, by the tokens that came."""
@@ -191,47 +191,51 @@ class Drafter:
                 self._judge(row, row.tree, tokens, row.known)
             for known in range(row.known + SHADOW, len(tokens) - 1, SHADOW):
                 row.text.sync(tokens[:known])
-                guesses = self._guesses(row, tokens[:known], (), row.lookahead)
-                self._judge(row, self._tree(row, (), guesses), tokens, known)
+                guesses = self._guesses(row, tokens[:known], (), row.lookahead, 1.0)
+                self._judge(row, self._tree(row, (), guesses, SHADOW_CHANCE), tokens, known)
         row.text.sync(tokens)
         row.known = len(tokens)
 
     def _judge(self, row: _Row, tree: Tree, tokens: Int32, known: int) -> None:
         came = tokens[known : known + MOST_LOOKAHEAD + 1].tolist()
         tried = tree.judge(came, self._acceptance, row.shifts)
-        for source, right in tried:
-            rate = row.rates.get(source, FIRST_RATE)
-            row.rates[source] = rate + RATE_OF_RATE * (right - rate)
+        if self._proposers:
+            for source, right in tried:
+                rate = row.rates.get(source, FIRST_RATE)
+                row.rates[source] = rate + RATE_OF_RATE * (right - rate)
         if tried:
             share = sum(right for _, right in tried) / len(tried)
             row.rate += RATE_OF_RATE * (share - row.rate)
             row.lookahead = adapted(row.lookahead, row.rate)
 
-    def _guesses(self, row: _Row, tokens: Int32, forced: Sequence[int], depth: int) -> list[Guess]:
+    def _guesses(self, row: _Row, tokens: Int32, forced: Sequence[int], depth: int, least: float) -> list[Guess]:
         """What the texts say after `tokens` and `forced`, the likeliest first."""
         tail = [*tokens[-LONGEST:].tolist(), *forced]
         guesses: list[Guess] = []
-
-        def add(source: str, place: Found, following: list[int]) -> None:
+        left = 1.0
+        """What no guess so far stands for."""
+        for source, place, following in self._places(row, tokens, tail, depth):
             if following:
-                guesses.append(Guess(source, following, rising(place.matched, len(following))))
-
-        best = 0
-        for place in row.text.find(tokens, tail):
-            add("prompt", place, _continued(tokens, place.at, depth))
-            best = max(best, place.matched)
-        if len(row.reference):
-            if len(tokens) == row.prompt_tokens:
-                add("reference", Found(0, 0), row.reference[:depth].tolist())
-            for place in row.reference_text.find(row.reference, tail):
-                add("reference", place, row.reference[place.at : place.at + depth].tolist())
-                best = max(best, place.matched)
-        if best < SURE_MATCH and (pool := self._traffic.pool(row.pool)) is not None:
-            for place in pool.find(tail):
-                add("traffic", place, pool.read(place.at, depth))
+                guesses.append(Guess(source, following, RISING[place.matched]))
+                left -= left * self._acceptance.chance(source, place.matched, row.shifts)
+                if (not self._trees and place.matched >= SURE_MATCH) or left < least:
+                    break
         if len(guesses) > 1:
             self._sort(guesses, row)
         return guesses
+
+    def _places(self, row: _Row, tokens: Int32, tail: list[int], depth: int) -> Iterator[tuple[str, Found, list[int]]]:
+        """Where `tail` occurred, and what followed there: the surest sources first."""
+        if len(row.reference):
+            if len(tokens) == row.prompt_tokens:
+                yield "reference", Found(0, 0), row.reference[:depth].tolist()
+            for place in row.reference_text.find(row.reference, tail):
+                yield "reference", place, row.reference[place.at : place.at + depth].tolist()
+        for place in row.text.find(tokens, tail):
+            yield "prompt", place, _continued(tokens, place.at, depth)
+        if (pool := self._traffic.pool(row.pool)) is not None:
+            for place in pool.find(tail):
+                yield "traffic", place, pool.read(place.at, depth)
 
 
 def _continued(tokens: Int32, at: int, count: int) -> list[int]:

@@ -15,12 +15,14 @@ from actors.base.errors import InvalidArgument
 from actors.base.vocabulary import digest_of
 from actors.worker.draft.acceptance import LEVELS
 from actors.worker.draft.draft import Context
-from actors.worker.draft.tree import LEAST_CHANCE, Guess
+from actors.worker.draft.tree import Guess
 from actors.worker.models import LoadedModel, load_model
 from actors.worker.step_cost import CostModel, Work, attended
 from kernels.decoder import Batch, Decoder, Float32, Int32
 from protos.gen import worker_pb2
 
+LEAST_CHANCE = 0.05
+"""A draft less likely than this is not continued."""
 CATCH_UP = 256
 """Most tokens of a proposal's first forward, unless more rows than that want one each."""
 

@@ -6,7 +6,7 @@ Adding a token costs three stores and a look-up three loads and a comparison, a 
 (Prompt lookup decoding, A. Saxena 2023; the idea of recent traffic is from REST, He et al. 2023.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,19 +78,22 @@ class Grams:
                 base + skipped + begin, base + len(tokens), dtype=np.int32
             )
 
-    def find(self, tail: Sequence[int]) -> list[int]:
+    def find(self, tail: Sequence[int]) -> Iterator[int]:
         """Numbers of the tokens that may follow `tail` (at most the last 5 count), by the longest n-gram first."""
-        places, hashed, taken = [], 0, 0
-        for length, view in zip(LENGTHS[::-1], self._views[::-1], strict=True):
+        hashes, hashed, taken = [], 0, 0
+        for length in LENGTHS[::-1]:
             if length > len(tail):
                 break
             while taken < length:
                 hashed += tail[-1 - taken] * _FACTORS[taken]
                 taken += 1
+            hashes.append(hashed)
+        told = 0
+        for view, hashed in zip(self._views[-len(hashes) :] if hashes else (), hashes[::-1], strict=True):
             place = view[(hashed >> _SHIFT) & self._mask]
-            if place and place not in places:
-                places.append(place)
-        return places[::-1]
+            if place and place != told:
+                told = place
+                yield place
 
 
 def matched(before: Sequence[int], tail: Sequence[int]) -> int:
@@ -121,11 +124,9 @@ class Text:
         self._grams.add(tokens, max(self._size, 1))
         self._size = len(tokens)
 
-    def find(self, tokens: Int32, tail: Sequence[int]) -> list[Found]:
-        """Where in `tokens` (what was synced last) the tokens `tail` occurred before, best first."""
-        found = []
+    def find(self, tokens: Int32, tail: Sequence[int]) -> Iterator[Found]:
+        """Where in `tokens` (what was synced last) the tokens `tail` occurred before, by the longest n-gram first."""
         for at in self._grams.find(tail):
             length = matched(tokens[max(at - LONGEST, 0) : at].tolist(), tail)
             if length >= LENGTHS[-1]:
-                found.append(Found(at, length))
-        return found
+                yield Found(at, length)

@@ -1,7 +1,7 @@
 """Recent outputs as a source of drafts, one pool for each tenant: what was answered once is often answered again."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -42,14 +42,12 @@ class Pool:
         self._ring[self._next] = END
         self._next += 1
 
-    def find(self, tail: Sequence[int]) -> list[Found]:
-        """Where `tail` occurred, best first."""
-        found = []
+    def find(self, tail: Sequence[int]) -> Iterator[Found]:
+        """Where `tail` occurred, by the longest n-gram first."""
         for at in self._grams.find(tail):
             length = matched(self._ring[max(at - LONGEST, 0) : at].tolist(), tail)
             if length >= LEAST_MATCH and self._ring[at] != END:
-                found.append(Found(at, length))
-        return found
+                yield Found(at, length)
 
     def read(self, at: int, count: int) -> list[int]:
         """What follows from `at` in the same output, `count` tokens at most."""

@@ -7,11 +7,10 @@ import numpy as np
 
 from actors.worker.draft.acceptance import LEVELS, Acceptance
 from actors.worker.draft.draft import Draft
+from actors.worker.draft.lookahead import MOST_LOOKAHEAD
 
 BRANCH_DEPTH = 3
 """Depth to which a tree is more than a chain. To there, a node of the trunk may have a second child."""
-LEAST_CHANCE = 0.05
-"""Nodes less likely than this are left out."""
 
 
 class Guess(NamedTuple):
@@ -22,29 +21,33 @@ class Guess(NamedTuple):
     levels: Sequence[int]  # how sure the source is of each token, given those before it: 0..16
 
 
-def rising(matched: int, count: int) -> list[int]:
-    """The levels of text that goes on after `matched` equal tokens: each one accepted makes the match longer."""
-    return [min(matched + more, LEVELS - 1) for more in range(count)]
+RISING = tuple(tuple(min(matched + more, LEVELS - 1) for more in range(MOST_LOOKAHEAD)) for matched in range(LEVELS))
+"""By matched tokens: the levels of text that goes on after them. Each token accepted makes the match longer."""
 
 
 class Tree:
     """Nodes as parallel lists, parents before children and never less likely than any node after them."""
 
+    __slots__ = ("chances", "levels", "parents", "sources", "sure", "tokens")
+
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.chances: list[float] = []
+        self.sure: list[float] = []
+        """The chance of each where its parent is accepted, and no sibling before it."""
         self.sources: list[str] = []
         self.levels: list[int] = []
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def append(self, token: int, parent: int, chance: float, source: str, level: int) -> None:
+    def append(self, token: int, parent: int, chance: float, sure: float, source: str, level: int) -> None:
         """Another node. A sibling that is there already is tried before it."""
         self.tokens.append(token)
         self.parents.append(parent)
         self.chances.append(chance)
+        self.sure.append(sure)
         self.sources.append(source)
         self.levels.append(level)
 
@@ -55,18 +58,13 @@ class Tree:
         place[-1] = -1
         tree = Tree()
         for node in order:
-            tree.append(
-                self.tokens[node],
-                place[self.parents[node]],
-                self.chances[node],
-                self.sources[node],
-                self.levels[node],
-            )
+            parent, source = place[self.parents[node]], self.sources[node]
+            tree.append(self.tokens[node], parent, self.chances[node], self.sure[node], source, self.levels[node])
         return tree
 
     def cut(self, count: int) -> None:
         """Keep the first `count` nodes."""
-        for column in (self.tokens, self.parents, self.chances, self.sources, self.levels):
+        for column in (self.tokens, self.parents, self.chances, self.sure, self.sources, self.levels):
             del column[count:]
 
     def draft(self, count: int) -> Draft:
@@ -86,51 +84,54 @@ class Tree:
                 break
             if parent != at:
                 continue
-            right = self.tokens[node] == came[depth]
-            source = self.sources[node]
+            right, source = self.tokens[node] == came[depth], self.sources[node]
             tried.append((source, right))
-            acceptance.learn(source, self.levels[node], shifts, right)
+            acceptance.learn(source, self.levels[node], shifts, right - self.sure[node])
             if right:
                 at, depth = node, depth + 1
         return tried
 
 
 def grow(
-    forced: Sequence[int], guesses: Sequence[Guess], depth: int, acceptance: Acceptance, shifts: dict[str, float]
+    forced: Sequence[int], guesses: Sequence[Guess], least: float, acceptance: Acceptance, shifts: dict[str, float]
 ) -> Tree:
-    """The tree of `forced` tokens, then the first of `guesses` as the trunk, `depth` deep; others branch off the trunk.
+    """The tree of `forced` tokens, then the first of `guesses` as the trunk; others branch off the trunk.
 
-    A branch is what a guess says beyond what it has in common with the trunk, down to BRANCH_DEPTH.
+    A branch is what a guess says beyond what it has in common with the trunk, down to BRANCH_DEPTH. Nodes whose chance
+    is below `least` are left out, but for the first.
     """
     tree = Tree()
     chance = 1.0
     for token in forced:
-        chance *= acceptance.chance("grammar", 0, shifts)
-        tree.append(token, len(tree) - 1, chance, "grammar", 0)
+        sure = acceptance.chance("grammar", 0, shifts)
+        chance *= sure
+        tree.append(token, len(tree) - 1, chance, sure, "grammar", 0)
     if not guesses:
         return tree
     begin, root = len(tree), chance
-    trunk = guesses[0]
-    for token, level in zip(trunk.tokens[:depth], trunk.levels, strict=False):
-        chance *= acceptance.chance(trunk.source, level, shifts)
-        if chance < LEAST_CHANCE:
+    source, tokens, levels = guesses[0]
+    for token, level in zip(tokens, levels, strict=False):
+        sure = acceptance.chance(source, level, shifts)
+        chance *= sure
+        if chance < least and len(tree):
             break
-        tree.append(token, len(tree) - 1, chance, trunk.source, level)
+        tree.append(token, len(tree) - 1, chance, sure, source, level)
     length = len(tree) - begin
     branched: set[int] = set()
-    for guess in guesses[1:]:
+    for source, tokens, levels in guesses[1:]:
         same = 0
-        while same < length and same < len(guess.tokens) and guess.tokens[same] == tree.tokens[begin + same]:
+        while same < length and same < len(tokens) and tokens[same] == tree.tokens[begin + same]:
             same += 1
-        if same == length or same in branched or same >= min(BRANCH_DEPTH, len(guess.tokens), depth):
+        if same == length or same in branched or same >= min(BRANCH_DEPTH, len(tokens)):
             continue
-        branched.add(same)
         at = begin + same - 1
         chance = (tree.chances[at] if same else root) - tree.chances[begin + same]  # of the trunk being left here
-        for token, level in zip(guess.tokens[same:BRANCH_DEPTH], guess.levels[same:], strict=False):
-            chance *= acceptance.chance(guess.source, level, shifts)
-            if chance < LEAST_CHANCE:
+        for token, level in zip(tokens[same:BRANCH_DEPTH], levels[same:], strict=False):
+            sure = acceptance.chance(source, level, shifts)
+            chance *= sure
+            if chance < least:
                 break
-            tree.append(token, at, chance, guess.source, level)
+            branched.add(same)
+            tree.append(token, at, chance, sure, source, level)
             at = len(tree) - 1
     return tree.ordered() if branched else tree

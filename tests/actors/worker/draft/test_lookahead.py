@@ -89,14 +89,14 @@ def test_hopeless_tokens_are_given_up_within_some_tries_and_come_back(source: st
     acceptance, shifts = Acceptance(), {}
     tries = 0
     while acceptance.chance(source, level, shifts) > 0.25:
-        acceptance.learn(source, level, shifts, False)
+        acceptance.learn(source, level, shifts, 0 - acceptance.chance(source, level, shifts))
         tries += 1
     assert tries <= 8 / ROW_RATE
     for _ in range(100):
-        acceptance.learn(source, level, shifts, False)
+        acceptance.learn(source, level, shifts, 0 - acceptance.chance(source, level, shifts))
     tries = 0
     while acceptance.chance(source, level, shifts) < 0.75:
-        acceptance.learn(source, level, shifts, True)
+        acceptance.learn(source, level, shifts, 1 - acceptance.chance(source, level, shifts))
         tries += 1
     assert tries <= 10 / ROW_RATE
 
@@ -106,5 +106,5 @@ def test_one_row_hardly_changes_what_others_expect(source: str, taken: list[bool
     acceptance, shifts = Acceptance(), {}
     before = acceptance.chance(source, 8, {})
     for each in taken:
-        acceptance.learn(source, 8, shifts, each)
+        acceptance.learn(source, 8, shifts, each - acceptance.chance(source, 8, shifts))
     assert abs(acceptance.chance(source, 8, {}) - before) < 0.25
