@@ -130,6 +130,12 @@ class Batch(NamedTuple):
     Row r brings the tokens tokens[row_starts[r]:row_starts[r + 1]] (at least one), which follow the lengths[r] tokens
     already in its KV. Token t of row r stands at position lengths[r] + t - row_starts[r]; its K and V are written to
     page page_table[r, position // page_size], slot position % page_size, and it attends to positions 0..its own.
+
+    With `parents` a row may branch (kernels.tree): token i of those that it brings follows token parents[i] of them, or
+    where that is -1 the row's KV. Its K and V are written where they would be without; its position is that of the
+    token it follows plus one; and it attends to the row's KV, to the tokens that it follows, step by step, and to
+    itself. Its numbers are those that it would have in a row without branches: bit for bit, where a row's do not depend
+    on the batch.
     """
 
     tokens: Int32  # [T]
@@ -137,6 +143,7 @@ class Batch(NamedTuple):
     lengths: Int32  # [R], tokens in the KV before this forward
     page_table: Int32  # [R, P], page ids; entries past the row's pages are -1
     logits_at: Int32  # [L], indices into tokens whose logits are wanted, ascending; may be empty
+    parents: Int32 | None = None  # [T], -1 <= parents[i] < i, counted within the row; None: i - 1 everywhere
 
 
 Logits = mx.array | Float32
@@ -186,6 +193,14 @@ class Kv(Protocol):
         """Copy whole pages, all layers: page source[i] to target[i], in order. (Copy-on-write.)
 
         Targets are full precision; a quantized source is dequantized.
+        """
+        ...
+
+    def move_tokens(self, source: Int32, target: Int32) -> None:
+        """Copy K and V of single tokens, all layers: slot source[i] to slot target[i], in order.
+
+        Slots are page * page_size + place in the page, of full-precision pages. What rope made of a key is left: a
+        token keeps its position (kernels.tree: compaction).
         """
         ...
 

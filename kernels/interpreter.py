@@ -70,11 +70,24 @@ class MlxKv:
         self._check((*source.tolist(), *target.tolist()))
         source, target = paging.resolve_copies(source, target)
         within = np.arange(self.page_size, dtype=np.int32)
-        origins = mx.array((source[:, None] * self.page_size + within).ravel())
-        slots = mx.array((target[:, None] * self.page_size + within).ravel())
+        self._copy(*((pages[:, None] * self.page_size + within).ravel() for pages in (source, target)))
+
+    def move_tokens(self, source: Int32, target: Int32) -> None:
+        """Copy single tokens, all layers: slot source[i] to slot target[i], in order."""
+        if len(source) != len(target):
+            raise ValueError(f"move_tokens got {len(source)} sources and {len(target)} targets")
+        if len(source) == 0:
+            return
+        slots = self.pages * self.page_size
+        for slot in (*source.tolist(), *target.tolist()):
+            if not 0 <= slot < slots:
+                raise ValueError(f"slot {slot} is not in the slab; its pages have slots 0 to {slots - 1}")
+        self._copy(*paging.resolve_copies(source, target))
+
+    def _copy(self, origins: Int32, slots: Int32) -> None:
         with self.lock:
             for array in (*self.k, *self.v):
-                array[slots] = array[origins]
+                array[mx.array(slots)] = array[mx.array(origins)]
             mx.eval(self.k, self.v)
 
     def demote(self, source: Int32, target: Int32) -> None:

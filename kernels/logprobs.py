@@ -2,7 +2,9 @@
 specification of what it is.
 
 They are of the model's own distribution, the log-softmax of the raw logits: before penalties, bias, mask, temperature
-and every filter, as OpenAI's and vLLM's are. What a row is told depends on its own logits alone.
+and every filter, as OpenAI's and vLLM's are. What a row is told depends on its own logits alone. Where the largest of
+them is not finite there is no distribution: then all are LEAST, and the likeliest are the first ids. (Only a row whose
+mask leaves no choice can be drawn there.)
 """
 
 from collections.abc import Sequence
@@ -81,7 +83,10 @@ def tell(logits: Float32, drawn: Int32, wanted: Logprobs) -> None:
     for index, row in enumerate(wanted.rows):
         values = logits[row].astype(np.float64)
         peak = values.max()
-        values -= peak + np.log(np.exp(values - peak).sum())
+        if np.isfinite(peak):
+            values -= peak + np.log(np.exp(values - peak).sum())
+        else:
+            values[:] = LEAST
         top = np.argsort(-values, kind="stable")[: wanted.tops[index]]
         token = wanted.given[index] if wanted.given[index] >= 0 else drawn[row]
         wanted.chosen[index] = max(values[token], LEAST)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels import tree
 from kernels.decoder import Batch, Int32
 
 SPARE_SLOTS = 2
@@ -26,7 +27,7 @@ class Group(NamedTuple):
     """Queries that attend together: B rows, t queries each, over S keys."""
 
     tokens: Int32  # [B, t], indices of the queries among the batch's tokens
-    slots: Int32  # [B, S], slots of the keys of positions 0, 1, ...; the zero slot past those in use
+    slots: Int32  # [B, S], the slab's slots of the row's slots 0, 1, ...; the zero slot past those in use
     visible: NDArray[np.bool_]  # [B, 1, t, S]
 
 
@@ -45,7 +46,7 @@ def bucket(n: int) -> int:
 
 def check(batch: Batch, vocab: int, pages: int, page_size: int) -> None:
     """Raise ValueError, naming the value, where the batch is malformed or reaches outside vocabulary or slab."""
-    tokens, row_starts, lengths, table, logits_at = batch
+    tokens, row_starts, lengths, table, logits_at, _ = batch
     rows, total = len(lengths), len(tokens)
     if len(row_starts) != rows + 1 or row_starts[0] != 0 or row_starts[-1] != total or (np.diff(row_starts) < 1).any():
         raise ValueError(f"row_starts must rise from 0 to {total} in {rows + 1} entries, got {row_starts}")
@@ -61,6 +62,7 @@ def check(batch: Batch, vocab: int, pages: int, page_size: int) -> None:
         raise ValueError(f"pages in use must lie in [0, {pages}), got {used.min()}..{used.max()}")
     if len(logits_at) and (logits_at[0] < 0 or logits_at[-1] >= total or (np.diff(logits_at) < 1).any()):
         raise ValueError(f"logits_at must rise within [0, {total}), got {logits_at}")
+    tree.check(batch)
 
 
 def places(batch: Batch, pages: int, page_size: int) -> Places:
@@ -69,9 +71,9 @@ def places(batch: Batch, pages: int, page_size: int) -> Places:
     row = np.repeat(np.arange(len(counts)), counts)
     padded = bucket(len(row))
     positions = np.zeros(padded, np.int32)
-    positions[: len(row)] = np.arange(len(row)) + np.repeat(batch.lengths - batch.row_starts[:-1], counts)
+    positions[: len(row)] = tree.positions(batch)
     slots = np.full(padded, pages * page_size, np.int32)
-    own = positions[: len(row)]
+    own = np.arange(len(row)) + np.repeat(batch.lengths - batch.row_starts[:-1], counts)
     slots[: len(row)] = batch.page_table[row, own // page_size] * page_size + own % page_size
     return Places(positions, slots)
 
@@ -108,16 +110,17 @@ def attention(batch: Batch, pages: int, page_size: int, key_bytes: int, score_by
 def _group(
     batch: Batch, rows: NDArray[np.intp], first: int, count: int, keys: int, pages: int, page_size: int
 ) -> Group:
-    """Queries first..first + count of each row, over positions 0..keys; both padded by repeating the last."""
+    """Queries first..first + count of each row, over slots 0..keys; both padded by repeating the last."""
     rows = rows[np.minimum(np.arange(bucket(len(rows))), len(rows) - 1)]
     queries = first + np.minimum(np.arange(bucket(count)), count - 1)
     tokens = batch.row_starts[rows][:, None] + queries
-    seen = batch.lengths[rows][:, None] + queries  # [B, t], the last position each query sees
-    position = np.arange(keys)
-    page = batch.page_table[rows][:, np.minimum(position // page_size, batch.page_table.shape[1] - 1)]
+    last = batch.lengths[rows] + queries[-1]  # [B], the last slot that any query sees
+    slot = np.arange(keys)
+    page = batch.page_table[rows][:, np.minimum(slot // page_size, batch.page_table.shape[1] - 1)]
     zero = pages * page_size + 1
-    slots = np.where(position <= seen[:, -1:], page * page_size + position % page_size, zero)
-    return Group(tokens.astype(np.int32), slots.astype(np.int32), position <= seen[:, None, :, None])
+    slots = np.where(slot <= last[:, None], page * page_size + slot % page_size, zero)
+    visible = np.stack([tree.visible(batch, int(row), first, count, keys) for row in rows])
+    return Group(tokens.astype(np.int32), slots.astype(np.int32), visible[:, None, queries - first])
 
 
 def _order(groups: list[Group], tokens: int) -> Int32:
@@ -128,7 +131,7 @@ def _order(groups: list[Group], tokens: int) -> Int32:
 
 
 def resolve_copies(source: Int32, target: Int32) -> tuple[Int32, Int32]:
-    """The same page copies as source[i] -> target[i] one after another, as (originals, targets) done all at once."""
+    """The same copies as source[i] -> target[i] one after another, as (originals, targets) done all at once."""
     content: dict[int, int] = {}
     for origin, page in zip(source.tolist(), target.tolist(), strict=True):
         content[page] = content.get(int(origin), int(origin))

@@ -7,7 +7,8 @@ another machine. The stages, each on the result of the one before:
 1. repetition, on every id the row has seen: l / r where l > 0, else l * r (Keskar et al. 2019, CTRL)
 2. presence and frequency, on ids of the row's output: l - presence - frequency * count (OpenAI's definition)
 3. bias: l + b; -inf bans. Then the mask: -inf where its bit is 0. All of this is float32. Temperature 0: the answer is
-   the largest l, ties to the lower id
+   the largest l, ties to the lower id. A mask that allows one id alone, which no bias bans, is the answer itself: no
+   logit is looked at, so that none need be finite
 4. temperature: w = 2^30 * e^((l - max l) / temperature) as an integer (`weights`)
 5. top-k: the k largest l
 6. top-p: the fewest of the largest w that sum to at least top_p of the sum left (Holtzman et al. 2019)
@@ -174,6 +175,17 @@ def allowed(mask: UInt32, vocab: int) -> NDArray[np.bool_]:
     return bits[..., :vocab].astype(bool)
 
 
+def only_allowed(batch: SampleBatch, vocab: int) -> Int32:
+    """Per row the one id that its mask allows and no bias bans [R]; -1 where there is no mask or not one such id."""
+    only = np.full(len(batch.seed), -1, np.int32)
+    if len(batch.masked_rows):
+        bits = allowed(batch.masks, vocab)
+        only[batch.masked_rows] = np.where(bits.sum(axis=1) == 1, bits.argmax(axis=1), -1)
+    row = np.repeat(np.arange(len(only)), np.diff(batch.bias_starts))
+    only[row[(only[row] == batch.bias_ids) & (batch.bias_values == -np.inf)]] = -1
+    return only
+
+
 def nothing_to_draw(batch: SampleBatch, row: int, vocab: int, peak: float) -> ValueError:
     """What to raise for a row whose largest logit, after stage 3, is not finite."""
     if any(not allowed(mask, vocab).any() for mask in batch.masks[batch.masked_rows == row]):
@@ -188,7 +200,9 @@ def sample(logits: Float32, batch: SampleBatch) -> Int32:
     """
     check(batch, *logits.shape)
     u = uniform(batch.seed, batch.position)
-    drawn = np.array([_sample_row(logits[r], batch, r, int(u[r])) for r in range(len(logits))], np.int32)
+    drawn = only_allowed(batch, logits.shape[1])
+    for r in np.flatnonzero(drawn < 0):
+        drawn[r] = _sample_row(logits[r], batch, int(r), int(u[r]))
     if batch.logprobs is not None:
         logprobs.tell(logits, drawn, batch.logprobs)
     return drawn

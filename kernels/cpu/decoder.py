@@ -136,7 +136,7 @@ class CpuDecoder:
         what is wrong with a batch, before anything is written; TypeError where an array is not contiguous int32.
         """
         return self._native.forward(
-            kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at
+            kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at, batch.parents
         )
 
     def draw(

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 
+from kernels import tree
 from kernels.decoder import Batch
 
 
@@ -10,7 +11,8 @@ def paged_attention(q: mx.array, k_pages: mx.array, v_pages: mx.array, batch: Ba
     """q [T, heads, D] against pages [pages, page_size, kv_heads, D] that already hold the batch's K and V.
 
     Query head h reads kv head h // (heads // kv_heads); the token at position p of a row sees positions 0..p of that
-    row. Softmax in float32; returns [T, heads, D] in q's dtype. Only row_starts, lengths and page_table are read.
+    row, or where it branches those of the tokens that it follows. Softmax in float32; returns [T, heads, D] in q's
+    dtype. Only row_starts, lengths, page_table and parents are read.
     """
     tokens, heads, dim = q.shape
     page_size, kv_heads = k_pages.shape[1:3]
@@ -25,7 +27,7 @@ def paged_attention(q: mx.array, k_pages: mx.array, v_pages: mx.array, batch: Ba
         v = v_pages[pages].reshape(-1, kv_heads, dim)[:keys].transpose(1, 0, 2).astype(mx.float32)
         queries = q[start:end].reshape(end - start, kv_heads, heads // kv_heads, dim).transpose(1, 2, 0, 3)
         scores = (queries.astype(mx.float32) * scale) @ k[:, None]  # [kv_heads, group, t, keys]
-        visible = mx.array(np.arange(keys) <= np.arange(length, keys)[:, None])
+        visible = mx.array(tree.visible(batch, row, 0, end - start, keys).view(np.uint8)) > 0
         weights = mx.softmax(mx.where(visible, scores, -mx.inf), axis=-1)
         outputs.append((weights @ v[:, None]).transpose(2, 0, 1, 3).reshape(end - start, heads, dim))
     return mx.concatenate(outputs).astype(q.dtype)

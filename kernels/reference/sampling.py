@@ -14,6 +14,7 @@ from kernels.sampling import (
     check,
     least_weight,
     nothing_to_draw,
+    only_allowed,
     rate,
     share,
     uniform,
@@ -32,10 +33,11 @@ def sample(logits: mx.array, batch: SampleBatch) -> Int32:
     if batch.temperature.any():
         drawn = mx.where(mx.array(batch.temperature == 0), drawn, _drawn(adjusted, peaks, batch))
     mx.eval(drawn, peaks)
-    bad = np.flatnonzero(~np.isfinite(np.array(peaks)[:, 0]))
+    only = only_allowed(batch, vocab)
+    bad = np.flatnonzero(~np.isfinite(np.array(peaks)[:, 0]) & (only < 0))
     if len(bad):
         raise nothing_to_draw(batch, int(bad[0]), vocab, float(np.array(peaks)[bad[0], 0]))
-    ids = np.array(drawn).astype(np.int32)
+    ids = np.where(only < 0, np.array(drawn), only).astype(np.int32)
     if batch.logprobs is not None and len(batch.logprobs.rows):
         _tell(logits, ids, batch.logprobs)
     return ids
@@ -44,7 +46,9 @@ def sample(logits: mx.array, batch: SampleBatch) -> Int32:
 def _tell(logits: mx.array, drawn: Int32, wanted: Logprobs) -> None:
     """kernels.logprobs.tell."""
     raw = logits[mx.array(wanted.rows)].astype(mx.float32)
-    values = mx.maximum(raw - mx.logsumexp(raw, axis=-1, keepdims=True), LEAST)
+    known = mx.isfinite(raw.max(axis=-1, keepdims=True))
+    raw = mx.where(known, raw, 0)
+    values = mx.where(known, mx.maximum(raw - mx.logsumexp(raw, axis=-1, keepdims=True), LEAST), LEAST)
     ids = np.where(wanted.given >= 0, wanted.given, drawn[wanted.rows])
     wanted.chosen[:] = np.array(mx.take_along_axis(values, mx.array(ids)[:, None], axis=-1))[:, 0]
     width = int(wanted.tops.max())

@@ -31,12 +31,13 @@ def batch(rows: int, wanted: logprobs.Logprobs | None, **columns: object) -> Sam
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition": 1.0, "presence": 0.0}
     values |= {"frequency": 0.0, "seed": 5, "position": 3}
     types = {"top_k": np.int32, "seed": np.uint64, "position": np.int32}
+    masks = {name: columns.pop(name) for name in ("masked_rows", "masks") if name in columns}
     filled = {name: np.full(rows, value, types.get(name, np.float32)) for name, value in (values | columns).items()}
     none, starts = np.zeros(0, np.int32), np.zeros(rows + 1, np.int32)
     return SampleBatch(
         **filled,
         seen_starts=starts, seen_ids=none, seen_output_counts=none,
-        bias_starts=starts, bias_ids=none, bias_values=np.zeros(0, np.float32), logprobs=wanted,
+        bias_starts=starts, bias_ids=none, bias_values=np.zeros(0, np.float32), logprobs=wanted, **masks,
     )  # fmt: skip
 
 
@@ -153,3 +154,20 @@ def test_of_an_id_that_is_given_instead_of_the_one_drawn(sample: Sampler) -> Non
     np.testing.assert_allclose(wanted.chosen, [truth[0, drawn[0]], truth[1, 42], truth[2, 0]], atol=TOLERANCE)
     with pytest.raises(ValueError, match="given"):
         sample(logits, batch(3, wanted._replace(given=np.array([0, 0, 100], np.int32))))
+
+
+def test_of_a_token_without_a_choice(sample: Sampler) -> None:
+    """Told like any other's; and where the logits are no numbers, nothing is likely."""
+    logits = np.random.default_rng(7).normal(0, 2, (4, 100)).astype(np.float32)
+    logits[1], logits[2, 5] = np.nan, np.inf
+    words = np.zeros((3, 4), np.uint32)
+    words[:, 1] = 1 << 8  # id 40
+    wanted = asking({0: 2, 1: 3, 2: 2, 3: 1})
+    drawn = sample(logits, batch(4, wanted, masked_rows=np.arange(3, dtype=np.int32), masks=words))
+    assert drawn[:3].tolist() == [40, 40, 40]
+    truth = exact(logits[[0, 3]])
+    np.testing.assert_allclose(wanted.chosen[[0, 3]], [truth[0, 40], truth[1, drawn[3]]], atol=TOLERANCE)
+    np.testing.assert_allclose(wanted.top_values[0, :2], np.sort(truth[0])[:-3:-1], atol=TOLERANCE)
+    assert wanted.chosen[1:3].tolist() == [logprobs.LEAST] * 2
+    assert wanted.top_ids[1].tolist() == [0, 1, 2]
+    assert wanted.top_values[1:3, :2].tolist() == [[logprobs.LEAST] * 2] * 2

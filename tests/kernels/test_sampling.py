@@ -368,3 +368,21 @@ def _row(whole: SampleBatch, r: int) -> SampleBatch:
         "masked_rows": np.zeros(mine.sum(), np.int32),
         "masks": whole.masks[mine],
     })  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_mask_that_leaves_no_choice_is_the_answer_whatever_the_logits(sample: Sampler, temperature: float) -> None:
+    logits = random_logits(6, 70)
+    logits[0], logits[1, 69], logits[2], logits[4, 3] = np.nan, -np.inf, np.inf, np.nan
+    masks = {row: packed({69}, 70) for row in range(3)} | {4: packed({33}, 70)}
+    columns = {"top_k": 3, "top_p": 0.5, "presence": 9.0, "seed": 7, "temperature": temperature}
+    got = sample(logits, batch(6, masks=masks, seen=[{69: 2}] * 6, bias=[{69: -50.0}] * 6, **columns))
+    assert got[[0, 1, 2, 4]].tolist() == [69, 69, 69, 33]
+    free = batch(1, seen=[{69: 2}], bias=[{69: -50.0}], **columns)
+    assert got[[3, 5]].tolist() == [sample(logits[row : row + 1], free)[0] for row in (3, 5)]
+
+
+def test_with_a_choice_the_logits_must_be_finite(sample: Sampler) -> None:
+    logits = np.full((1, 40), np.nan, np.float32)
+    with pytest.raises(ValueError, match="row 0 has no token to draw: the largest of its logits is nan"):
+        sample(logits, batch(1, masks={0: packed({3, 39}, 40)}))

@@ -33,7 +33,18 @@ Attention::Attention(int heads, const SlabShape& shape, float scale)
 
 int Attention::tiles(const Item& item) const { return ceil_div(item.keys, tile_keys_); }
 
-int Attention::keys_in(const Item& item, int tile) const { return std::min(item.keys - tile * tile_keys_, tile_keys_); }
+// Whether keys of the item's own row, which not all its queries see, are in the tile.
+bool Attention::branches(const Item& item, int tile) const {
+    return item.row.parents != nullptr && (tile + 1) * tile_keys_ > item.row.length;
+}
+
+// How many keys of the tile are from before a row that branches.
+int Attention::trunk(const Item& item, int tile) const { return std::max(0, item.row.length - tile * tile_keys_); }
+
+int Attention::keys_in(const Item& item, int tile) const {
+    if (branches(item, tile)) return item.row.length + item.token + item.tokens - tile * tile_keys_;
+    return std::min(item.keys - tile * tile_keys_, tile_keys_);
+}
 
 Attention::Place Attention::after(Place place) const {
     return place.tile + 1 < tiles(items_[place.item]) ? Place{place.item, place.tile + 1} : Place{place.item + 1, 0};
@@ -41,13 +52,21 @@ Attention::Place Attention::after(Place place) const {
 
 void Attention::plan(const std::vector<BatchRow>& rows, int threads) {
     items_.clear();
+    most_keys_ = tile_keys_;
     int64_t total = 0;
     for (const BatchRow& row : rows) {
         for (int token = 0; token < row.tokens; token += item_tokens_) {
             int count = std::min(item_tokens_, row.tokens - token);
-            int keys = row.length + token + count;
+            int deepest = 0;
+            for (int t = token; t < token + count; ++t) deepest = std::max(deepest, row.depth(t));
+            const int keys = row.length + deepest + 1;
             for (int head = 0; head < kv_heads_; ++head) items_.push_back({row, head, token, count, keys, -1});
-            total += static_cast<int64_t>(keys) * count * kv_heads_;
+            int64_t looks = 0;
+            for (int tile = 0; tile < tiles(items_.back()); ++tile) {
+                looks += keys_in(items_.back(), tile);
+                most_keys_ = std::max(most_keys_, keys_in(items_.back(), tile));
+            }
+            total += looks * count * kv_heads_;
         }
     }
     cut(threads, total);
@@ -86,7 +105,7 @@ Attention::Scratch& Attention::scratch() const {
     scratch.q.resize(queries * dim_);
     scratch.partial.resize(partial_floats_);
     scratch.merged.resize(partial_floats_);
-    scratch.stride = ceil_div(tile_keys_, kBlock) * kBlock + 2 * kBlock;
+    scratch.stride = ceil_div(most_keys_, kBlock) * kBlock + 2 * kBlock;
     scratch.scores.resize(6 * scratch.stride);
     scratch.scaled.resize(6 * dim_);
     scratch.visible.resize(queries);
@@ -122,20 +141,47 @@ void Attention::list_blocks(const KvSlab& slab, int layer, Place place, std::vec
     }
 }
 
-// Queries stand token by token; those whose position lies before the tile see nothing of it.
+// Queries stand token by token; those whose position lies before the tile see nothing of it. Where the row branches they
+// need not come first, and are passed over one by one.
 int Attention::blind_queries(Place place) const {
     const Item& item = items_[place.item];
+    if (item.row.parents != nullptr) return 0;
     return std::max(0, place.tile * tile_keys_ - item.row.length - item.token) * group_;
+}
+
+void Attention::follow_paths(Place place, Scratch& s) const {
+    const Item& item = items_[place.item];
+    const BatchRow& row = item.row;
+    const int begin = place.tile * tile_keys_, before = trunk(item, place.tile), most = tile_keys_ - before;
+    s.offsets.resize(static_cast<size_t>(item_tokens_) * tile_keys_);
+    s.paths.resize(static_cast<size_t>(item_tokens_) * group_);
+    for (int t = 0; t < item.tokens; ++t) {
+        int* path = s.offsets.data() + t * tile_keys_;
+        const int last = row.length + row.depth(item.token + t) - begin - before;
+        for (int i = last, token = item.token + t; i >= 0; --i, token = row.parents[token]) {
+            if (i < most) path[i] = row.length + token - begin;
+        }
+        for (int query = t * group_; query < (t + 1) * group_; ++query) {
+            s.visible[query] = std::clamp(before + last + 1, 0, tile_keys_);
+            s.paths[query] = path;
+        }
+    }
 }
 
 void Attention::tile(Place place, const KeyBlock* blocks, Scratch& scratch, const Partial& partial) const {
     const Item& item = items_[place.item];
     const int keys = keys_in(item, place.tile), first = blind_queries(place), queries = item.tokens * group_ - first;
     const int first_sees = item.row.length + item.token + 1 - place.tile * tile_keys_;
-    for (int i = first; i < first + queries; ++i) scratch.visible[i] = std::min(first_sees + i / group_, keys);
+    const bool paths = branches(item, place.tile);
+    if (paths) {
+        follow_paths(place, scratch);
+    } else {
+        for (int i = first; i < first + queries; ++i) scratch.visible[i] = std::min(first_sees + i / group_, keys);
+    }
     vector_kernels().attend_tile({blocks, blocks_in(place), keys, dim_, queries, scratch.q.data() + first * dim_,
                                   scratch.visible.data() + first, scratch.scores.data(), scratch.scaled.data(),
-                                  scratch.stride, partial.out + first * dim_, partial.maxima + first, partial.sums + first});
+                                  scratch.stride, paths ? scratch.paths.data() : nullptr, trunk(item, place.tile),
+                                  partial.out + first * dim_, partial.maxima + first, partial.sums + first});
 }
 
 void Attention::merge(Place place, const Partial& partial, const Partial& merged) const {

@@ -5,6 +5,14 @@
 // it may see in the tile, and on nothing else; partials are merged in tile order. So a query's result is the same
 // bits whether it was prefilled, decoded, batched or split over threads: how queries share loads and who computes
 // which tile changes only the speed.
+//
+// Where a row branches, the keys of its tokens lie in slots of which those on other branches are passed over:
+//
+//     slots      ... history | a b c d e     parents of a..e: -1 0 0 1 2
+//     e sees     ... history | a   c   e     at positions length, length + 1, length + 2
+//
+// A tile is still one of positions. Its keys are the history in it and all slots from there on, and each query takes
+// from them those on its path: the numbers it would get from a row of these tokens alone, in the same order.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +41,7 @@ class Attention {
     struct Item {
         BatchRow row;
         int head, token, tokens;  // token: the first one's place in the row
-        int keys;                 // its last query sees the positions 0..keys - 1
+        int keys;                 // the farthest of its queries sees the positions 0..keys - 1
         int slot;                 // where its tiles' partials lie in partials_; -1 where one unit does all of it
     };
     // One tile of one item. The tiles of item 0 come first, then those of item 1, ...
@@ -58,13 +66,16 @@ class Attention {
     };
     struct Scratch {
         std::vector<float> q, scores, scaled, partial, merged;
-        std::vector<int> visible;
+        std::vector<int> visible, offsets;
+        std::vector<const int*> paths;  // into offsets, by query
         std::vector<KeyBlock> blocks;  // of the tile in hand, then of those to come
         int stride;
     };
 
     int tiles(const Item& item) const;
     int keys_in(const Item& item, int tile) const;
+    bool branches(const Item& item, int tile) const;
+    int trunk(const Item& item, int tile) const;
     Place after(Place place) const;
     void cut(int threads, int64_t total);
     Scratch& scratch() const;
@@ -74,6 +85,7 @@ class Attention {
     int blocks_in(Place place) const;
     void list_blocks(const KvSlab& slab, int layer, Place place, std::vector<KeyBlock>& blocks) const;
     int blind_queries(Place place) const;
+    void follow_paths(Place place, Scratch& scratch) const;
     void tile(Place place, const KeyBlock* blocks, Scratch& scratch, const Partial& partial) const;
     void merge(Place place, const Partial& partial, const Partial& merged) const;
     void store_queries(const Item& item, const Partial& merged, float* out, int stride) const;
@@ -81,6 +93,7 @@ class Attention {
 
     int group_, dim_, head_dim_, kv_heads_, page_size_, tile_pages_, tile_keys_;
     int item_tokens_;  // at most, in one item
+    int most_keys_;    // in one tile: more than its positions where a row branches
     size_t partial_floats_;
     float scale_;
     std::vector<Item> items_;

@@ -228,11 +228,27 @@ inline void soften(float* scores, int visible, int width, float* maximum, float*
     *total = sum(sums);
 }
 
+// `soften` of one query. Where the row branches, the scores on its path come together for it, and the weights go back to
+// where their keys lie; the others' weights are 0, which adds nothing. As the offsets of a path rise and are no less than
+// where they go, none is overwritten before it is read.
+inline void soften_query(const TileCall& c, int query, float* scores) {
+    const int visible = c.visible[query];
+    if (c.paths == nullptr) return soften(scores, visible, c.keys, c.maxima + query, c.sums + query);
+    const int* path = c.paths[query];
+    float* together = scores + c.trunk;
+    for (int i = 0; i < visible - c.trunk; ++i) together[i] = scores[path[i]];
+    soften(scores, visible, c.keys, c.maxima + query, c.sums + query);
+    for (int i = visible - c.trunk - 1; i >= 0; --i) {
+        const float weight = together[i];
+        together[i] = 0.0f;
+        scores[path[i]] = weight;
+    }
+}
+
 template <int kQueries>
 inline void tile_queries(const TileCall& c, int first) {
     score_all<kQueries>(c, c.q + first * c.dim);
-    for (int i = 0; i < kQueries; ++i)
-        soften(c.scores + i * c.stride, c.visible[first + i], c.keys, c.maxima + first + i, c.sums + first + i);
+    for (int i = 0; i < kQueries; ++i) soften_query(c, first + i, c.scores + i * c.stride);
     weigh_all<kQueries>(c, c.out + first * c.dim);
 }
 

@@ -29,6 +29,9 @@ void check_rows(const BatchRows& b, int64_t tokens, int context_length, const Sl
         reject("row_starts runs from " + text(b.row_starts.front()) + " to " + text(b.row_starts.back()) +
                "; it must run from 0 to " + text(tokens) + ", the number of tokens");
     }
+    if (!b.parents.empty() && static_cast<int64_t>(b.parents.size()) != tokens) {
+        reject("parents has " + text(b.parents.size()) + " entries; there are " + text(tokens) + " tokens");
+    }
     std::vector<int32_t> written;
     const int page_ids = slab.page_ids();
     for (int64_t r = 0; r < rows; ++r) {
@@ -38,6 +41,12 @@ void check_rows(const BatchRows& b, int64_t tokens, int context_length, const Sl
         if (length + count > context_length) {
             reject("row " + text(r) + " would have " + text(length + count) + " tokens; the context holds " +
                    text(context_length));
+        }
+        for (int64_t t = 0; t < count && !b.parents.empty(); ++t) {
+            const int64_t at = b.row_starts[r] + t, parent = b.parents[at];
+            if (parent >= -1 && parent < t) continue;
+            reject("parents[" + text(at) + "] is " + text(parent) + "; token " + text(t) + " of a row accepts -1.." +
+                   text(t - 1));
         }
         const int64_t pages = (length + count + slab.page_size - 1) / slab.page_size;
         if (pages > b.page_columns) {
@@ -88,7 +97,12 @@ std::vector<BatchRow> split_rows(const BatchRows& rows) {
     std::vector<BatchRow> out;
     for (size_t r = 0; r < rows.lengths.size(); ++r) {
         const int first = rows.row_starts[r], count = rows.row_starts[r + 1] - first;
-        out.push_back({rows.page_table.data() + r * rows.page_columns, rows.lengths[r], count, first});
+        BatchRow row{rows.page_table.data() + r * rows.page_columns, rows.lengths[r], count, first};
+        if (!rows.parents.empty()) row.parents = rows.parents.data() + first;
+        int chained = 0;
+        while (row.parents != nullptr && chained < count && row.parents[chained] == chained - 1) ++chained;
+        if (chained == count) row.parents = nullptr;
+        out.push_back(row);
     }
     return out;
 }

@@ -15,6 +15,7 @@ struct BatchRows {
     std::span<const int32_t> lengths;     // [rows], tokens already in the slab
     std::span<const int32_t> page_table;  // [rows][page_columns]
     int page_columns;
+    std::span<const int32_t> parents = {};  // [tokens]; empty: every token follows the one before it in its row
 };
 
 // kernels/decoder.py: Batch, with its meaning.
@@ -28,12 +29,21 @@ struct BatchLimits {
     int vocab, context_length, max_step_tokens;
 };
 
-// One row: `tokens` queries at positions length, length + 1, ...
+// One row: `tokens` queries, whose keys go into its slots length, length + 1, ...
 struct BatchRow {
-    const int32_t* pages;  // page ids by position / page_size
+    const int32_t* pages;  // page ids by slot / page_size
     int length;
     int tokens;
     int first_token;  // index of its first query among the batch's tokens
+    const int32_t* parents = nullptr;  // [tokens], -1: none; null where each follows the one before it
+
+    // How many of the row's tokens come before this one in its text: it stands at position length + depth.
+    int depth(int token) const {
+        if (parents == nullptr) return token;
+        int above = 0;
+        while ((token = parents[token]) >= 0) ++above;
+        return above;
+    }
 };
 
 // Each throws std::invalid_argument naming the first offending value and what would be accepted. A batch that passes

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -41,11 +42,13 @@ std::span<const T> span(const Column<T>& array) {
     return {array.data(), array.shape(0)};
 }
 
-BatchRows rows_of(const Column<int32_t>& row_starts, const Column<int32_t>& lengths, const Table<int32_t>& page_table) {
+BatchRows rows_of(const Column<int32_t>& row_starts, const Column<int32_t>& lengths, const Table<int32_t>& page_table,
+                  const std::optional<Column<int32_t>>& parents) {
     return {span(row_starts),
             span(lengths),
             {page_table.data(), page_table.shape(0) * page_table.shape(1)},
-            static_cast<int>(page_table.shape(1))};
+            static_cast<int>(page_table.shape(1)),
+            parents ? span(*parents) : std::span<const int32_t>()};
 }
 
 // Buffers that logits are handed out in. One that Python has let go of serves the next forward: its memory is warm, and
@@ -84,12 +87,13 @@ LogitsBuffers& buffers() {
 }
 
 Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, const Column<int32_t>& row_starts,
-               const Column<int32_t>& lengths, const Table<int32_t>& page_table, const Column<int32_t>& logits_at) {
+               const Column<int32_t>& lengths, const Table<int32_t>& page_table, const Column<int32_t>& logits_at,
+               const std::optional<Column<int32_t>>& parents) {
     const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
     std::vector<float>* buffer = nullptr;
     {
         nb::gil_scoped_release released;
-        DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table), span(logits_at)};
+        DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table, parents), span(logits_at)};
         // Checked before rows * vocab floats are taken.
         decoder.validate(batch, slab);
         buffer = buffers().take(rows * vocab);
@@ -231,6 +235,8 @@ void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const n
     const auto lengths = field<Column<int32_t>>(batch_fields, 2, "lengths");
     const auto page_table = field<Table<int32_t>>(batch_fields, 3, "page_table");
     const auto logits_at = field<Column<int32_t>>(batch_fields, 4, "logits_at");
+    std::optional<Column<int32_t>> parents;
+    if (!batch_fields[5].is_none()) parents = field<Column<int32_t>>(batch_fields, 5, "parents");
     const SampleColumns sampling(sampling_fields);
     const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
     if (out.shape(0) != rows) throw std::invalid_argument("out must have one entry for each of logits_at");
@@ -238,7 +244,7 @@ void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const n
     // Not earlier: who wakes takes the GIL, and would keep this thread waiting for it.
     ring(bell);
     Errand masks(begin, done);
-    const DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table), span(logits_at)};
+    const DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table, parents), span(logits_at)};
     decoder.validate(batch, slab);
     const auto give_back = [](std::vector<float>* buffer) { buffers().give_back(buffer); };
     const std::unique_ptr<std::vector<float>, decltype(give_back)> logits(buffers().take(rows * vocab), give_back);
@@ -305,7 +311,7 @@ void bind_decoder(nb::module_& m) {
             "An empty slab for this decoder, with so many packed blocks of 8, 4 and 2 bits; MemoryError with the bytes "
             "wanted.")
         .def("forward", &forward, "slab"_a, "tokens"_a.noconvert(), "row_starts"_a.noconvert(),
-             "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(),
+             "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(), "parents"_a.noconvert(),
              "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.")
         .def("draw", &draw, "slab"_a, "batch"_a, "sampling"_a, "out"_a.noconvert(), "bell"_a,
              "begin"_a, "done"_a,

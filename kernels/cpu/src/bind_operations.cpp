@@ -1,9 +1,11 @@
 // Python's view of the decoder's parts, one at a time, over NumPy arrays: for kernels/ops.py and the tests.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -90,11 +92,13 @@ void want_queries(const In<float, 3>& q, const SlabShape& s) {
 
 // The rows of q's tokens, checked; the pages are borrowed from page_table.
 std::vector<BatchRow> rows_of(const In<float, 3>& q, const In<int32_t, 1>& row_starts, const In<int32_t, 1>& lengths,
-                              const In<int32_t, 2>& page_table, const SlabShape& s) {
+                              const In<int32_t, 2>& page_table, const SlabShape& s,
+                              std::span<const int32_t> parents = {}) {
     BatchRows batch{{row_starts.data(), row_starts.shape(0)},
                     {lengths.data(), lengths.shape(0)},
                     {page_table.data(), page_table.shape(0) * page_table.shape(1)},
-                    static_cast<int>(page_table.shape(1))};
+                    static_cast<int>(page_table.shape(1)),
+                    parents};
     check_rows(batch, static_cast<int64_t>(q.shape(0)), 1 << 30, s);
     return split_rows(batch);
 }
@@ -102,7 +106,7 @@ std::vector<BatchRow> rows_of(const In<float, 3>& q, const In<int32_t, 1>& row_s
 // Writes the tokens' K and V into one layer of the slab, then attends: what a layer of the decoder does in between.
 Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<float, 3>& k, const In<float, 3>& v,
                      const In<int32_t, 1>& row_starts, const In<int32_t, 1>& lengths, const In<int32_t, 2>& page_table,
-                     float scale) {
+                     float scale, const std::optional<In<int32_t, 1>>& parents) {
     const SlabShape& s = slab.shape();
     const size_t tokens = q.shape(0), heads = q.shape(1), dim = q.shape(2), kv_heads = s.kv_heads;
     want(layer >= 0 && layer < s.layers, "layer " + std::to_string(layer) + " is not in the slab");
@@ -112,12 +116,14 @@ Out<float, 3> attend(KvSlab& slab, int layer, const In<float, 3>& q, const In<fl
     }
     auto out = make<float, 3>({tokens, heads, dim});
     nb::gil_scoped_release released;
-    std::vector<BatchRow> rows = rows_of(q, row_starts, lengths, page_table, s);
+    std::span<const int32_t> tree;
+    if (parents) tree = {parents->data(), parents->shape(0)};
+    std::vector<BatchRow> rows = rows_of(q, row_starts, lengths, page_table, s, tree);
     for (const BatchRow& row : rows) {
         for (int t = 0; t < row.tokens; ++t) {
-            const int position = row.length + t;
+            const int slot = row.length + t;
             const size_t at = (row.first_token + t) * kv_heads * dim;
-            slab.write(row.pages[position / s.page_size], layer, position % s.page_size, k.data() + at, v.data() + at);
+            slab.write(row.pages[slot / s.page_size], layer, slot % s.page_size, k.data() + at, v.data() + at);
         }
     }
     Attention attention(static_cast<int>(heads), s, scale);
@@ -148,6 +154,7 @@ void bind_operations(nb::module_& m) {
           "The bits of x [N] in half precision; past the largest half, that half.");
     m.def("attend", &attend, "slab"_a, "layer"_a, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
           "row_starts"_a.noconvert(), "lengths"_a.noconvert(), "page_table"_a.noconvert(), "scale"_a,
+          "parents"_a.noconvert() = nb::none(),
           "Write k and v [T, kv_heads, D] into a layer of the slab, then attend with q [T, heads, D] (the geometry is "
           "Batch's).");
     m.def("time_attend", &time_attend, "slab"_a, "q"_a.noconvert(), "row_starts"_a.noconvert(), "lengths"_a.noconvert(),

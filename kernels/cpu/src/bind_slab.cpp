@@ -42,6 +42,14 @@ void bind_slab(nb::module_& m) {
             "source"_a.noconvert(), "target"_a.noconvert(),
             "Copy page source[i] to target[i], all layers, in order. Packed sources are unpacked.")
         .def(
+            "move_tokens",
+            [](KvSlab& s, const Ids& source, const Ids& target) {
+                nb::gil_scoped_release released;
+                s.move_tokens(span(source), span(target));
+            },
+            "source"_a.noconvert(), "target"_a.noconvert(),
+            "Copy K and V of the token in slot source[i] (page * page_size + place) to target[i], all layers, in order.")
+        .def(
             "demote",
             [](KvSlab& s, const Ids& source, const Ids& target) {
                 nb::gil_scoped_release released;

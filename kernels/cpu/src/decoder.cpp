@@ -148,8 +148,8 @@ void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
     rows_ = split_rows(batch.rows);
     for (const BatchRow& row : rows_) {
         for (int t = 0; t < row.tokens; ++t) {
-            const int position = row.length + t;
-            places_[row.first_token + t] = {row.pages[position / s.page_size], position % s.page_size};
+            const int slot = row.length + t;
+            places_[row.first_token + t] = {row.pages[slot / s.page_size], slot % s.page_size};
         }
     }
     if (attention_page_size_ != s.page_size) {
@@ -170,7 +170,7 @@ void Decoder::embed(const DecoderBatch& batch) {
         for (int t = 0; t < row.tokens; ++t) {
             float* cosines = cosines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
             float* sines = sines_.data() + static_cast<size_t>(row.first_token + t) * pairs;
-            rotation(shape_.frequencies, row.length + t, cosines, sines);
+            rotation(shape_.frequencies, row.length + row.depth(t), cosines, sines);
         }
     }
 }

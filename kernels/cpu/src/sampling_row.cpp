@@ -1,6 +1,7 @@
 #include "sampling_row.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -19,9 +20,25 @@ int64_t share_of(int64_t total, int64_t share, bool up) {
     return (total >> kShareBits) * share + (((total & low) * share + (up ? low : 0)) >> kShareBits);
 }
 
+// The one of n ids that a mask allows; -1 where it allows several, or none.
+int only_allowed(const uint32_t* words, int n) {
+    int only = -1;
+    for (int begin = 0; begin < n; begin += 32) {
+        uint32_t word = words[begin / 32];
+        if (n - begin < 32) word &= (uint32_t{1} << (n - begin)) - 1;
+        if (word == 0) continue;
+        if (only >= 0 || !std::has_single_bit(word)) return -1;
+        only = begin + std::countr_zero(word);
+    }
+    return only;
+}
+
 }  // namespace
 
 int RowSampler::draw() {
+    if (mask_ != nullptr) {
+        if (const int only = only_allowed(mask_, n_); only >= 0 && !banned(only)) return only;
+    }
     adjust();
     find_peak();
     if (!std::isfinite(peak_)) return -1;
@@ -38,6 +55,12 @@ int RowSampler::draw() {
 
 void RowSampler::tell(int32_t id, int top, float* chosen, int32_t* top_ids, float* top_values) {
     find_peak();
+    if (!std::isfinite(peak_)) {
+        *chosen = kLeastLogprob;
+        std::iota(top_ids, top_ids + top, 0);
+        std::fill_n(top_values, top, kLeastLogprob);
+        return;
+    }
     weigh(1.0);
     const double base = peak_ + std::log(std::ldexp(static_cast<double>(total()), -kWeightBits));
     const auto logprob = [&](float x) { return std::max(static_cast<float>(x - base), kLeastLogprob); };
@@ -51,6 +74,13 @@ void RowSampler::tell(int32_t id, int top, float* chosen, int32_t* top_ids, floa
         top_values[i] = logprob(x_[top_ids[i]]);
         if (ranked) top_ids[i] = s_.kept_ids[top_ids[i]];
     }
+}
+
+bool RowSampler::banned(int id) const {
+    for (int i = p_.bias_starts[r_]; i < p_.bias_starts[r_ + 1]; ++i) {
+        if (p_.bias_ids[i] == id) return p_.bias_values[i] == kLowest;
+    }
+    return false;
 }
 
 // Penalties, bias and mask, on a copy of the logits where there are any.

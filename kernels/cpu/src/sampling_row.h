@@ -39,6 +39,7 @@ class RowSampler {
     void tell(int32_t id, int top, float* chosen, int32_t* top_ids, float* top_values);
 
   private:
+    bool banned(int id) const;
     void adjust();
     void find_peak();
     int first_peak() const;

@@ -149,6 +149,38 @@ void KvSlab::copy_pages(std::span<const int32_t> source, std::span<const int32_t
     }
 }
 
+void KvSlab::move_token(int32_t source, int32_t target, int layer, int head) {
+    const int from = source % shape_.page_size, to = target % shape_.page_size;
+    const int from_page = source / shape_.page_size, to_page = target / shape_.page_size;
+    const auto column = [&](int page, int slot) {
+        return keys(page, layer, head) + static_cast<size_t>(slot / kBlock) * kBlock * dim_ + slot % kBlock;
+    };
+    const uint16_t* k = column(from_page, from);
+    uint16_t* into = column(to_page, to);
+    for (int d = 0; d < shape_.head_dim; ++d) into[d * kBlock] = k[d * kBlock];
+    memmove(values(to_page, layer, head) + static_cast<size_t>(to) * dim_,
+            values(from_page, layer, head) + static_cast<size_t>(from) * dim_, sizeof(uint16_t) * shape_.head_dim);
+}
+
+void KvSlab::move_tokens(std::span<const int32_t> source, std::span<const int32_t> target) {
+    if (source.size() != target.size()) {
+        reject("move_tokens: " + text(source.size()) + " sources but " + text(target.size()) + " targets");
+    }
+    const int64_t slots = static_cast<int64_t>(shape_.pages) * shape_.page_size;
+    for (const auto& side : {source, target}) {
+        for (int32_t slot : side) {
+            if (slot >= 0 && slot < slots) continue;
+            reject("slot " + text(slot) + " is not in the slab; its half-precision pages have slots 0.." +
+                   text(slots - 1));
+        }
+    }
+    for (int layer = 0; layer < shape_.layers; ++layer) {
+        for (int head = 0; head < shape_.kv_heads; ++head) {
+            for (size_t i = 0; i < source.size(); ++i) move_token(source[i], target[i], layer, head);
+        }
+    }
+}
+
 void KvSlab::release_units(std::span<const int32_t> units) {
     for (int32_t unit : units) check_unit(unit);
     for (int32_t unit : units) {

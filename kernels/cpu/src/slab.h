@@ -97,6 +97,9 @@ class KvSlab {
 
     // Copies page source[i] to target[i], all layers, in order. Targets are half precision; sources may be packed.
     void copy_pages(std::span<const int32_t> source, std::span<const int32_t> target);
+    // Copies the keys and values of single tokens, all layers, in order. Slots are page * page_size + place in the page,
+    // of half-precision pages.
+    void move_tokens(std::span<const int32_t> source, std::span<const int32_t> target);
     // Packs the 64 tokens of the next unit_pages ids of source into the block target[i], in order: half-precision
     // pages, or all the pages of a block of more bits.
     void demote(Pool& pool, std::span<const int32_t> source, std::span<const int32_t> target);
@@ -113,6 +116,7 @@ class KvSlab {
                ((unit * shape_.layers + layer) * shape_.kv_heads + head) * tier.head_bytes;
     }
     const KvTier& tier_of(int page) const;
+    void move_token(int32_t source, int32_t target, int layer, int head);
     void check_page(int32_t page, int pages) const;
     const KvTier& check_unit(int32_t unit) const;
     uint8_t* check_unit_bytes(int32_t unit, size_t bytes) const;

@@ -47,10 +47,14 @@ struct TileCall {
     int dim;             // padded to a multiple of 16
     int queries;
     const float* q;      // [queries][dim], scaled
-    const int* visible;  // [queries], keys of the tile that the query sees: 1..keys
+    const int* visible;  // [queries], keys of the tile that the query sees: 1..keys, or 0 where the row branches
     float* scores;       // scratch [6][stride]
     float* scaled;       // scratch [6][dim]
     int stride;          // at least keys rounded up to 16, plus 16
+    // Of a row that branches, else null: what each query sees past the tile's first `trunk` keys, as their offsets in the
+    // tile, rising. Then the numbers are those of these keys alone, side by side.
+    const int* const* paths;
+    int trunk;
     float* out;          // [queries][dim]: sum of e^(score - maximum) * value
     float* maxima;       // [queries]
     float* sums;         // [queries]: sum of e^(score - maximum)

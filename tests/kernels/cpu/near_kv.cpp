@@ -61,7 +61,7 @@ bool same_packing(int head_dim, int dim, int bits) {
     return a == b;
 }
 
-bool near_attention(int dim, int queries) {
+bool near_attention(int dim, int queries, bool branches) {
     const Tokens half(dim);
     const HalfTokens halves = half.halves(dim);
     std::vector<Packed> packed;
@@ -82,14 +82,22 @@ bool near_attention(int dim, int queries) {
     blocks.resize(count + kBlocksAhead, blocks.back());
     std::vector<float> q(queries * dim), scores(6 * stride), scaled(6 * dim), results[2];
     std::vector<int> visible;
+    const int trunk = keys - 32;
+    std::vector<std::vector<int>> offsets(queries);
+    std::vector<const int*> paths;
     for (float& x : q) x = normal() / std::sqrt(static_cast<float>(dim));
-    for (int i = 0; i < queries; ++i) visible.push_back(keys - 5 * (queries - 1 - i));
+    for (int i = 0; i < queries; ++i) {
+        for (int key = trunk + i % 3; key < keys; key += 2 + i % 2) offsets[i].push_back(key);
+        paths.push_back(offsets[i].data());
+        visible.push_back(branches ? trunk + static_cast<int>(offsets[i].size()) : keys - 5 * (queries - 1 - i));
+    }
     for (int i = 0; i < 2; ++i) {
         std::vector<float>& out = results[i];
         out.resize(queries * (dim + 2));
         const auto attend = i == 0 ? kScalarKernels.attend_tile : kNeonKernels.attend_tile;
         attend({blocks.data(), count, keys, dim, queries, q.data(), visible.data(), scores.data(), scaled.data(), stride,
-                out.data(), out.data() + queries * dim, out.data() + queries * (dim + 1)});
+                branches ? paths.data() : nullptr, trunk, out.data(), out.data() + queries * dim,
+                out.data() + queries * (dim + 1)});
     }
     for (size_t i = 0; i < results[0].size(); ++i) {
         if (std::abs(results[0][i] - results[1][i]) > 1e-4f * (1 + std::abs(results[0][i]))) return false;
@@ -110,7 +118,7 @@ int main() {
     }
     for (int dim : {16, 64, 80}) {
         for (int queries : {1, 2, 3, 4, 5, 6, 9}) {
-            if (near_attention(dim, queries)) continue;
+            if (near_attention(dim, queries, false) && near_attention(dim, queries, true)) continue;
             std::printf("dim %d, %d queries: attends otherwise\n", dim, queries);
             return 1;
         }

@@ -13,6 +13,7 @@ if not kernels.cpu.available():
 
 from actors.base.vocabulary import Vocabulary
 from actors.worker.models import load_model
+from kernels import tree
 from kernels.cpu.decoder import CpuDecoder
 from kernels.decoder import Batch
 
@@ -59,6 +60,39 @@ def test_same_bits_in_a_batch_of_16(model, decoder: CpuDecoder) -> None:
     lengths = [*(len(other) - 1 for other in others[:9]), len(prompt) - 1, *(len(other) - 1 for other in others[9:])]
     together = decoder.forward(step(last, lengths, 4), kv)
     np.testing.assert_array_equal(together[9], alone[0])
+
+
+def test_a_tree_of_continuations_equals_each_of_them_alone(model, decoder: CpuDecoder) -> None:
+    """Rows whose drafts branch, with a row that only decodes: the same bits, and the same text after a path."""
+    vocabulary = Vocabulary.from_message(model.vocabulary)
+    prompts = [vocabulary.encode(QUESTION.replace("France", country)) for country in ("France", "Peru", "Japan")]
+    lengths, pages = [len(prompt) for prompt in prompts], 4
+    drafts = [vocabulary.encode(text) for text in ("The capital of Peru is Lima", "I think the town is Paris", "A")]
+    parents = [[-1, 0, 1, 2, 0, 4, 3][: len(draft)] for draft in drafts]
+    kv = decoder.allocate_kv(3 * pages, 16)
+    decoder.forward(step(prompts, [0] * 3, pages), kv)
+    together = step(drafts, lengths, pages)
+    every, column = np.arange(len(together.tokens), dtype=np.int32), np.concatenate(parents).astype(np.int32)
+    logits = decoder.forward(together._replace(logits_at=every, parents=column), kv)
+    for row, draft in enumerate(drafts):
+        for token in range(len(draft)):
+            path, at = [], token
+            while at >= 0:
+                path, at = [at, *path], parents[row][at]
+            text = [*prompts[row], *(draft[i] for i in path)]
+            plain = decoder.allocate_kv(pages, 16)
+            alone = decoder.forward(step([text[:-1]], [0], pages), plain)
+            alone = decoder.forward(step([text[-1:]], [len(text) - 1], pages), plain)
+            np.testing.assert_array_equal(logits[together.row_starts[row] + token], alone[0])
+    path = [0, 4, 5]
+    table = together.page_table[0]
+    kv.move_tokens(*tree.compaction(lengths[0], path, table, 16))
+    plain, text = decoder.allocate_kv(pages, 16), [*prompts[0], *(drafts[0][i] for i in path)]
+    decoder.forward(step([text], [0], pages), plain)
+    for token in vocabulary.encode(" Paris, of course"):
+        after, alone = (decoder.forward(step([[token]], [len(text)], pages), slab) for slab in (kv, plain))
+        np.testing.assert_array_equal(after, alone)
+        text.append(token)
 
 
 @pytest.mark.parametrize(("name", "most_kl", "least_same"), [("q8", 1e-4, 0.97), ("q4", 0.02, 0.92), ("q2", 1, 0.5)])
