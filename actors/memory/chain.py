@@ -58,6 +58,8 @@ def draft(entry: memory_pb2.WitnessEntry, width: int) -> Draft:
     limits.finite([value for _, value in entry.latency.ListFields()], "latency")
     if entry.HasField("quality"):
         limits.share(entry.quality, "quality")
+    for field, score in entry.scores.ListFields():
+        limits.share(score, f"scores.{field.name}")
     limits.vector(entry.query_embedding, width, "query_embedding")
     limits.vector(entry.response_embedding, width, "response_embedding")
     stored = memory_pb2.WitnessEntry()

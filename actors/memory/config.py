@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from actors.memory.quality.calibration import Calibration
 
 
 class MemoryConfig(BaseModel):
@@ -48,3 +50,28 @@ class MemoryConfig(BaseModel):
     graph_edges: int = Field(
         default=1_000_000, ge=1, description="Most edges in all; past it the node touched longest ago loses its edges"
     )
+    quality_weights: tuple[float, float, float, float, float] = Field(
+        default=(0.20, 0.25, 0.20, 0.15, 0.20),
+        description="Weights of schema, coherence, diversity, temporal realism and uniqueness in an answer's quality",
+    )
+    quality_sentences: int = Field(
+        default=4, ge=2, le=64, description="Most sentences of an answer that are embedded to score it"
+    )
+    quality_recent: int = Field(
+        default=64, ge=1, le=1024, description="A tenant's newest answers that the next one's uniqueness is told by"
+    )
+    quality_neighbours: Calibration = Field(
+        default=Calibration(14.8, 0.304),
+        description="Slope and middle of neighbouring sentences' cosine, see docs/quality.md",
+    )
+    quality_answers: Calibration = Field(
+        default=Calibration(16.5, 0.408),
+        description="Slope and middle of an answer's cosine with its question, see docs/quality.md",
+    )
+
+    @field_validator("quality_weights")
+    @classmethod
+    def _some_weight(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if min(weights) < 0 or not sum(weights) > 0:
+            raise ValueError(f"the weights are {weights}; accepted are numbers from 0, not all of them 0")
+        return weights

@@ -15,6 +15,7 @@ from actors.memory.graph import Graph
 from actors.memory.hot import HotTier
 from actors.memory.ownership import Ownership, keyring_of
 from actors.memory.policies import Policies
+from actors.memory.quality.scorer import Scorer
 from actors.memory.sessions import Sessions
 from actors.memory.store import Schema
 from actors.memory.witness import HeadFile, WitnessLog
@@ -22,7 +23,7 @@ from protos.gen import memory_pb2, memory_pb2_grpc
 
 
 class MemoryService(memory_pb2_grpc.MemoryServicer):
-    """Sessions, witness log, policies, graph and embeddings of a cluster. See memory.proto for each method."""
+    """Sessions, witness log, policies, graph, embeddings and scores of a cluster. See memory.proto for each method."""
 
     def __init__(self, config: MemoryConfig, telemetry: Telemetry, embedder: Embedder | None = None) -> None:
         """`embedder` is one that several services share; without it the service loads and closes its own."""
@@ -76,6 +77,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         stack.push_async_callback(self.sessions.stop)
         self.policies = Policies(self._rules)
         self.graph = Graph(hot, config.similar_edges, config.graph_edges)
+        self.scorer = Scorer(config, embedder.embed_last, embedder.width, self._telemetry)
         head = HeadFile(directory / "witness.head", keyring)
         self.witness = WitnessLog(config, entries, embedder.embed, head, self._telemetry)
         self.witness.start()
@@ -87,6 +89,10 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         return memory_pb2.EmbedReply(
             model=self._embedder.model, values=vectors.ravel(), width=self._embedder.width, prompt_tokens=tokens
         )
+
+    async def Score(self, request: memory_pb2.ScoreRequest, context: Any) -> memory_pb2.ScoreReply:
+        """How good answers are."""
+        return memory_pb2.ScoreReply(qualities=await self.scorer.score(request.answers))
 
     async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
         """Replace a session."""

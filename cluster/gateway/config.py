@@ -69,6 +69,9 @@ class GatewayConfig(BaseModel):
     record_delay_s: float = Field(
         default=0.2, ge=0, le=60, description="Longest a finished request waits for a batch, seconds"
     )
+    quality_share: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the answers whose quality is scored, after they were given"
+    )
     shutdown_grace_s: float = Field(
         default=5, ge=0, le=600, description="Time that open streams get to end at stop, seconds"
     )

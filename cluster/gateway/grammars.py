@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
+from actors.base.conformance import BYTES
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import parsed_schema, reason, source
 from actors.base.schema import escaped, places
@@ -84,7 +85,7 @@ def refusal(grammar: inference_pb2.Grammar) -> str | None:
     if failed:
         why = reason(messages[0])
     else:
-        matcher = LLMatcher(_BYTES, written, log_level=0)
+        matcher = LLMatcher(BYTES, written, log_level=0)
         if not matcher.is_error() and any(matcher.compute_bitmask()) and not matcher.is_error():
             return None
         why = reason(matcher.get_error()) or "nothing satisfies it"
@@ -93,21 +94,6 @@ def refusal(grammar: inference_pb2.Grammar) -> str | None:
         place = place_of(schema, why) if isinstance(schema, dict) else None
         why = f"{why} (at {place})" if place else why
     return why if len(why) <= MAX_REASON_CHARS else f"{why[:MAX_REASON_CHARS]}..."
-
-
-class _Bytes:
-    """A tokenizer of 256 bytes and an end: what a grammar may begin with is the same over any vocabulary."""
-
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<|end|>")
-    eos_token_id = 256
-    bos_token_id = None
-    special_token_ids = (256,)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-_BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256)
 
 
 _Finder = Callable[[str, Mapping[str, Any]], str | None]

@@ -40,6 +40,11 @@ class Outbox(Generic[Item]):
         """Begin to send."""
         self._task = asyncio.create_task(self._run(), name=f"records to {self._to}")
 
+    @property
+    def waiting(self) -> int:
+        """Items that are not being sent yet."""
+        return len(self._items)
+
     def put(self, item: Item) -> None:
         """Queue one; a full queue drops its oldest."""
         if len(self._items) >= self._limit:

@@ -1,12 +1,13 @@
 """What is kept of a finished request, sent after the client has its answer and never in its way.
 
-    put() -> inbox -> embed the questions -> witness entries and sessions (memory)
-                                             trajectories (learner) · reports (router)
+    put() -> inbox -> embed the questions -> sessions (memory) · reports (router)
+                                             score the answers -> witness entries (memory) · trajectories (learner)
 
 Each queue is bounded and drops its oldest, counted. An actor that is away is no error: its batch is tried again.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 EMBED_CHARS = 8192
 """Of a question, at most this much is embedded: more than any sentence encoder reads."""
+SCORE_TIMEOUT_S = 60.0
 SESSIONS_KEPT = 16384
 FLUSH_S = 3.0
 
@@ -56,7 +58,10 @@ class Finished:
     tpot_ms: float
     total_ms: float
     follows: str = ""
+    demands: list[memory_pb2.Demand] = field(default_factory=list)
+    """What of it was asked to be of a form."""
     embedding: list[float] = field(default_factory=list)
+    quality: memory_pb2.Quality | None = None
 
 
 class Records:
@@ -84,12 +89,10 @@ class Records:
             return Outbox(to, send, count.inc, config.record_queue, config.record_batch, delay_s)
 
         self._inbox = outbox("embedder", self._embed, config.record_delay_s)
-        self._outboxes = [
-            outbox("witness", self._witness),
-            outbox("sessions", self._sessions),
-            outbox("learner", self._trajectories),
-            outbox("router", self._report),
-        ]
+        self._share, self._patience = config.quality_share, config.record_queue // 2
+        self._unscored = outbox("scorer", self._score)
+        self._embedded = [self._unscored, outbox("sessions", self._sessions), outbox("router", self._report)]
+        self._scored = [outbox("witness", self._witness), outbox("learner", self._trajectories)]
 
     def put(self, finished: Finished) -> None:
         """Queue one; returns at once."""
@@ -103,7 +106,7 @@ class Records:
 
     async def start(self) -> None:
         """Begin to send."""
-        for box in (self._inbox, *self._outboxes):
+        for box in (self._inbox, *self._embedded, *self._scored):
             box.start()
 
     async def flush(self) -> None:
@@ -111,7 +114,8 @@ class Records:
         try:
             async with asyncio.timeout(FLUSH_S):
                 await self._inbox.flush()
-                await asyncio.gather(*(box.flush() for box in self._outboxes))
+                await asyncio.gather(*(box.flush() for box in self._embedded))
+                await asyncio.gather(*(box.flush() for box in self._scored))
         except TimeoutError:
             log.warning("records of finished requests still wait for memory, learner or router")
 
@@ -123,7 +127,7 @@ class Records:
     async def stop(self) -> None:
         """Flush, then end."""
         await self.flush()
-        for box in (self._inbox, *self._outboxes):
+        for box in (self._inbox, *self._embedded, *self._scored):
             await box.stop()
 
     async def _embed(self, batch: Sequence[Finished]) -> None:
@@ -138,7 +142,24 @@ class Records:
             else:
                 for index, finished in enumerate(asked):
                     finished.embedding = list(reply.values[index * reply.width : (index + 1) * reply.width])
-        for box in self._outboxes:
+        for box in self._embedded:
+            for finished in batch:
+                box.put(finished)
+
+    async def _score(self, batch: Sequence[Finished]) -> None:
+        """How good each answer is; without memory, or where too many wait, the records go on without."""
+        ended = [each for each in batch if each.finish not in ("cancelled", "error") and each.text]
+        wanted = [each for each in ended if is_drawn(each.id, self._share)]
+        if wanted and self._unscored.waiting <= self._patience:
+            request = memory_pb2.ScoreRequest(answers=[answered(finished) for finished in wanted])
+            try:
+                reply = await self._memory.Score(request, timeout=SCORE_TIMEOUT_S)
+            except RussetError as error:
+                log.info("answers stay without quality: %s", error)
+            else:
+                for finished, quality in zip(wanted, reply.qualities, strict=True):
+                    finished.quality = quality
+        for box in self._scored:
             for finished in batch:
                 box.put(finished)
 
@@ -162,6 +183,23 @@ class Records:
 
     async def _report(self, batch: Sequence[Finished]) -> None:
         await asyncio.gather(*(self._router.Report(report(finished)) for finished in batch))
+
+
+def is_drawn(answer: str, share: float) -> bool:
+    """Whether the answer with this id is among the `share` that is scored: always the same ones."""
+    return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=4).digest()) < share * (1 << 32)
+
+
+def answered(finished: Finished) -> memory_pb2.Answered:
+    """What an answer's quality is told by."""
+    return memory_pb2.Answered(
+        id=finished.id,
+        tenant=finished.tenant,
+        time_ms=finished.time_ms,
+        query_embedding=finished.embedding,
+        text=finished.text,
+        demands=finished.demands,
+    )
 
 
 def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
@@ -189,6 +227,8 @@ def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
         query_embedding=finished.embedding,
         query_text=finished.question,
         response_text=finished.text,
+        quality=finished.quality.total if finished.quality else None,
+        scores=finished.quality,
     )
 
 
@@ -207,6 +247,7 @@ def trajectory(finished: Finished) -> learner_pb2.Trajectory:
         finish=finished.finish,
         follows=finished.follows,
         total_ms=finished.total_ms,
+        quality=finished.quality.total if finished.quality else None,
     )
 
 

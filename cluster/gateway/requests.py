@@ -28,7 +28,7 @@ from cluster.gateway.records import Finished, Records
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.stream import TextStream
-from protos.gen import inference_pb2, router_pb2, scheduler_pb2
+from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
 
 INLINE_CHARS = 8192
 """Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
@@ -380,6 +380,7 @@ class Generation:
         )
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
+        text = "".join(self.text[self._echoed_deltas :])
         self._requests.records.put(
             Finished(
                 id=self.id,
@@ -390,7 +391,8 @@ class Generation:
                 revision=self.revision,
                 question=_question(self._request),
                 session=self._conversation.kept,
-                text="".join(self.text[self._echoed_deltas :]),
+                text=text,
+                demands=_demands(self._request, text),
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
                 prefix_hashes=list(job.route.prefix_hashes),
@@ -411,3 +413,10 @@ def _question(request: GenerateMessage) -> str:
     if isinstance(request, inference_pb2.CompleteRequest):
         return request.text
     return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+
+
+def _demands(request: GenerateMessage, text: str) -> list[memory_pb2.Demand]:
+    """What was asked of the form of the answer `text`."""
+    if not request.decoding.HasField("grammar"):
+        return []
+    return [memory_pb2.Demand(text=text, grammar=request.decoding.grammar)]

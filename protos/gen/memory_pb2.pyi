@@ -25,6 +25,58 @@ class EmbedReply(_message.Message):
     prompt_tokens: int
     def __init__(self, model: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., width: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
+class Quality(_message.Message):
+    __slots__ = ("schema", "coherence", "diversity", "temporal", "uniqueness", "total")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    COHERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_FIELD_NUMBER: _ClassVar[int]
+    UNIQUENESS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    schema: float
+    coherence: float
+    diversity: float
+    temporal: float
+    uniqueness: float
+    total: float
+    def __init__(self, schema: _Optional[float] = ..., coherence: _Optional[float] = ..., diversity: _Optional[float] = ..., temporal: _Optional[float] = ..., uniqueness: _Optional[float] = ..., total: _Optional[float] = ...) -> None: ...
+
+class Demand(_message.Message):
+    __slots__ = ("text", "grammar")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    grammar: _inference_pb2.Grammar
+    def __init__(self, text: _Optional[str] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
+
+class Answered(_message.Message):
+    __slots__ = ("id", "tenant", "time_ms", "query_embedding", "text", "demands")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    DEMANDS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    tenant: str
+    time_ms: int
+    query_embedding: _containers.RepeatedScalarFieldContainer[float]
+    text: str
+    demands: _containers.RepeatedCompositeFieldContainer[Demand]
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., demands: _Optional[_Iterable[_Union[Demand, _Mapping]]] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[Answered]
+    def __init__(self, answers: _Optional[_Iterable[_Union[Answered, _Mapping]]] = ...) -> None: ...
+
+class ScoreReply(_message.Message):
+    __slots__ = ("qualities",)
+    QUALITIES_FIELD_NUMBER: _ClassVar[int]
+    qualities: _containers.RepeatedCompositeFieldContainer[Quality]
+    def __init__(self, qualities: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ...) -> None: ...
+
 class Turn(_message.Message):
     __slots__ = ("role", "content", "name", "tool_calls", "tool_call_id")
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -137,7 +189,7 @@ class DeleteSessionReply(_message.Message):
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class WitnessEntry(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text")
+    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text", "scores")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +207,7 @@ class WitnessEntry(_message.Message):
     RESPONSE_EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     QUERY_TEXT_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     session_id: str
@@ -172,7 +225,8 @@ class WitnessEntry(_message.Message):
     response_embedding: _containers.RepeatedScalarFieldContainer[float]
     query_text: str
     response_text: str
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ...) -> None: ...
+    scores: Quality
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ..., scores: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
 
 class Latency(_message.Message):
     __slots__ = ("embedding_ms", "retrieval_ms", "routing_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms")

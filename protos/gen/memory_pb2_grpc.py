@@ -39,6 +39,11 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.EmbedReply.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/russet.memory.v1.Memory/Score',
+                request_serializer=protos_dot_gen_dot_memory__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.ScoreReply.FromString,
+                _registered_method=True)
         self.PutSession = channel.unary_unary(
                 '/russet.memory.v1.Memory/PutSession',
                 request_serializer=protos_dot_gen_dot_memory__pb2.PutSessionRequest.SerializeToString,
@@ -111,6 +116,13 @@ class MemoryServicer:
 
     def Embed(self, request, context):
         """Sentence embeddings, L2-normalised.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """How good answers are, for witness and learner; asked again, an answer scores as it did.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +218,11 @@ def add_MemoryServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_gen_dot_memory__pb2.EmbedRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.EmbedReply.SerializeToString,
             ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.ScoreRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.ScoreReply.SerializeToString,
+            ),
             'PutSession': grpc.unary_unary_rpc_method_handler(
                     servicer.PutSession,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.PutSessionRequest.FromString,
@@ -299,6 +316,33 @@ class Memory:
             '/russet.memory.v1.Memory/Embed',
             protos_dot_gen_dot_memory__pb2.EmbedRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.EmbedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/Score',
+            protos_dot_gen_dot_memory__pb2.ScoreRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.ScoreReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -253,7 +253,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
 
 
 class FakeMemory(memory_pb2_grpc.MemoryServicer):
-    """Keeps what it is given; embeds a text as [length, 1]."""
+    """Keeps what it is given; embeds a text as [length, 1]; an answer's quality is its length / 1024."""
 
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
@@ -264,6 +264,11 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.refused: set[str] = set()
         """Ids of sessions that are too large."""
         self.away = False
+        self.answered: list[memory_pb2.Answered] = []
+        """Scored, or refused."""
+        self.refuse_scores: Exception | None = None
+        self.hold_scores: asyncio.Event | None = None
+        """Where set, answers are scored once this is."""
         self.holding: asyncio.Event | None = None
         """Where set, a session is put once this is."""
 
@@ -275,6 +280,18 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self._here()
         values = [value for text in request.texts for value in (len(text), 1)]
         return memory_pb2.EmbedReply(model="MiniLM", values=values, width=2, prompt_tokens=3 * len(request.texts))
+
+    async def Score(self, request: memory_pb2.ScoreRequest, context: Any) -> memory_pb2.ScoreReply:
+        self._here()
+        self.answered.extend(request.answers)
+        self.bell.ring()
+        if self.hold_scores is not None:
+            await self.hold_scores.wait()
+        if self.refuse_scores is not None:
+            raise self.refuse_scores
+        return memory_pb2.ScoreReply(
+            qualities=[memory_pb2.Quality(schema=1, total=len(each.text) / 1024) for each in request.answers]
+        )
 
     async def Status(self, request: Any, context: Any) -> memory_pb2.StatusReply:
         self._here()

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from actors.base.errors import InvalidArgument
 from cluster.gateway.outbox import Outbox
+from cluster.gateway.records import is_drawn
 
 BODY = {
     "model": "tiny",
@@ -44,6 +46,69 @@ async def test_a_finished_request_reaches_memory_learner_and_router(world):
     (routed,) = (each for each in world.router.routed if each.request_id == report.request_id and each.prompt_tokens)
     assert list(report.prefix_hashes) == list(routed.prefix_hashes)
     assert len(report.prefix_hashes) == scheduler.requests[0].prompt_tokens // 16
+
+
+async def test_an_answer_is_scored_with_its_question_and_what_it_was_asked_to_be(world):
+    scheduler = await world.replica(answer='{"a": 1}')
+    await world.start()
+    client = world.client()
+    free = (await client.post("/v1/chat/completions", json=BODY)).json()
+    schema = {"name": "s", "schema": {"type": "object"}}
+    formed = BODY | {"response_format": {"type": "json_schema", "json_schema": schema}}
+    held = (await client.post("/v1/chat/completions", json=formed)).json()
+    await world.until(lambda: len(world.memory.entries) == len(world.learner.trajectories) == 2)
+    assert [each.id for each in world.memory.answered] == [free["id"], held["id"]]
+    assert [each.text for each in world.memory.answered] == ['{"a": 1}'] * 2
+    assert list(world.memory.answered[0].query_embedding) == [len("question"), 1]
+    assert [len(each.demands) for each in world.memory.answered] == [0, 1]
+    (demand,) = world.memory.answered[1].demands
+    assert (demand.text, demand.grammar) == ('{"a": 1}', scheduler.requests[1].grammar)
+    for entry, trajectory in zip(world.memory.entries, world.learner.trajectories, strict=True):
+        assert entry.quality == entry.scores.total == trajectory.quality == len('{"a": 1}') / 1024
+
+
+@pytest.mark.parametrize("why", ["refused", "share", "cancelled"])
+async def test_an_answer_that_is_not_scored_is_recorded_without_quality(world, why):
+    scheduler = await world.replica()
+    await world.start(quality_share=0 if why == "share" else 1)
+    if why == "refused":
+        world.memory.refuse_scores = InvalidArgument("no")
+    if why == "cancelled":
+        scheduler.hold_after = 3
+        asking = asyncio.create_task(world.client().post("/v1/chat/completions", json=BODY))
+        await asyncio.wait_for(scheduler.holding.wait(), 5)
+        asking.cancel()
+    else:
+        await world.client().post("/v1/chat/completions", json=BODY)
+    await world.until(lambda: world.memory.entries and world.learner.trajectories)
+    assert not world.memory.entries[0].HasField("quality")
+    assert not world.memory.entries[0].HasField("scores")
+    assert not world.learner.trajectories[0].HasField("quality")
+    assert len(world.memory.answered) == (why == "refused")
+
+
+async def test_where_too_many_wait_records_go_on_without_quality(world):
+    await world.replica()
+    gateway = await world.start(record_queue=8, record_batch=1, record_delay_s=0)
+    world.memory.hold_scores = asyncio.Event()
+    client = world.client()
+    answers = [await client.post("/v1/chat/completions", json=BODY | {"russet": {}}) for _ in range(8)]
+    await world.until(lambda: len(world.router.reports) == 8)
+    world.memory.hold_scores.set()
+    await gateway._records.flush()
+    ids = [answer.json()["id"] for answer in answers]
+    assert [entry.id for entry in world.memory.entries] == ids
+    # The first was under way; then six and five waited behind the next.
+    assert [entry.HasField("quality") for entry in world.memory.entries] == [True] + [False] * 2 + [True] * 5
+
+
+def test_the_same_share_of_answers_is_scored_each_time():
+    ids = [f"chatcmpl-{at}" for at in range(2000)]
+    drawn = [is_drawn(each, 0.25) for each in ids]
+    assert drawn == [is_drawn(each, 0.25) for each in ids]
+    assert 400 < sum(drawn) < 600
+    assert not any(is_drawn(each, 0.0) for each in ids)
+    assert all(is_drawn(each, 1.0) for each in ids)
 
 
 async def test_memory_away_delays_nobody_and_gets_it_later(world):
