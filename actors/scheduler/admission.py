@@ -98,6 +98,11 @@ def admit(
         raise _invalid("logprobs", f"is {request.logprobs}", f"at most {MOST_LOGPROBS}")
     if request.score_from and not (request.HasField("logprobs") and request.score_from <= prompt_tokens):
         raise _invalid("score_from", f"is {request.score_from}", f"with logprobs, 1 to prompt_tokens = {prompt_tokens}")
+    if len(request.prediction) > hello.model.context_length:
+        most = f"at most the context's {hello.model.context_length}"
+        raise _invalid("prediction", f"has {len(request.prediction)} tokens", most)
+    if (largest := max(request.prediction, default=0)) >= vocabulary.vocab_size:
+        raise _invalid("prediction", f"contains {largest}", f"ids below {vocabulary.vocab_size}")
     if len(request.kv_source) > MOST_SOURCES:
         raise _invalid("kv_source", f"has {len(request.kv_source)} addresses", f"at most {MOST_SOURCES}")
     return Sequence(
@@ -116,6 +121,7 @@ def admit(
         kv_format=kv_format,
         keep=request.keep,
         kv_source=tuple(request.kv_source),
+        prediction=tuple(request.prediction),
         grammar=request.grammar if request.HasField("grammar") else None,
         stop_ids=(*(() if request.ignore_eos else vocabulary.eos_ids), *request.stop_token_ids),
     )

@@ -162,6 +162,7 @@ class LeaseLoop:
         steps, self._step = result.step - self._step, result.step
         self.rates.observe_steps(steps, result.busy_us * 1e-6, result.prefill_tokens, result.decode_tokens, now)
         self._metrics.observe_gap(result, steps)
+        self._metrics.observe_drafts(result)
         restored = batch.settle(result, now)
         self._metrics.observe_restores(restored)
         outcome = reconcile(batch, result)

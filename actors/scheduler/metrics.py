@@ -25,6 +25,12 @@ class SchedulerMetrics:
             "vllm:kv_cache_usage_perc", "Share of the KV pages that live sequences reference, 0 to 1."
         )
         self.preemptions = telemetry.counter("vllm:num_preemptions_total", "Rows that gave up their pages.")
+        self.drafted = telemetry.counter(
+            "vllm:spec_decode_num_draft_tokens_total", "Tokens that were guessed and verified, forced ones included."
+        )
+        self.accepted = telemetry.counter(
+            "vllm:spec_decode_num_accepted_tokens_total", "Those of them that stand: each saved its row a pass."
+        )
         self.prefix_queries = telemetry.counter(
             "vllm:prefix_cache_queries_total", "Tokens of the requests that entered the batch."
         )
@@ -151,6 +157,12 @@ class SchedulerMetrics:
         # One observation a token, also where several came in one message.
         for _ in range(count):
             self.inter_token.observe(between_s)
+
+    def observe_drafts(self, result: worker_pb2.StepResult) -> None:
+        """What a result says of guessed tokens."""
+        if result.drafted:
+            self.drafted.inc(sum(result.drafted))
+            self.accepted.inc(sum(result.accepted))
 
     def observe_gap(self, result: worker_pb2.StepResult, steps: int) -> None:
         """The gaps before the steps of a result."""

@@ -1,6 +1,7 @@
 """What a StepResult means for the sequences: tokens, ends, and pages that may be used again."""
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 from actors.base.errors import Internal
@@ -46,11 +47,19 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
     news: list[News] = []
     ended: list[Sequence] = []
     low = cleared = awaited = due = False
+    if len({len(result.row), len(result.drafted), len(result.accepted)} - {0}) > 1:
+        raise Internal(
+            f"The worker's result of step {result.step} has {len(result.row)} rows, but says of {len(result.drafted)} "
+            f"what was drafted and of {len(result.accepted)} what stands."
+        )
     errors, told = iter(result.error), iter(result.logprobs)
+    guesses = zip(result.drafted, result.accepted, strict=True) if result.drafted else repeat((0, 0))
     scored = {logprobs.row: logprobs for logprobs in result.prompt_logprobs}
     all_tokens = list(result.token_ids)
     start = 0
-    for row, computed, count, end in zip(result.row, result.computed, result.token_count, result.end, strict=True):
+    for row, computed, count, end, (drafted, accepted) in zip(
+        result.row, result.computed, result.token_count, result.end, guesses, strict=False
+    ):
         token_ids = all_tokens[start : start + count]
         start += count
         error = next(errors, "the worker gave no reason") if end == worker_pb2.ROW_ERROR else ""
@@ -66,6 +75,8 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
             raise Internal(f"The worker computed {computed} tokens of row {row}; its lease ends at {sequence.limit}.")
         sequence.num_computed_tokens = computed
         sequence.token_ids += token_ids
+        sequence.num_drafted_tokens += drafted
+        sequence.num_accepted_tokens += accepted
         if batch.keep_pages(sequence):
             awaited = True
         if token_ids and sequence.num_losses:

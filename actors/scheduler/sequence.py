@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import blake2b
 
 from actors.scheduler.pages import PageTable
 from actors.scheduler.prefix import Hold
@@ -66,6 +67,8 @@ class Sequence:
     keep: bool = False
     # Addresses of a worker that may have its KV on disk; asked once.
     kv_source: tuple[str, ...] = ()
+    # What its output is likely to be.
+    prediction: tuple[int, ...] = ()
     # What its output must be; None allows anything.
     grammar: inference_pb2.Grammar | None = None
     # W3C trace context of the request's span; empty where it is not traced.
@@ -96,6 +99,9 @@ class Sequence:
     num_preemptions: int = 0
     # Worker losses, while it ran, since its last new token.
     num_losses: int = 0
+    # Tokens that were guessed for it, and those of them that stand.
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     # Virtual start time under the fair policy.
     fair_tag: float = 0.0
     planned_s: float | None = None
@@ -140,4 +146,7 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         score_from=sequence.score_from,
         traceparent=sequence.traceparent,
         grammar=sequence.grammar,
+        prediction=sequence.prediction,
+        # No tenant's answers are guessed from another's: how soon a token comes would tell what the other was answered.
+        draft_pool=blake2b(sequence.tenant.encode(), digest_size=16).digest(),
     )

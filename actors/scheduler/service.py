@@ -129,7 +129,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             with self._telemetry.span("scheduler.generate", _attributes(sequence), SpanKind.SERVER) as span:
                 sequence.traceparent = dict(propagated()).get("traceparent", "")
                 self._loop.submit(sequence)
-                first = True
+                first, drafted, accepted = True, 0, 0
                 finish_reason = inference_pb2.FINISH_UNSPECIFIED
                 while not finish_reason:
                     token_ids, finish_reason, logprobs, prompt_logprobs = await sequence.stream.take()
@@ -138,7 +138,10 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                         finish_reason=finish_reason,
                         logprobs=logprobs,
                         prompt_logprobs=prompt_logprobs,
+                        drafted_tokens=sequence.num_drafted_tokens - drafted,
+                        accepted_tokens=sequence.num_accepted_tokens - accepted,
                     )
+                    drafted, accepted = sequence.num_drafted_tokens, sequence.num_accepted_tokens
                     if first:
                         event.admission.CopyFrom(self._admission(sequence))
                         first = False

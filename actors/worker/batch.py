@@ -9,6 +9,7 @@ from actors.worker.pace import BY_TOKENS, FIRST_CHUNK, Prompt, chunks, prompt_ms
 from actors.worker.rows import Rows
 from actors.worker.scoring import Scores, scores_of
 from actors.worker.step_cost import StepCost, Work
+from actors.worker.verify import Drafted, Draws, draws_of
 from kernels.decoder import Batch, Int32
 from kernels.sampling import SampleBatch
 
@@ -17,14 +18,24 @@ class Step(NamedTuple):
     """One forward: R rows with at least one token each."""
 
     slots: Int32  # [R]
-    counts: Int32  # [R], tokens computed per row
+    counts: Int32  # [R], tokens computed per row, drafted ones aside
     decode: NDArray[np.bool_]  # [R], rows taken as decoding
-    draws: NDArray[np.bool_]  # [R], rows whose next token is drawn; batch.logits_at has an entry for each
+    draws: Draws  # where tokens are drawn; batch.logits_at has an entry for each
     batch: Batch
     sampling: SampleBatch | None = None
     """Parameters of the rows that draw, where they are known already."""
     scores: Scores | None = None
     """Prompt tokens whose log-probabilities are wanted; their logits are among batch.logits_at too."""
+    drafted: Drafted | None = None
+    """Tokens that are verified: they follow the newest of their row."""
+
+    @property
+    def work(self) -> Work:
+        """What it computes; a drafted token is as much as a decoding row."""
+        tokens = np.diff(self.batch.row_starts).astype(np.int64)
+        reads = int((tokens * self.batch.lengths + tokens * (tokens + 1) // 2).sum())
+        rows = int(tokens[self.decode].sum())
+        return Work(int(tokens.sum()) - rows, rows, reads)
 
 
 def choose(
@@ -60,24 +71,27 @@ def choose(
     return counts
 
 
-def assemble(rows: Rows, slots: Int32, counts: Int32) -> Step:
-    """The arrays of a forward over `counts` (each at least 1) pending tokens of `slots`, both [R]."""
+def assemble(rows: Rows, slots: Int32, counts: Int32, drafted: Drafted | None = None) -> Step:
+    """The arrays of a forward over `counts` (each at least 1) pending tokens of `slots`, both [R], and drafts."""
     lengths = rows.computed[slots]
     after = lengths + counts
+    totals = counts if drafted is None else counts + drafted.counts
     row_starts = np.zeros(len(slots) + 1, np.int32)
-    np.cumsum(counts, out=row_starts[1:])
+    np.cumsum(totals, out=row_starts[1:])
     total = int(row_starts[-1])
     if total == len(slots):
         tokens = rows.tokens[slots, lengths]
     else:
-        positions = np.arange(total, dtype=np.int32) + np.repeat(lengths - row_starts[:-1], counts)
-        tokens = rows.tokens[np.repeat(slots, counts), positions]
-    pages = -(-int(after.max()) // rows.page_size)
+        positions = np.arange(total, dtype=np.int32) + np.repeat(lengths - row_starts[:-1], totals)
+        tokens = rows.tokens[np.repeat(slots, totals), positions]
+    pages = -(-int((lengths + totals).max()) // rows.page_size)
     known = rows.known[slots]
-    draws = after == known
-    logits_at = row_starts[1:][draws] - 1
+    draws = draws_of(row_starts, np.flatnonzero(after == known).astype(np.int32), drafted)
+    if drafted is not None:
+        tokens[drafted.at(row_starts)] = drafted.tokens
+    logits_at = draws.at
     scores = scores_of(rows, slots, counts, row_starts) if rows.score_from[slots].any() else None
     if scores is not None:
         logits_at = np.sort(np.concatenate([logits_at, scores.at]))
     batch = Batch(tokens, row_starts, lengths, rows.page_table[slots, :pages], logits_at)
-    return Step(slots, counts, known - lengths == 1, draws, batch, scores=scores)
+    return Step(slots, counts, known - lengths == 1, draws, batch, scores=scores, drafted=drafted)

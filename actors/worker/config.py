@@ -54,6 +54,11 @@ class WorkerConfig(BaseModel):
         description="Of activations in the C++ kernels: fine (15 bits, hardly different from float32) or mixed "
         "(8 bits where that does little harm: faster, and now and then another word)",
     )
+    speculation: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether tokens are guessed and verified several at a time: auto does so while it gains time, and "
+        "never changes what is said; forced tokens of grammars are taken together in any case",
+    )
     deterministic: bool = Field(
         default=False, description="The same tokens however a request is batched, chunked or resumed"
     )

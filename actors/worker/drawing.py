@@ -8,9 +8,11 @@ import numpy as np
 from actors.worker.batch import Step
 from actors.worker.grammar import Grammars
 from actors.worker.rows import Rows
-from actors.worker.sampler import sample_batch
+from actors.worker.sampler import drawing_batch, sample_batch
 from actors.worker.scoring import Both
+from actors.worker.verify import verified
 from kernels import logprobs
+from kernels.bell import NO_ERRAND, Errand
 from kernels.decoder import Decoder, Int32, Kv
 from kernels.logprobs import Logprobs, part
 from kernels.sampling import SampleBatch
@@ -19,19 +21,26 @@ from kernels.sampling import SampleBatch
 class Drawn(NamedTuple):
     """What a step of R rows drew."""
 
-    tokens: Int32  # [R], -1: none
-    logprobs: Logprobs | None  # of the rows that ask, by index into the step
-    errors: dict[int, str]  # by index into the step: rows that failed, whose token is -1
+    tokens: Int32  # [R, W], new tokens of each row, from the left; -1 elsewhere
+    counts: Int32  # [R], by how many tokens each row's KV has grown
+    logprobs: Logprobs | None  # of the rows that ask, by index into the step; a row's one after the other
+    errors: dict[int, str]  # by index into the step: rows that failed, which have no token
     prompt_logprobs: Logprobs | None = None  # of prompt tokens, a row's one after the other
+    accepted: Int32 | None = None  # [R], drafted tokens that stood, forced ones included; None where none were drafted
+
+
+def failed(reason: str) -> Drawn:
+    """What a step of one row drew that failed."""
+    return Drawn(np.full((1, 1), -1, np.int32), np.zeros(1, np.int32), None, {0: reason})
 
 
 def gathered(alone: Sequence[Drawn]) -> Drawn:
-    """What the rows of a step drew one by one."""
+    """What the rows of a step drew one by one, a token each at most."""
     told = [(index, each.logprobs) for index, each in enumerate(alone) if each.logprobs is not None]
     scored = [(index, each.prompt_logprobs) for index, each in enumerate(alone) if each.prompt_logprobs is not None]
     errors = {index: each.errors[0] for index, each in enumerate(alone) if each.errors}
-    tokens = np.concatenate([each.tokens for each in alone])
-    return Drawn(tokens, logprobs.gathered(told), errors, logprobs.gathered(scored))
+    tokens, counts = np.concatenate([each.tokens for each in alone]), np.concatenate([each.counts for each in alone])
+    return Drawn(tokens, counts, logprobs.gathered(told), errors, logprobs.gathered(scored))
 
 
 def draw(decoder: Decoder, kv: Kv, rows: Rows, grammars: Grammars, step: Step, bell: int) -> Drawn:
@@ -42,52 +51,55 @@ def draw(decoder: Decoder, kv: Kv, rows: Rows, grammars: Grammars, step: Step, b
     """
     sampling = step.sampling
     if sampling is None:
-        sampling = sample_batch(rows, step.slots[step.draws])
+        sampling = (
+            sample_batch(rows, step.slots[step.draws.row])
+            if step.drafted is None
+            else drawing_batch(rows, step.slots, step.draws, step.drafted)
+        )
     if len(sampling.masked_rows):
-        return _draw_masked(decoder, kv, grammars, step, sampling, bell)
+        return _draw_masked(decoder, kv, rows, grammars, step, sampling, bell)
     if step.sampling is not None:
-        return Drawn(decoder.draw(step.batch, sampling, kv, bell), sampling.logprobs, {})
-    sampling, both = _with_scores(step, sampling)
-    return _by_row(step, decoder.draw(step.batch, sampling, kv, bell), sampling, both)
+        drawn = decoder.draw(step.batch, sampling, kv, bell)
+        return Drawn(drawn[:, None], step.counts, sampling.logprobs, {})
+    return _drawn(decoder, kv, rows, step, sampling, bell)
 
 
-def _draw_masked(decoder: Decoder, kv: Kv, grammars: Grammars, step: Step, sampling: SampleBatch, bell: int) -> Drawn:
+def _draw_masked(
+    decoder: Decoder, kv: Kv, rows: Rows, grammars: Grammars, step: Step, sampling: SampleBatch, bell: int
+) -> Drawn:
     """The same where rows have a grammar: what one draws that has no mask is thrown away."""
-    masked = np.flatnonzero(step.draws)[sampling.masked_rows]
-    slots, known = step.slots[masked], sampling.position[sampling.masked_rows]
-    newest = step.batch.tokens[step.batch.row_starts[masked + 1] - 1]
-    errand = grammars.fill(slots, known, newest)
-    sampling, both = _with_scores(step, sampling)
-    drawn = _by_row(step, decoder.draw(step.batch, sampling, kv, bell, errand), sampling, both)
+    masked = np.unique(step.draws.row[sampling.masked_rows])
+    slots = step.slots[masked]
+    known = step.batch.lengths[masked] + step.counts[masked]
+    newest = step.batch.tokens[step.batch.row_starts[masked] + step.counts[masked] - 1]
+    guesses = None if step.drafted is None else [step.drafted.guess(row) for row in masked.tolist()]
+    errand = grammars.fill(slots, known, newest, guesses)
+    drawn = _drawn(decoder, kv, rows, step, sampling, bell, errand)
     failures = grammars.failures(slots)
     if not failures:
         return drawn
-    failed = masked[list(failures)]
-    drawn.tokens[failed] = -1
+    lost = masked[list(failures)]
+    drawn.tokens[lost] = -1
+    drawn.counts[lost] = 0
     told = drawn.logprobs
     if told is not None:
-        kept = np.flatnonzero(~np.isin(told.rows, failed))
+        kept = np.flatnonzero(~np.isin(told.rows, lost))
         told = part(told, kept, told.rows[kept])
-    return drawn._replace(logprobs=told, errors=dict(zip(failed.tolist(), failures.values(), strict=True)))
+    return drawn._replace(logprobs=told, errors=dict(zip(lost.tolist(), failures.values(), strict=True)))
 
 
-def _with_scores(step: Step, sampling: SampleBatch) -> tuple[SampleBatch, Both | None]:
-    """The rows that draw together with the prompt tokens that are scored, if any are."""
-    if step.scores is None:
-        return sampling, None
-    both = Both.of(step.batch, np.flatnonzero(step.draws).astype(np.int32), step.scores)
-    return both.widened(sampling), both
-
-
-def _by_row(step: Step, drawn: Int32, sampling: SampleBatch, both: Both | None) -> Drawn:
-    """What the rows that draw drew, by index into the step."""
-    tokens = np.full(len(step.slots), -1, np.int32)
-    told = sampling.logprobs
+def _drawn(
+    decoder: Decoder, kv: Kv, rows: Rows, step: Step, sampling: SampleBatch, bell: int, errand: Errand = NO_ERRAND
+) -> Drawn:
+    """Draw, with the prompt tokens that are scored beside, and take what stands of the drafts."""
+    both = None if step.scores is None else Both.of(step.batch, step.draws.at, step.scores)
     if both is not None:
-        tokens[step.draws] = drawn[both.draws_at]
-        of_draws, of_prompts = both.parted(told)
-        return Drawn(tokens, of_draws, {}, of_prompts)
-    tokens[step.draws] = drawn
+        sampling = both.widened(sampling)
+    drawn, told, of_prompts = decoder.draw(step.batch, sampling, kv, bell, errand), sampling.logprobs, None
+    if both is not None:
+        drawn, (told, of_prompts) = drawn[both.draws_at], both.parted(told)
+    new = verified(step.draws, step.counts, step.drafted, drawn, rows.stop_ids[step.slots])
     if told is not None:
-        told = told._replace(rows=np.flatnonzero(step.draws)[told.rows].astype(np.int32))
-    return Drawn(tokens, told, {})
+        kept = np.flatnonzero(np.isin(told.rows, new.stood))
+        told = part(told, kept, step.draws.row[told.rows[kept]])
+    return Drawn(new.tokens, new.counts, told, {}, of_prompts, new.accepted if step.drafted is not None else None)

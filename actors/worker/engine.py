@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.worker.batch import Step, assemble, choose
-from actors.worker.drawing import Drawn, draw, gathered
+from actors.worker.draft.drafter import Drafter
+from actors.worker.drawing import Drawn, draw, failed, gathered
 from actors.worker.grammar import Grammars
 from actors.worker.keeper import Keeper
 from actors.worker.kept_jobs import loads_of, saves_of
 from actors.worker.results import KeptRecord, StepRecord, applied_only
 from actors.worker.rows import Rows
 from actors.worker.scoring import bounded, scored
+from actors.worker.speculation import Speculation
 from actors.worker.steady import Steady
-from actors.worker.step_cost import CostModel, Work
+from actors.worker.step_cost import CostModel
 from actors.worker.units import Units
 from kernels.bell import NO_BELL, ring
 from kernels.decoder import Decoder, Int32, Kv
@@ -32,6 +34,9 @@ SWITCH_INTERVAL_S = 0.0001
 
 FATAL_AFTER = 3
 """Steps in a row in which no row could be computed, after which the engine gives up: the fault is not the rows'."""
+
+LEAST_STRETCH = 4
+"""Steps without drafts from which on it is worth to gather what they share."""
 
 NO_SLOTS = np.zeros(0, np.int32)
 
@@ -59,11 +64,12 @@ class Engine:
         bell: int = NO_BELL,
         keeper: Keeper | None = None,
         vocabulary: worker_pb2.Vocabulary | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """`bell` (kernels.bell) is rung when `take` has something after it had nothing.
 
         `keeper` saves and loads units of `kv`; without one no plan may ask for that. `vocabulary` is what grammars are
-        matched over; without one, rows that have a grammar fail.
+        matched over; without one, rows that have a grammar fail. `drafter` guesses tokens that steps verify.
         """
         self._decoder = decoder
         self._kv = kv
@@ -73,6 +79,9 @@ class Engine:
         """Units that plans of this epoch may have written, and whose memory they did not release."""
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._grammars = Grammars(self._rows, vocabulary or worker_pb2.Vocabulary(), self._nudge)
+        self._speculation = Speculation(self._rows, self._grammars, drafter)
+        self._pause = 0
+        """Steps before drafts are asked for again."""
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
         self._steady: Steady | None = None
@@ -191,7 +200,15 @@ class Engine:
         counts = choose(known, computed, limit, self._step_tokens, self._itl_target_ms, self._cost.cost)
         counts = bounded(rows, live, counts)
         runs = counts > 0
-        return assemble(rows, live[runs], counts[runs]) if runs.any() else None
+        if not runs.any():
+            return None
+        slots, counts = live[runs], counts[runs]
+        if self._pause > 0 and not self._grammars.forcing:
+            self._pause -= 1
+            return assemble(rows, slots, counts)
+        return assemble(
+            rows, slots, counts, self._speculation.drafted(slots, counts, self._step_tokens, self._cost.cost)
+        )
 
     def _settle(self) -> None:
         """End the steady stretch: Rows is up to date again."""
@@ -231,6 +248,7 @@ class Engine:
             self._drop(row)
         for start in plan.start:
             slot = rows.start(start)
+            self._speculation.start(slot, start)
             if start.HasField("grammar"):
                 self._grammars.start(slot, start)
         slots = np.array([rows.slot_of[row] for row in plan.row], np.int32)
@@ -251,7 +269,9 @@ class Engine:
             self._waiting_since = time.perf_counter()
 
     def _drop(self, row: int) -> None:
-        self._grammars.drop(self._rows.slot_of[row])
+        slot = self._rows.slot_of[row]
+        self._speculation.drop(slot)
+        self._grammars.drop(slot)
         self._rows.drop(row)
 
     def _move_kv(self, plan: worker_pb2.Plan) -> None:
@@ -284,9 +304,9 @@ class Engine:
         except Exception as failure:
             self._settle()
             self._announced = False  # perhaps it failed before it rang
-            if len(step.slots) == 1:
+            if len(step.slots) == 1 and step.drafted is None:
                 log.exception("row %d failed at %d tokens", self._rows.row[step.slots[0]], step.batch.lengths[0])
-                return Drawn(np.full(1, -1, np.int32), None, {0: f"{type(failure).__name__}: {failure}"})
+                return failed(f"{type(failure).__name__}: {failure}")
             log.warning("a step of %d rows failed (%r); running its rows one by one", len(step.slots), failure)
         return gathered(
             [
@@ -297,11 +317,11 @@ class Engine:
 
     def _finish(self, step: Step, outcome: Drawn, seconds: float, waited: float) -> None:
         """Move the rows forward, end those that are done, and tell."""
-        rows, slots, counts = self._rows, step.slots, step.counts
+        rows, slots, counts = self._rows, step.slots, outcome.counts
         drawn, errors = outcome.tokens, outcome.errors
         if self._steady is not None:
-            computed = self._steady.take(drawn)
-            if self._steady.left:
+            computed = self._steady.take(drawn[:, 0])
+            if self._steady.left and not self._grammars.forcing:
                 self._steps += 1
                 end, row = self._steady.running, self._steady.row
                 self._record(row, computed, outcome, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
@@ -309,9 +329,6 @@ class Engine:
                 return
             self._settle()
         else:
-            if errors:
-                counts = counts.copy()
-                counts[list(errors)] = 0
             rows.advance(slots, counts, drawn)
             if step.scores is not None:
                 scored(rows, slots)
@@ -327,16 +344,25 @@ class Engine:
         by_row = {int(rows.row[slots[index]]): message for index, message in errors.items()}
         prefilled = int(counts.sum()) - decoded
         computed = rows.computed[slots]
-        self._record(rows.row[slots], computed, outcome, ends, by_row, seconds, waited, decoded, prefilled)
+        drafted = step.drafted.counts if step.drafted is not None else None
+        self._record(rows.row[slots], computed, outcome, ends, by_row, seconds, waited, decoded, prefilled, drafted)
         self._failed_steps = self._failed_steps + 1 if len(errors) == len(slots) else 0
         if self._failed_steps == FATAL_AFTER:
             reason = next(iter(errors.values()))
             raise RuntimeError(f"no row could be computed in {FATAL_AFTER} steps; the last: {reason}")
         if not errors:
-            tokens = counts.astype(np.int64)
-            attended = int((tokens * step.batch.lengths + tokens * (tokens + 1) // 2).sum())
-            self._cost.learn(Work(prefilled, decoded, attended), seconds * 1e3)
-            self._steady = Steady.of(rows, self._live)
+            self._cost.learn(step.work, seconds * 1e3)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Begin a stretch of steps without drafts, where there is to be one."""
+        pause = self._speculation.pause
+        if pause is not None:
+            self._pause = pause
+        if not self._grammars.forcing and (pause is None or pause >= LEAST_STRETCH):
+            self._steady = Steady.of(self._rows, self._live, pause)
+            if self._steady is not None:
+                self._pause = 0
 
     def _record(
         self,
@@ -349,6 +375,7 @@ class Engine:
         waited: float,
         decoded: int,
         prefilled: int,
+        drafted: Int32 | None = None,
     ) -> None:
         self._outbox.append(
             StepRecord(
@@ -366,6 +393,8 @@ class Engine:
                 decode_tokens=decoded,
                 logprobs=outcome.logprobs,
                 prompt_logprobs=outcome.prompt_logprobs,
+                drafted=drafted if outcome.accepted is not None else None,
+                accepted=outcome.accepted,
             )
         )
 

@@ -6,12 +6,15 @@ another thread while its forward runs (kernels.bell.Errand):
 
     engine   | draw(k) forward .......... | sample | draw(k+1) forward ....... | sample |
     filler     consume k-1's tokens, masks ^         consume k's tokens, masks  ^
+
+Where a grammar leaves no choice for several tokens, the filler finds them: they are known before they are drawn, and
+the next step computes them together, as the beginning of the row's draft (actors.worker.verify).
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,16 +26,20 @@ from actors.base.grammar import reason, source
 from actors.base.vocabulary import Vocabulary
 from actors.worker.closing import EVERY, MARGIN, Closer
 from actors.worker.rows import Rows
+from actors.worker.verify import NO_GUESS, Guess
 from kernels.bell import Errand, ring, wait
 from kernels.decoder import Int32
+from kernels.sampling import UInt32
 from protos.gen import inference_pb2, worker_pb2
 
+EVERYTHING = np.uint32(0xFFFFFFFF)
+"""A word of a mask that allows all of its ids."""
 COMPILED_KEPT = 64
 """Grammars that are kept compiled; a row of one starts with a copy, which takes microseconds."""
 
 
 class Matcher:
-    """One row's: the state of its grammar after `known` tokens of the row."""
+    """One row's: the state of its grammar after `known` tokens of the row, the last of them perhaps only guessed."""
 
     def __init__(self, state: LLMatcher, known: int, max_length: int = 0, closer: Closer | None = None) -> None:
         """`closer` is given where the structure is to be closed before the row has max_length tokens."""
@@ -42,14 +49,62 @@ class Matcher:
         self._closer = closer
         self._way: list[int] | None = None
         """Where the row is on its way out: what is still to be said."""
+        self._forced: list[int] = []
+        """The tokens after `known` about which there is no choice; found by `foresee`."""
+        self._foresaid: list[int] = []
         self.look()
 
     def consumed(self, token: int) -> None:
         """The state has taken one more token."""
         self.known += 1
+        self._forced.clear()
         if self._way:
             del self._way[0]
         self.look()
+
+    def consume(self, tokens: Iterable[int]) -> None:
+        """Take tokens one by one; where one is not of the grammar the state is an error."""
+        for token in tokens:
+            self.state.consume_token(token)
+            self.consumed(token)
+
+    def foresay(self, tokens: list[int]) -> None:
+        """Take forced tokens, of which it is not known yet whether they become the row's: the step may fail."""
+        self.consume(tokens)
+        self._foresaid = tokens
+
+    def rewind(self, known: int) -> None:
+        """Give back what was foresaid past `known`: the step that had done so is run again."""
+        count = self.known - known
+        if count > 0:
+            self.state.rollback(count)
+            self.known = known
+            self._forced.clear()
+            if self._way is not None:
+                self._way[:0] = self._foresaid[-count:]
+
+    def foresee(self) -> bool:
+        """Find what is certain to follow; whether that is more than the one token that is about to be drawn."""
+        if self._way is not None:
+            self._forced = self._way[:]
+        elif self.state.is_error() or self.state.is_stopped():
+            self._forced = []
+        else:
+            self._forced = self.state.compute_ff_tokens()
+        return len(self._forced) > 1
+
+    def forced(self, known: int) -> list[int]:
+        """What is certain to follow the first `known` tokens of the row, as far as `foresee` saw."""
+        return self._forced[known - self.known :] if known >= self.known else []
+
+    def room(self, known: int) -> int | None:
+        """Most tokens that may be drafted after `known`; None sets no limit.
+
+        A way out is looked for at fixed places, and may be found there: nothing is guessed past one.
+        """
+        if self._closer is None or self._way is not None:
+            return None
+        return max((self._max_length - known) % EVERY - 1, 0)
 
     def look(self) -> None:
         """Find the way out where it is time to look for it, and take it where it is time to."""
@@ -61,9 +116,9 @@ class Matcher:
             self._way = way
 
     @property
-    def only(self) -> int | None:
-        """The one token that may be drawn, where the row is on its way out."""
-        return self._way[0] if self._way else None
+    def way(self) -> list[int]:
+        """The only tokens that may be drawn, where the row is on its way out; else empty."""
+        return self._way or []
 
     @property
     def error(self) -> str:
@@ -72,11 +127,15 @@ class Matcher:
 
 
 class Wanted(NamedTuple):
-    """One mask of a step: of the row that knows `known` tokens, the newest of them `token`."""
+    """Masks of a step: of a row that knows `known` tokens, the last of them `tokens`, and has a draft.
 
-    matcher: Matcher
+    The first mask is of what follows the forced tokens, the others of what follows each further one of the draft.
+    """
+
+    matcher: Matcher | None  # None leaves everything allowed
     known: int
-    token: int
+    tokens: list[int]
+    guess: Guess
 
 
 class Compiler:
@@ -94,10 +153,9 @@ class Compiler:
         output = list(start.token_ids[start.prompt_tokens :])
         closer = self._closing() if start.grammar.close else None
         matcher = Matcher(state, start.prompt_tokens, start.max_length, closer)
-        for token in output:
-            if not state.consume_token(token):
-                raise InvalidArgument(f"the {len(output)} tokens emitted before are not of its grammar")
-            matcher.consumed(token)
+        matcher.consume(output)
+        if state.is_error():
+            raise InvalidArgument(f"the {len(output)} tokens emitted before are not of its grammar")
         return matcher
 
     def _closing(self) -> Closer:
@@ -157,6 +215,8 @@ class Grammars:
                 future.cancel()
             self._matchers.pop(slot, None)
             self._refused.pop(slot, None)
+            if self._filler is not None:
+                self._filler.forcing = False
 
     @property
     def arrived(self) -> bool:
@@ -174,17 +234,36 @@ class Grammars:
                 self._refused[slot] = str(failure)
             self._rows.waiting[slot] = False
 
-    def fill(self, slots: Int32, known: Int32, tokens: Int32) -> Errand:
-        """Have Rows.masks[i] filled for slots[i] when the errand is run.
+    def forced(self, slot: int, known: int) -> list[int]:
+        """Tokens that are certain to follow the `known` ones of a slot."""
+        matcher = self._matchers.get(slot)
+        return matcher.forced(known) if matcher is not None else []
 
-        slots: [M], constrained and not waiting. known: [M], tokens of each row. tokens: [M], the newest of each.
+    def room(self, slot: int, known: int) -> int | None:
+        """Most tokens that may be drafted for a slot after its `known` ones; None sets no limit."""
+        matcher = self._matchers.get(slot)
+        return matcher.room(known) if matcher is not None else None
+
+    @property
+    def forcing(self) -> bool:
+        """Whether, since the last fill, more than one token of a row is certain to follow."""
+        return self._filler is not None and self._filler.forcing
+
+    def fill(self, slots: Int32, known: Int32, newest: Int32, guesses: Sequence[Guess] | None = None) -> Errand:
+        """Have the first of Rows.masks filled for slots [M] when the errand is run: one a slot, and one a guess.
+
+        slots: constrained and not waiting. known: [M], tokens of each row. newest: [M], the last of these.
         """
         if self._filler is None:
             self._filler = Filler(self._rows.masks)
-        self._filler.wanted = [
-            Wanted(self._matchers[slot], at, token) if slot in self._matchers else None
-            for slot, at, token in zip(slots.tolist(), known.tolist(), tokens.tolist(), strict=True)
-        ]
+        self._filler.wanted = wanted = []
+        for index, (slot, at, token) in enumerate(zip(slots.tolist(), known.tolist(), newest.tolist(), strict=True)):
+            guess = NO_GUESS if guesses is None else guesses[index]
+            matcher = self._matchers.get(slot)
+            behind = max(at - matcher.known, 0) if matcher is not None else 0
+            # Rows itself may lag, but then a matcher never does by more than the newest token.
+            tokens = [token] if behind == 1 else self._rows.tokens[slot, at - behind : at].tolist()
+            wanted.append(Wanted(matcher, at, tokens, guess))
         return self._filler.errand
 
     def failures(self, slots: Int32) -> dict[int, str]:
@@ -215,12 +294,13 @@ class Grammars:
 class Filler:
     """The thread that consumes tokens and fills masks, once for each ring of `errand.begin`."""
 
-    def __init__(self, masks: "np.ndarray[tuple[int, int], np.dtype[np.uint32]]") -> None:
+    def __init__(self, masks: UInt32) -> None:
         """masks: [R, words], written from its first row on."""
-        self.wanted: list[Wanted | None] = []
-        """What the next errand fills, by row of the masks; None leaves everything allowed. Set before it begins."""
+        self.wanted: list[Wanted] = []
+        """What the next errand fills, one after the other. Set before it begins."""
         self.errors: dict[int, str] = {}
-        """By row of the masks, of the last errand; their rows allow everything."""
+        """By index into `wanted`, of the last errand; their masks allow everything."""
+        self.forcing = False
         self.failure: Exception | None = None
         """What went wrong in an errand as a whole."""
         self._masks = masks
@@ -255,24 +335,60 @@ class Filler:
 
     def _fill(self) -> None:
         self.errors = {}
-        wanted = self.wanted
-        behind = [one for one in wanted if one is not None and one.matcher.known < one.known]
-        if behind:
-            self._executor.consume_token_par([(one.matcher.state, one.token) for one in behind])
-            for one in behind:
-                one.matcher.consumed(one.token)
-        masks = self._masks
-        states = [(one.matcher.state, index) for index, one in enumerate(wanted) if one is not None]
-        if states:
-            self._executor.unsafe_compute_mask_ptr(states, masks.ctypes.data, masks.strides[0], len(masks))
+        wanted, masks = self.wanted, self._masks
+        self._consume(one for one in wanted if one.matcher is not None)
+        plain, guessing, at = [], [], 0
+        for matcher, _, _, guess in wanted:
+            end = at + 1 + len(guess.tokens)
+            masks[at:end] = EVERYTHING
+            if matcher is not None and guess.tokens:
+                guessing.append((matcher.state, at, guess.tokens))
+            elif matcher is not None:
+                plain.append((matcher.state, at))
+            at = end
+        into = masks.ctypes.data, masks.strides[0], len(masks)
+        if plain:
+            self._executor.unsafe_compute_mask_ptr(plain, *into)
+        if guessing:
+            # What does not fit the grammar is no token that can be drawn: nobody asks what follows it.
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(guessing, *into)
+        at = 0
+        self.forcing = False
         for index, one in enumerate(wanted):
-            if one is None or one.matcher.state.is_error():
-                masks[index] = 0xFFFFFFFF
-                if one is not None:
+            end = at + 1 + len(one.guess.tokens)
+            if one.matcher is not None:
+                if one.matcher.state.is_error():
+                    masks[at:end] = EVERYTHING
                     self.errors[index] = one.matcher.error
-            elif (only := one.matcher.only) is not None:
-                masks[index] = 0
-                masks[index, only // 32] = 1 << only % 32
+                else:
+                    self._narrow(one.matcher, masks[at:end])
+            at = end
+
+    def _consume(self, wanted: Iterable[Wanted]) -> None:
+        """Bring the states to where their first masks are."""
+        behind = []
+        for matcher, known, tokens, guess in wanted:
+            assert matcher is not None
+            matcher.rewind(known)
+            if len(tokens) == 1 and not guess.forced:
+                behind.append((matcher, tokens[0]))
+            else:
+                matcher.consume(tokens)
+                matcher.foresay(guess.forced)
+        if behind:
+            self._executor.consume_token_par([(matcher.state, token) for matcher, token in behind])
+            for matcher, token in behind:
+                matcher.consumed(token)
+
+    def _narrow(self, matcher: Matcher, masks: UInt32) -> None:
+        """Of a row's masks: what of them its way out changes, and what its draft left empty."""
+        for mask in masks[1:]:
+            if not mask.any():
+                mask[:] = EVERYTHING
+        for mask, only in zip(masks, matcher.way, strict=False):
+            mask[:] = 0
+            mask[only // 32] = 1 << only % 32
+        self.forcing |= matcher.foresee()
 
 
 def tokenizer_of(message: worker_pb2.Vocabulary) -> LLTokenizer:

@@ -172,6 +172,19 @@ class Ledger:
         require(stops <= MAX_STOP_IDS, "stop_ids", f"{stops} ids", f"at most {MAX_STOP_IDS}")
         require(max(start.stop_ids, default=0) < has.vocab, "stop_ids", list(start.stop_ids), f"less than {has.vocab}")
         require(start.logprobs <= MAX_TOP, "logprobs", start.logprobs, f"at most {MAX_TOP}")
+        require(len(start.draft_pool) <= MAX_POOL_BYTES, "draft_pool", f"{len(start.draft_pool)} bytes", "at most 256")
+        require(
+            len(start.prediction) <= has.context_length,
+            "prediction",
+            f"{len(start.prediction)} ids",
+            "what fits the context",
+        )
+        require(
+            max(start.prediction, default=0) < has.vocab,
+            "prediction",
+            max(start.prediction, default=0),
+            f"less than {has.vocab}",
+        )
         if start.HasField("grammar"):
             require(stops > 0, "stop_ids", "none", "with a grammar at least one, which ends what is complete")
         require(
@@ -198,6 +211,8 @@ class Ledger:
     def _refuse(plan: worker_pb2.Plan, param: str, problem: str) -> InvalidArgument:
         return InvalidArgument(f"plan {plan.plan_id} of epoch {plan.epoch}: {param}: {problem}", param=param)
 
+
+MAX_POOL_BYTES = 256
 
 BIAS_RANGE = "ids of the vocabulary, values from -100 to 100"
 

@@ -10,6 +10,8 @@ from kernels.decoder import Int32
 from kernels.logprobs import Logprobs
 from protos.gen import worker_pb2
 
+NO_GUESSES = (0, 0)
+
 
 class StepRecord(NamedTuple):
     """One step, or none (no rows, step_seconds 0) where only a plan was applied. Columns are [R]."""
@@ -19,7 +21,7 @@ class StepRecord(NamedTuple):
     step: int
     row: NDArray[np.int64]
     computed: Int32
-    drawn: Int32  # -1: no token
+    drawn: Int32  # [R, W], new tokens from the left; -1 elsewhere
     end: NDArray[np.int8]
     errors: dict[int, str]  # by row
     step_seconds: float
@@ -30,6 +32,9 @@ class StepRecord(NamedTuple):
     """Of the tokens of rows that ask; None where none does."""
     prompt_logprobs: Logprobs | None = None
     """Of prompt tokens, a row's one after the other."""
+    drafted: Int32 | None = None
+    """[R], tokens that were guessed, and how many of them stand; None where none were."""
+    accepted: Int32 | None = None
 
 
 class KeptRecord(NamedTuple):
@@ -46,7 +51,8 @@ class KeptRecord(NamedTuple):
 def applied_only(epoch: int, plan_id: int, step: int) -> StepRecord:
     """The record of a plan that was applied and has not run a step yet: the scheduler may free what it dropped."""
     none = np.zeros(0, np.int32)
-    return StepRecord(epoch, plan_id, step, none.astype(np.int64), none, none, none.astype(np.int8), {}, 0.0, 0.0, 0, 0)
+    rows, drawn, end = none.astype(np.int64), none.reshape(0, 1), none.astype(np.int8)
+    return StepRecord(epoch, plan_id, step, rows, none, drawn, end, {}, 0.0, 0.0, 0, 0)
 
 
 def merge(
@@ -83,18 +89,19 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
     tokens: dict[int, list[int]] = {}
     ends: dict[int, worker_pb2.RowEnd] = {}
     errors: dict[int, str] = {}
+    guesses: dict[int, tuple[int, int]] = {}
     logprobs: dict[int, worker_pb2.Logprobs] = {}
     scored: dict[int, worker_pb2.Logprobs] = {}
     for record in records:
-        for row, count, token, end in zip(
+        for row, count, new, end in zip(
             record.row.tolist(), record.computed.tolist(), record.drawn.tolist(), record.end.tolist(), strict=True
         ):
             computed[row] = count
             ends[row] = end
-            drawn = tokens.setdefault(row, [])
-            if token >= 0:
-                drawn.append(token)
+            tokens.setdefault(row, []).extend(token for token in new if token >= 0)
         errors.update(record.errors)
+        if record.drafted is not None and record.accepted is not None:
+            _add_guesses(guesses, record.row, record.drafted, record.accepted)
         if record.logprobs is not None:
             _add_logprobs(logprobs, record.row, record.logprobs)
         if record.prompt_logprobs is not None:
@@ -118,7 +125,17 @@ def _merge_steps(records: Sequence[StepRecord]) -> worker_pb2.StepResult:
         decode_tokens=sum(record.decode_tokens for record in records),
         logprobs=[logprobs[row] for row in computed if row in logprobs],
         prompt_logprobs=scored.values(),
+        drafted=[guesses.get(row, NO_GUESSES)[0] for row in computed] if guesses else (),
+        accepted=[guesses.get(row, NO_GUESSES)[1] for row in computed] if guesses else (),
     )
+
+
+def _add_guesses(by_row: dict[int, tuple[int, int]], rows: NDArray[np.int64], drafted: Int32, accepted: Int32) -> None:
+    """Count what a step drafted for its rows."""
+    for row, guessed, stood in zip(rows.tolist(), drafted.tolist(), accepted.tolist(), strict=True):
+        if guessed:
+            before = by_row.get(row, NO_GUESSES)
+            by_row[row] = before[0] + guessed, before[1] + stood
 
 
 def _add_logprobs(by_row: dict[int, worker_pb2.Logprobs], rows: NDArray[np.int64], told: Logprobs) -> None:

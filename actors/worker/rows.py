@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.worker.verify import MOST_DRAFTED
 from kernels.decoder import Float32, Int32
 from protos.gen import worker_pb2
 
@@ -64,6 +65,15 @@ class Seen:
             self._ids[place] = token
             self._size += 1
         self._output_counts[place] += 1
+
+    def after(self, tokens: Int32) -> tuple[Int32, Int32]:
+        """ids and output_counts as they would be after `tokens` more of output; both new."""
+        more = [int(token) for token in dict.fromkeys(tokens.tolist()) if token not in self._place]
+        ids = np.concatenate([self.ids, np.array(more, np.int32)])
+        counts = np.concatenate([self.output_counts, np.zeros(len(more), np.int32)])
+        for token in tokens.tolist():
+            counts[self._place[token] if token in self._place else self._size + more.index(token)] += 1
+        return ids, counts
 
     @property
     def ids(self) -> Int32:
@@ -118,8 +128,8 @@ class Rows:
         """Whether the output must be of a grammar (actors.worker.grammar)."""
         self.waiting = np.zeros(max_rows, bool)
         """Whether the grammar is still being compiled: the row may not draw yet."""
-        self.masks = np.zeros((max_rows, -(-vocab // 32)), np.uint32)
-        """Of the step that runs: row i is of its i-th constrained row that draws (kernels.sampling.SampleBatch)."""
+        self.masks = np.zeros((max_rows + MOST_DRAFTED, -(-vocab // 32)), np.uint32)
+        """Of the step that runs: row i is of its i-th draw that has a mask (kernels.sampling.SampleBatch)."""
         self.bias_before_min: list[Bias] = [NO_BIAS] * max_rows
         """The row's bias with its stop ids banned, for the first min_tokens of its output."""
 
@@ -182,23 +192,30 @@ class Rows:
         of[old] = new
         used[:] = of[used]
 
-    def advance(self, slots: Int32, counts: Int32, drawn: Int32) -> None:
-        """The step is done: `counts` tokens of each slot are in its KV, and `drawn` (or -1: none) follows them."""
-        self.computed[slots] += counts
-        got = drawn >= 0
-        rows, tokens = slots[got], drawn[got]
-        self.tokens[rows, self.known[rows]] = tokens
-        self.known[rows] += 1
-        penalised = self.penalised[rows]
-        if penalised.any():
-            for index in np.flatnonzero(penalised):
-                seen = self.seen[rows[index]]
-                if seen is not None:
-                    seen.add(int(tokens[index]))
+    def advance(self, slots: Int32, counts: Int32, new: Int32) -> None:
+        """The step is done: the KV of each slot has grown by `counts` tokens, and `new` [R, W] follow those known.
 
-    def ends(self, slots: Int32, drawn: Int32) -> NDArray[np.int8]:
+        A slot's new tokens are on the left; the rest of its row is -1.
+        """
+        self.computed[slots] += counts
+        for drawn in new.T:
+            got = drawn >= 0
+            rows, tokens = slots[got], drawn[got]
+            self.tokens[rows, self.known[rows]] = tokens
+            self.known[rows] += 1
+            penalised = self.penalised[rows]
+            if penalised.any():
+                for index in np.flatnonzero(penalised):
+                    seen = self.seen[rows[index]]
+                    if seen is not None:
+                        seen.add(int(tokens[index]))
+
+    def ends(self, slots: Int32, new: Int32) -> NDArray[np.int8]:
         """RowEnd of each slot after `advance`: a stop id wins over the length."""
-        stopped = (self.stop_ids[slots] == drawn[:, None]).any(axis=1) & (drawn >= 0)
+        stops = self.stop_ids[slots]
+        stopped = np.zeros(len(slots), bool)
+        for drawn in new.T:
+            stopped |= (stops == drawn[:, None]).any(axis=1) & (drawn >= 0)
         full = self.known[slots] >= self.max_length[slots]
         ends = np.where(stopped, worker_pb2.ROW_STOP, np.where(full, worker_pb2.ROW_LENGTH, worker_pb2.ROW_RUNNING))
         return ends.astype(np.int8)

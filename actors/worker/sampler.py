@@ -1,30 +1,43 @@
 """The sampler's view of the rows that draw in a step: their parameters, penalties and biases, columnar."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from actors.worker.rows import NO_BIAS, NO_IDS, NO_VALUES, Rows
+from actors.worker.rows import NO_BIAS, NO_IDS, NO_VALUES, Rows, Seen
+from actors.worker.verify import Drafted, Draws
 from kernels.decoder import Int32
 from kernels.logprobs import Logprobs, asked
 from kernels.sampling import SampleBatch
 
 
-def sample_batch(rows: Rows, slots: Int32) -> SampleBatch:
+def drawing_batch(rows: Rows, slots: Int32, draws: Draws, drafted: Drafted) -> SampleBatch:
+    """Parameters of a step's draws, of its rows `slots` [R]: each after the drafted tokens before it."""
+    return sample_batch(rows, slots[draws.row], draws.ahead, lambda draw: _guessed(draws, drafted, draw))
+
+
+def sample_batch(
+    rows: Rows, slots: Int32, ahead: Int32 | None = None, guessed: Callable[[int], Int32] | None = None
+) -> SampleBatch:
     """Parameters for `slots` [R], whose KV holds all their known tokens: the token drawn stands at position `known`.
+
+    Where `ahead` [R] is given, so many tokens more are supposed to stand before it; guessed(r) gives them.
 
     Penalised rows bring their seen tokens and biased rows their biases; the others' spans are empty, so a batch that
     uses neither costs neither. The masks of constrained rows are views of Rows.masks, filled while the forward runs.
     """
     known = rows.known[slots]
+    if ahead is not None:
+        known = known + ahead
     starts = np.zeros(len(slots) + 1, np.int32)
     seen_starts = bias_starts = starts
     seen_ids = seen_output_counts = bias_ids = NO_IDS
     bias_values = NO_VALUES
     if rows.penalised[slots].any():
-        seen = [rows.seen[slot] for slot in slots]
-        ids = [row.ids if row is not None else NO_IDS for row in seen]
-        seen_starts = _starts(ids)
-        seen_ids = np.concatenate(ids)
-        seen_output_counts = np.concatenate([row.output_counts if row is not None else NO_IDS for row in seen])
+        seen = [_seen(rows.seen[slot], guessed, index) for index, slot in enumerate(slots)]
+        seen_starts = _starts([ids for ids, _ in seen])
+        seen_ids = np.concatenate([ids for ids, _ in seen])
+        seen_output_counts = np.concatenate([counts for _, counts in seen])
     biased = rows.biased[slots]
     if biased.any():
         before_min = known - rows.prompt_tokens[slots] < rows.min_tokens[slots]
@@ -62,6 +75,22 @@ def wanted_logprobs(tops: Int32) -> Logprobs | None:
     """What rows ask that want `tops` [R] alternatives (-1: nothing at all), with room for one step's answers."""
     asking = np.flatnonzero(tops >= 0).astype(np.int32)
     return asked(asking, tops[asking]) if len(asking) else None
+
+
+def _seen(seen: Seen | None, guessed: Callable[[int], Int32] | None, index: int) -> tuple[Int32, Int32]:
+    """Distinct ids before a draw, and how often each is in the output."""
+    if seen is None:
+        return NO_IDS, NO_IDS
+    if guessed is not None and len(tokens := guessed(index)):
+        return seen.after(tokens)
+    return seen.ids, seen.output_counts
+
+
+def _guessed(draws: Draws, drafted: Drafted, draw: int) -> Int32:
+    """The drafted tokens before a draw."""
+    row, last = int(draws.row[draw]), int(np.searchsorted(draws.row, draws.row[draw], "right")) - 1
+    # A row draws after its last tokens, the last of them the last.
+    return drafted.path(row, int(drafted.counts[row]) - 1 - (last - draw))
 
 
 def _starts(spans: list[Int32]) -> Int32:

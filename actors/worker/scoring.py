@@ -67,16 +67,14 @@ class Both(NamedTuple):
     """The logits of a step in which some rows draw and some prompt tokens are scored, as one batch of the sampler."""
 
     scores: Scores
-    draws: Int32  # [D], the step's rows that draw
-    draws_at: Int32  # [D], which of the logits they have
+    draws_at: Int32  # [D], which of the logits the step's draws have
     scores_at: Int32  # [N], and which the tokens that are scored
 
     @classmethod
-    def of(cls, batch: Batch, draws: Int32, scores: Scores) -> Self:
-        """`draws` [D]: the step's rows that draw."""
-        ends = batch.row_starts[1:][draws] - 1
-        draws_at, scores_at = (np.searchsorted(batch.logits_at, at).astype(np.int32) for at in (ends, scores.at))
-        return cls(scores, draws, draws_at, scores_at)
+    def of(cls, batch: Batch, draws_at: Int32, scores: Scores) -> Self:
+        """`draws_at` [D]: the tokens of the batch after which the step draws."""
+        draws_at, scores_at = (np.searchsorted(batch.logits_at, at).astype(np.int32) for at in (draws_at, scores.at))
+        return cls(scores, draws_at, scores_at)
 
     def widened(self, sampling: SampleBatch) -> SampleBatch:
         """The rows that draw, and between them a greedy one for each token that is scored."""
@@ -115,11 +113,11 @@ class Both(NamedTuple):
         )
 
     def parted(self, told: Logprobs | None) -> tuple[Logprobs | None, Logprobs | None]:
-        """Of what was told of all: that of the tokens drawn, and that of the prompt's, by the step's rows."""
+        """Of what was told of all: that of the tokens drawn, by draw, and that of the prompt's, by the step's rows."""
         if told is None:
             return None, None
         drawn, given = np.flatnonzero(told.given < 0), np.flatnonzero(told.given >= 0)
-        of_draws = part(told, drawn, self.draws[np.searchsorted(self.draws_at, told.rows[drawn])])
+        of_draws = part(told, drawn, np.searchsorted(self.draws_at, told.rows[drawn]).astype(np.int32))
         return of_draws if len(drawn) else None, part(told, given, self.scores.row)
 
 

@@ -14,6 +14,7 @@ from actors.base.vocabulary import digest_of
 from actors.worker.bell import Bell
 from actors.worker.config import WorkerConfig
 from actors.worker.disk import keeper_for
+from actors.worker.draft.drafter import Drafter
 from actors.worker.engine import Engine, Reset
 from actors.worker.keeper import FINISH_S, Keeper
 from actors.worker.ledger import Capacity, Ledger
@@ -347,6 +348,7 @@ def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
         bell=bell,
         keeper=keeper,
         vocabulary=model.vocabulary,
+        drafter=Drafter(trees=False) if config.speculation == "auto" else None,
     )
     return Machine(engine, keeper, capacity, hello, model.vocabulary)
 

@@ -12,6 +12,7 @@ import numpy as np
 from actors.worker.batch import Step
 from actors.worker.rows import Rows
 from actors.worker.sampler import sample_batch, wanted_logprobs
+from actors.worker.verify import Draws
 from kernels.decoder import Batch, Int32
 
 
@@ -39,18 +40,21 @@ class Steady:
         self._all = np.ones(count, bool)
         self._row_starts = np.arange(count + 1, dtype=np.int32)
         self._logits_at = self._row_starts[:-1]
+        self._draws = Draws(self._logits_at, self._logits_at, np.zeros(count, np.int32))
         pages = -(-(int(self._lengths.max()) + left) // rows.page_size)
         self._page_table = rows.page_table[slots, :pages]
 
     @classmethod
-    def of(cls, rows: Rows, slots: Int32) -> Self | None:
-        """The stretch that begins with the next step; None where rows prefill, or their sampling depends on tokens."""
+    def of(cls, rows: Rows, slots: Int32, most: int | None = None) -> Self | None:
+        """The stretch that begins with the next step, of `most` steps; None where rows prefill, or their sampling
+        depends on tokens."""
         computed, known = rows.computed[slots], rows.known[slots]
         if not len(slots) or rows.penalised[slots].any() or rows.biased[slots].any() or (known - computed != 1).any():
             return None
         if rows.waiting[slots].any():
             return None
         left = int(np.minimum(rows.limit[slots] - computed, rows.max_length[slots] - known).min())
+        left = left if most is None else min(left, most)
         return cls(rows, slots, left) if left > 0 else None
 
     def step(self) -> Step:
@@ -59,7 +63,7 @@ class Steady:
         sampling = self._sampling
         if self._tops is not None:  # records hold the answers of the steps before
             sampling = sampling._replace(logprobs=wanted_logprobs(self._tops))
-        return Step(self._slots, self._ones, self._all, self._all, batch, sampling)
+        return Step(self._slots, self._ones, self._all, self._draws, batch, sampling)
 
     def take(self, drawn: Int32) -> Int32:
         """The step drew these tokens; returns the rows' tokens in the KV now."""

@@ -136,6 +136,10 @@ def usage(counts: inference_pb2.Usage) -> dict[str, Any]:
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": counts.accepted_tokens,
+            "rejected_prediction_tokens": counts.drafted_tokens - counts.accepted_tokens,
+        },
     }
 
 

@@ -66,6 +66,8 @@ class Choices:
             prompt_tokens=each[0].prompt_tokens,
             completion_tokens=sum(usage.completion_tokens for usage in each),
             cached_tokens=min(usage.cached_tokens for usage in each),
+            drafted_tokens=sum(usage.drafted_tokens for usage in each),
+            accepted_tokens=sum(usage.accepted_tokens for usage in each),
         )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:

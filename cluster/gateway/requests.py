@@ -95,7 +95,7 @@ class Generation:
         self._first_token_s = 0.0
         self._last_token_s = 0.0
         self._timings = scheduler_pb2.Timings()
-        self._tokens = 0
+        self._tokens = self._drafted = self._accepted = 0
         kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -136,6 +136,8 @@ class Generation:
             prompt_tokens=job.generate.prompt_tokens if job else 0,
             completion_tokens=self._tokens,
             cached_tokens=job.admission.cached_tokens if job and job.admission else 0,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
         )
 
     @property
@@ -337,6 +339,8 @@ class Generation:
                     if event.token_ids:
                         self._last_token_s = requests.last_token_s = time.monotonic()
                         self._first_token_s = self._first_token_s or self._last_token_s
+                    self._drafted += event.drafted_tokens
+                    self._accepted += event.accepted_tokens
                     delta = text.push(event.token_ids)
                     if told is not None:
                         told.push(event.token_ids, text.starts[self._tokens :], event.logprobs)

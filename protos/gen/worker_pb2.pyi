@@ -124,7 +124,7 @@ class Vocabulary(_message.Message):
     def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., eos_ids: _Optional[_Iterable[int]] = ..., bos_id: _Optional[int] = ..., add_bos: _Optional[bool] = ..., vocab_size: _Optional[int] = ...) -> None: ...
 
 class RowStart(_message.Message):
-    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids", "traceparent", "logprobs", "score_from", "grammar")
+    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids", "traceparent", "logprobs", "score_from", "prediction", "draft_pool", "grammar")
     ROW_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,8 @@ class RowStart(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FROM_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_POOL_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     row: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -148,8 +150,10 @@ class RowStart(_message.Message):
     traceparent: str
     logprobs: int
     score_from: int
+    prediction: _containers.RepeatedScalarFieldContainer[int]
+    draft_pool: bytes
     grammar: _inference_pb2.Grammar
-    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., logprobs: _Optional[int] = ..., score_from: _Optional[int] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
+    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., logprobs: _Optional[int] = ..., score_from: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., draft_pool: _Optional[bytes] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens", "itl_target_us", "release", "save", "save_keys", "demote_from", "demote_to", "load", "load_keys", "load_from")
@@ -194,7 +198,7 @@ class Plan(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., start: _Optional[_Iterable[_Union[RowStart, _Mapping]]] = ..., row: _Optional[_Iterable[int]] = ..., limit: _Optional[_Iterable[int]] = ..., page_count: _Optional[_Iterable[int]] = ..., pages: _Optional[_Iterable[int]] = ..., copy_from: _Optional[_Iterable[int]] = ..., copy_to: _Optional[_Iterable[int]] = ..., step_tokens: _Optional[int] = ..., itl_target_us: _Optional[int] = ..., release: _Optional[_Iterable[int]] = ..., save: _Optional[_Iterable[int]] = ..., save_keys: _Optional[bytes] = ..., demote_from: _Optional[_Iterable[int]] = ..., demote_to: _Optional[_Iterable[int]] = ..., load: _Optional[_Iterable[int]] = ..., load_keys: _Optional[bytes] = ..., load_from: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("epoch", "plan_id", "step", "row", "computed", "token_count", "token_ids", "end", "error", "busy_us", "gap_us", "prefill_tokens", "decode_tokens", "saved", "lost", "loaded", "unloaded", "load_bytes", "load_us", "logprobs", "prompt_logprobs")
+    __slots__ = ("epoch", "plan_id", "step", "row", "computed", "token_count", "token_ids", "end", "error", "busy_us", "gap_us", "prefill_tokens", "decode_tokens", "saved", "lost", "loaded", "unloaded", "load_bytes", "load_us", "logprobs", "prompt_logprobs", "drafted", "accepted")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +220,8 @@ class StepResult(_message.Message):
     LOAD_US_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     plan_id: int
     step: int
@@ -237,7 +243,9 @@ class StepResult(_message.Message):
     load_us: int
     logprobs: _containers.RepeatedCompositeFieldContainer[Logprobs]
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[Logprobs]
-    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., step: _Optional[int] = ..., row: _Optional[_Iterable[int]] = ..., computed: _Optional[_Iterable[int]] = ..., token_count: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., end: _Optional[_Iterable[_Union[RowEnd, str]]] = ..., error: _Optional[_Iterable[str]] = ..., busy_us: _Optional[int] = ..., gap_us: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., saved: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., loaded: _Optional[_Iterable[int]] = ..., unloaded: _Optional[_Iterable[int]] = ..., load_bytes: _Optional[int] = ..., load_us: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ...) -> None: ...
+    drafted: _containers.RepeatedScalarFieldContainer[int]
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, epoch: _Optional[int] = ..., plan_id: _Optional[int] = ..., step: _Optional[int] = ..., row: _Optional[_Iterable[int]] = ..., computed: _Optional[_Iterable[int]] = ..., token_count: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., end: _Optional[_Iterable[_Union[RowEnd, str]]] = ..., error: _Optional[_Iterable[str]] = ..., busy_us: _Optional[int] = ..., gap_us: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., saved: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., loaded: _Optional[_Iterable[int]] = ..., unloaded: _Optional[_Iterable[int]] = ..., load_bytes: _Optional[int] = ..., load_us: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ..., drafted: _Optional[_Iterable[int]] = ..., accepted: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Logprobs(_message.Message):
     __slots__ = ("chosen", "tops", "top_ids", "top_values", "row")

@@ -350,10 +350,16 @@ def scheduler() -> Callable[..., Scheduler]:
     """scheduler(decoder, pages=..., max_rows=...): a fresh engine in epoch 1, and who feeds it."""
 
     def make(
-        decoder: Decoder, *, pages: int = 512, max_rows: int = 32, kv: Kv | None = None, keeper: Keeper | None = None
+        decoder: Decoder,
+        *,
+        pages: int = 512,
+        max_rows: int = 32,
+        kv: Kv | None = None,
+        keeper: Keeper | None = None,
+        drafter: Any = None,
     ) -> Scheduler:
         slab = kv or decoder.allocate_kv(pages, PAGE_SIZE)
-        engine = Engine(decoder, slab, max_rows=max_rows, context_length=CONTEXT, keeper=keeper)
+        engine = Engine(decoder, slab, max_rows=max_rows, context_length=CONTEXT, keeper=keeper, drafter=drafter)
         engine.submit(Reset(1))
         size = slab.page_size
         keeps = keeper is not None

@@ -15,6 +15,7 @@ from actors.worker.engine import Engine
 from actors.worker.grammar import Matcher, tokenizer_of
 from actors.worker.steady import Steady
 from protos.gen import inference_pb2, worker_pb2
+from tests.actors.worker.foresight import Foresight
 
 END = 95
 FIRST = 32
@@ -113,7 +114,7 @@ def test_the_same_with_and_without_stretches(toy, batch, monkeypatch) -> None:
         return finish(work)
 
     fast = said()
-    monkeypatch.setattr(Steady, "of", classmethod(lambda cls, rows, slots: None))
+    monkeypatch.setattr(Steady, "of", classmethod(lambda cls, rows, slots, most=None: None))
     assert said() == fast
 
 
@@ -245,3 +246,55 @@ def test_a_tokenizer_that_llguidance_does_not_read_is_taken_as_bytes() -> None:
     read = tokenizer_of(message)
     assert isinstance(read, LLTokenizer)
     assert [read.decode_bytes([token]) for token in range(5)] == [b" ", b"a", b"b", b" a", "é".encode()]
+
+
+def test_tokens_without_a_choice_take_no_step_each(decoder, batch) -> None:
+    """`true` is one choice and three tokens that follow from it."""
+    work = batch(decoder)
+    start(work, 0, [3, 7], LANGUAGES["schema"][0])
+    said = finish(work)[0]
+    forced = text(said).count("true") * 3 + text(said).count("false") * 4
+    steps = work.results[-1].step
+    assert forced >= 6
+    assert steps <= len(said) - forced + 2 * text(said).count("e")
+    assert sum(sum(result.accepted) for result in work.results) >= forced - 2 * text(said).count("e")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("right", [0.5, 0.95])
+def test_guesses_change_nothing(decoder, batch, language: str, right: float) -> None:
+    def rows(drafter: Foresight | None) -> Any:
+        work = batch(decoder, drafter=drafter)
+        for row in range(6):
+            grammar = dict(LANGUAGES[language][0], close=row % 2 == 1)
+            options = {"frequency_penalty": 0.5} if row == 2 else {"logprobs": 1} if row == 4 else {}
+            start(work, row, [3 + row, 7], grammar if row < 5 else None, max_length=70 + row, **options)
+        finish(work)
+        return work
+
+    plain = rows(None)
+    said = {row: state.tokens for row, state in plain.rows.items()}
+    guessed = rows(Foresight(said, right))
+    assert {row: state.tokens for row, state in guessed.rows.items()} == said
+    assert guessed.rows[4].logprobs.top_ids == plain.rows[4].logprobs.top_ids
+    assert sum(sum(result.accepted) for result in guessed.results) > 10
+
+
+def test_a_step_with_guesses_that_fails_is_run_again_without(toy, batch) -> None:
+    def rows(drafter: Foresight | None, fail: Callable[[Any], bool]) -> Any:
+        toy.fail = fail
+        work = batch(toy, drafter=drafter)
+        for row in range(4):
+            start(work, row, [3 + row, 7], LANGUAGES["lark"][0], max_length=60)
+        finish(work)
+        return work
+
+    said = {row: state.tokens for row, state in rows(None, lambda _: False).rows.items()}
+    failures = iter(range(10_000))
+
+    def fail(batch: Any) -> bool:
+        return len(batch.tokens) > len(batch.lengths) and next(failures) % 3 == 0 and batch.lengths.max() > 4
+
+    again = rows(Foresight(said, 0.9), fail)
+    assert next(failures) > 6
+    assert {row: state.tokens for row, state in again.rows.items()} == said

@@ -15,7 +15,7 @@ def record(step: int, news: dict[int, tuple[int, int, int]], errors: dict[int, s
         step=step,
         row=np.array(list(news), np.int64),
         computed=np.array(computed, np.int32),
-        drawn=np.array(drawn, np.int32),
+        drawn=np.array(drawn, np.int32)[:, None],
         end=np.array(end, np.int8),
         errors=errors or {},
         step_seconds=0.002,

@@ -69,4 +69,4 @@ def test_a_slot_used_again_knows_nothing_of_the_row_before() -> None:
     assert len(batch.seen_ids) == len(batch.bias_ids) == 0
     assert not rows.ended[slot]
     assert (rows.page_table[slot] == -1).all()
-    assert rows.ends(np.array([slot]), np.array([2], np.int32)).tolist() == [worker_pb2.ROW_RUNNING]
+    assert rows.ends(np.array([slot]), np.array([[2]], np.int32)).tolist() == [worker_pb2.ROW_RUNNING]

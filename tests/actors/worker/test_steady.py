@@ -29,7 +29,7 @@ def calls(function: Callable[[], object]) -> int:
 @pytest.fixture
 def without_stretches(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """without_stretches(): from here on every step goes the long way."""
-    return lambda: monkeypatch.setattr(Steady, "of", classmethod(lambda cls, rows, slots: None))
+    return lambda: monkeypatch.setattr(Steady, "of", classmethod(lambda cls, rows, slots, most=None: None))
 
 
 @pytest.mark.parametrize("rows", [1, 16])
@@ -100,9 +100,9 @@ def test_news_wait_for_the_next_forward(toy, scheduler) -> None:
         work.engine.take()
         return True
 
-    def drawn(batch, sampling, kv, bell):
+    def drawn(batch, sampling, kv, bell, *errand):
         assert not rung(), "before the decoder let the GIL go"
-        return draw(batch, sampling, kv, bell)
+        return draw(batch, sampling, kv, bell, *errand)
 
     def computed(batch, kv):
         events.append("news" if rung() else "none")
