@@ -70,7 +70,10 @@ class GatewayConfig(BaseModel):
         default=0.2, ge=0, le=60, description="Longest a finished request waits for a batch, seconds"
     )
     quality_share: float = Field(
-        default=1.0, ge=0, le=1, description="Share of the answers whose quality is scored, after they were given"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of answers whose quality is scored while others are being made; at rest all are. 0 is none",
     )
     shutdown_grace_s: float = Field(
         default=5, ge=0, le=600, description="Time that open streams get to end at stop, seconds"

@@ -89,6 +89,8 @@ class Records:
             return Outbox(to, send, count.inc, config.record_queue, config.record_batch, delay_s)
 
         self._inbox = outbox("embedder", self._embed, config.record_delay_s)
+        self.answering = 0
+        """Requests whose answers are being made now."""
         self._share, self._patience = config.quality_share, config.record_queue // 2
         self._unscored = outbox("scorer", self._score)
         self._embedded = [self._unscored, outbox("sessions", self._sessions), outbox("router", self._report)]
@@ -147,9 +149,13 @@ class Records:
                 box.put(finished)
 
     async def _score(self, batch: Sequence[Finished]) -> None:
-        """How good each answer is; without memory, or where too many wait, the records go on without."""
+        """How good the answers are: all where none is being made now, else a share, for that takes time from those.
+
+        Without memory, or where too many wait, the records go on without.
+        """
+        share = self._share if self.answering else float(self._share > 0)
         ended = [each for each in batch if each.finish not in ("cancelled", "error") and each.text]
-        wanted = [each for each in ended if is_drawn(each.id, self._share)]
+        wanted = [each for each in ended if is_drawn(each.id, share)]
         if wanted and self._unscored.waiting <= self._patience:
             request = memory_pb2.ScoreRequest(answers=[answered(finished) for finished in wanted])
             try:
@@ -186,7 +192,7 @@ class Records:
 
 
 def is_drawn(answer: str, share: float) -> bool:
-    """Whether the answer with this id is among the `share` that is scored: always the same ones."""
+    """Whether the answer with this id is among a share: always the same ones."""
     return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=4).digest()) < share * (1 << 32)
 
 

@@ -206,6 +206,7 @@ class Generation:
         attributes = genai.asked(self._operation, self.model, request.session_id, request.decoding)
         with telemetry.span(f"{self._operation} {self.model}", attributes) as span:
             finish, problem, kind = "cancelled", "", "cancelled"
+            self._requests.records.answering += 1
             try:
                 async with self._conversation.turn():
                     async with aclosing(self._generate_as_served(await self._prepare())) as deltas:
@@ -220,6 +221,7 @@ class Generation:
                     raise ModelNotFound(error.message, param="model") from error
                 raise
             finally:
+                self._requests.records.answering -= 1
                 genai.answered(span, self.id, self.model, finish, kind, self.usage, self.failovers)
                 self._record(finish, problem, kind)
 

@@ -15,9 +15,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DIMENSIONS = ("schema", "coherence", "diversity", "temporal", "uniqueness", "total")
 
 
-async def ask(client: httpx.AsyncClient, content: str, **more: Any) -> dict[str, Any]:
+async def ask(local: LocalCluster, client: httpx.AsyncClient, content: str, **more: Any) -> dict[str, Any]:
+    """An answer, once it is recorded."""
     body = {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 60} | more
-    return (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+    answer = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+    await local.service("gateway-0").service._records.flush()
+    return answer
 
 
 async def sums(client: httpx.AsyncClient) -> dict[str, float]:
@@ -28,16 +31,14 @@ async def sums(client: httpx.AsyncClient) -> dict[str, float]:
 
 async def test_different_answers_have_different_scores(local: LocalCluster) -> None:
     async with httpx.AsyncClient(base_url=local.http, timeout=120, headers={"x-russet-tenant": "scored"}) as client:
-        told = await ask(client, "Why is the sky blue? Explain in three sentences.")
-        again = await ask(client, "Why is the sky blue? Explain in three sentences.")
-        looping = await ask(client, "Say hello.", min_tokens=60, logit_bias={"28": 100})
+        told = await ask(local, client, "Why is the sky blue? Explain in three sentences.")
+        again = await ask(local, client, "Why is the sky blue? Explain in three sentences.")
+        looping = await ask(local, client, "Say hello.", min_tokens=60, logit_bias={"28": 100})
         object_ = {
             "type": "json_schema",
             "json_schema": {"name": "o", "schema": {"type": "object", "minProperties": 9}},
         }
-        cut = await ask(client, "Write a JSON object.", response_format=object_, max_tokens=8)
-        records = local.service("gateway-0").service._records
-        await records.flush()
+        cut = await ask(local, client, "Write a JSON object.", response_format=object_, max_tokens=8)
         memory = connect(local.directory.find("memory"))
         witness = local.service("memory").service.witness
         await witness.flush()

@@ -6,7 +6,8 @@ import pytest
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.outbox import Outbox
-from cluster.gateway.records import is_drawn
+from cluster.gateway.records import Finished, is_drawn
+from protos.gen import inference_pb2, scheduler_pb2
 
 BODY = {
     "model": "tiny",
@@ -50,11 +51,12 @@ async def test_a_finished_request_reaches_memory_learner_and_router(world):
 
 async def test_an_answer_is_scored_with_its_question_and_what_it_was_asked_to_be(world):
     scheduler = await world.replica(answer='{"a": 1}')
-    await world.start()
+    gateway = await world.start()
     client = world.client()
     free = (await client.post("/v1/chat/completions", json=BODY)).json()
     schema = {"name": "s", "schema": {"type": "object"}}
     formed = BODY | {"response_format": {"type": "json_schema", "json_schema": schema}}
+    await gateway._records.flush()
     held = (await client.post("/v1/chat/completions", json=formed)).json()
     await world.until(lambda: len(world.memory.entries) == len(world.learner.trajectories) == 2)
     assert [each.id for each in world.memory.answered] == [free["id"], held["id"]]
@@ -89,7 +91,7 @@ async def test_an_answer_that_is_not_scored_is_recorded_without_quality(world, w
 
 async def test_where_too_many_wait_records_go_on_without_quality(world):
     await world.replica()
-    gateway = await world.start(record_queue=8, record_batch=1, record_delay_s=0)
+    gateway = await world.start(record_queue=8, record_batch=1, record_delay_s=0, quality_share=1)
     world.memory.hold_scores = asyncio.Event()
     client = world.client()
     answers = [await client.post("/v1/chat/completions", json=BODY | {"russet": {}}) for _ in range(8)]
@@ -100,6 +102,39 @@ async def test_where_too_many_wait_records_go_on_without_quality(world):
     assert [entry.id for entry in world.memory.entries] == ids
     # The first was under way; then six and five waited behind the next.
     assert [entry.HasField("quality") for entry in world.memory.entries] == [True] + [False] * 2 + [True] * 5
+
+
+@pytest.mark.parametrize(("share", "scored"), [(0.0, 0), (0.5, 5), (1.0, 8)])
+async def test_while_answers_are_made_a_share_of_those_that_ended_is_scored(world, share, scored):
+    scheduler = await world.replica()
+    gateway = await world.start(quality_share=share)
+    records = gateway._records
+    scheduler.hold_after = 3
+    asking = asyncio.create_task(world.client().post("/v1/chat/completions", json=BODY))
+    await asyncio.wait_for(scheduler.holding.wait(), 5)
+    assert records.answering == 1
+    for at in range(8):
+        records.put(ended(f"r{at}"))
+    await records.flush()
+    assert [entry.HasField("quality") for entry in world.memory.entries] == [
+        is_drawn(f"r{at}", share) for at in range(8)
+    ]
+    assert len(world.memory.answered) == scored
+    asking.cancel()
+    await world.until(lambda: len(world.memory.entries) == 9)
+    assert records.answering == 0
+    records.put(ended("at rest"))
+    await records.flush()
+    assert world.memory.entries[-1].HasField("quality") == (share > 0)
+
+
+def ended(name: str) -> Finished:
+    """A request that ended, as records take it."""
+    return Finished(
+        id=name, tenant="", session_id="", time_ms=0, route=inference_pb2.Route(), revision="", question="q",
+        session=None, text="answer", prompt_ids=[], answer_ids=[], prefix_hashes=[], usage=inference_pb2.Usage(),
+        timings=scheduler_pb2.Timings(), finish="stop", error="", routing_ms=0, ttft_ms=0, tpot_ms=0, total_ms=0,
+    )  # fmt: skip
 
 
 def test_the_same_share_of_answers_is_scored_each_time():
