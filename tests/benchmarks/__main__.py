@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks [--rounds 3] [--quick] [--only NAME] [--llama FOLDER] [--url http://127.0.0.1:8000]
 
-Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, worker and sampling, without HTTP), long
-(at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy
+Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, worker and sampling, without HTTP),
+speculation (with drafts and without), long (at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy
 (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv (quantized KV
 beside full precision), sessions (looking them up), overhead (gateway, router and scheduler around a worker that answers
 at once), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a
@@ -36,6 +36,7 @@ from tests.benchmarks import (
     prefix,
     serving,
     sessions,
+    speculation,
     workloads,
 )
 from tests.benchmarks.harness import ROOT, Options, keep, missed, show, take
@@ -46,6 +47,7 @@ PARTS = {
         plan.PART,
         decoding.KERNELS,
         engine.PART,
+        speculation.PART,
         decoding.LONG_CONTEXTS,
         decoding.BUSY_MACHINE,
         larger.PART,
