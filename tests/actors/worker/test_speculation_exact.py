@@ -20,7 +20,7 @@ from actors.worker.step_cost import StepCost, Work
 from kernels import cpu
 from kernels.backend import build_decoder
 from kernels.decoder import Int32
-from tests.actors.worker.conftest import CONTEXT, Scheduler, toy_logits
+from tests.actors.worker.conftest import Scheduler, toy_logits
 from tests.oracles.running import DATA
 
 TEXT = DATA / "text" / "gsm8k_train.jsonl"
