@@ -5,6 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
-from cluster.gateway import anthropic, responses
+from cluster.gateway import anthropic, openapi, responses
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
@@ -96,6 +97,7 @@ class Api:
             route("/ready", "GET", self.ready, keyed=False),
             route("/metrics", "GET", self.metrics, keyed=False),
             route("/version", "GET", self.version, keyed=False),
+            route("/openapi.json", "GET", self.openapi, keyed=False),
         ]
         cors = Middleware(
             CORSMiddleware,
@@ -216,6 +218,10 @@ class Api:
         """GET /version."""
         return Reply(dumps({"name": "russet", "version": _version()}))
 
+    async def openapi(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /openapi.json."""
+        return Reply(_openapi())
+
     async def _generate(
         self, shape: Shape, message: GenerateMessage, body: Generating, request: Request, caller: Caller
     ) -> Reply | EventStream:
@@ -241,6 +247,11 @@ class Api:
         if authorization is None and (key := request.headers.get("x-api-key")) is not None:
             authorization = f"Bearer {key}"  # as Anthropic's clients send it
         return self._gate.admit(authorization, request.headers.get("x-russet-tenant"))
+
+
+@cache
+def _openapi() -> bytes:
+    return dumps(openapi.document(_version()))
 
 
 def _version() -> str:

@@ -1,0 +1,182 @@
+"""The OpenAPI document of the HTTP API, made from the very models that read the bodies.
+
+What pydantic says of a model is completed by what the gateway checks beyond it: the ranges of numbers (limits.RANGES),
+the values with which a parameter that is not done is accepted, and the shapes of fields that a function reads by hand
+(schemas.SHAPES). Rules that tie fields to each other (`top_logprobs` wants `logprobs`) are in docs/api.md alone.
+"""
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from cluster.gateway import anthropic, responses
+from cluster.gateway.bodies import ANY
+from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
+from cluster.gateway.openai import (
+    UNSUPPORTED_CHAT,
+    UNSUPPORTED_COMPLETIONS,
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    FeedbackBody,
+)
+from cluster.gateway.schemas import RANGE_OF, SHAPES
+
+Schema = dict[str, Any]
+STATUSES = (400, 401, 403, 404, 405, 409, 413, 429, 500, 503, 504)
+
+
+class Reads(NamedTuple):
+    """What an endpoint reads."""
+
+    path: str
+    model: type[BaseModel]
+    unsupported: dict[str, tuple[Any, ...]]
+    streams: bool
+    summary: str
+
+
+BODIES = (
+    Reads("/v1/chat/completions", ChatBody, UNSUPPORTED_CHAT, True, "Answer a conversation"),
+    Reads("/v1/completions", CompletionBody, UNSUPPORTED_COMPLETIONS, True, "Continue a text"),
+    Reads(
+        "/v1/responses", responses.ResponsesBody, responses.UNSUPPORTED_RESPONSES, True,
+        "Answer a conversation, in the shapes of OpenAI's Responses API",
+    ),
+    Reads(
+        "/v1/messages", anthropic.MessagesBody, anthropic.UNSUPPORTED_MESSAGES, True,
+        "Answer a conversation, in the shapes of Anthropic's Messages API",
+    ),
+    Reads("/v1/embeddings", EmbeddingBody, {}, False, "Sentence embeddings"),
+    Reads("/v1/feedback", FeedbackBody, {}, False, "Rate an answer"),
+)  # fmt: skip
+
+_SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SESSIONS_LISTED, "default": 100},
+}
+OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
+    ("get", "/v1/russet/sessions", "The caller's sessions, most recent first", [_LIMIT]),
+    ("get", "/v1/russet/sessions/{session}", "One of them with its messages", [_SESSION]),
+    ("delete", "/v1/russet/sessions/{session}", "Forget it", [_SESSION]),
+    ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
+    ("get", "/v1/models", "Models that answer now", []),
+    ("get", "/v1/models/{model}", "One of them", [_MODEL]),
+    ("get", "/health", "Whether a token comes out", []),
+    ("get", "/ready", "Whether a replica takes requests", []),
+    ("get", "/version", "Name and version", []),
+    ("get", "/openapi.json", "This document", []),
+)
+"""What reads no body: method, path, summary, parameters. /metrics, which is no JSON, is added to them."""
+
+
+def document(version: str) -> Schema:
+    """The whole document, OpenAPI 3.1."""
+    paths: dict[str, Schema] = {}
+    for reads in BODIES:
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reads.model.__name__}"}}}
+        paths[reads.path] = {
+            "post": _operation("post", reads.path, reads.summary, streams=reads.streams)
+            | {"requestBody": {"required": True, "content": content}}
+        }
+    for method, path, summary, parameters in OTHERS:
+        operation = _operation(method, path, summary) | {"parameters": parameters}
+        paths.setdefault(path, {})[method] = operation
+    metrics = _operation("get", "/metrics", "Every actor's metrics, in Prometheus's text format")
+    metrics["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    paths["/metrics"] = {"get": metrics}
+    schemas: dict[str, Schema] = {"Error": ERROR, "AnthropicsError": ANTHROPICS_ERROR}
+    for reads in BODIES:
+        schemas |= body_schemas(reads)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Russet",
+            "version": version,
+            "description": "What a parameter means, and which ones go together, is told in docs/api.md.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"key": []}],
+    }
+
+
+def body_schemas(reads: Reads) -> dict[str, Schema]:
+    """The schema of a body and of the models in it, by the models' names."""
+    whole = reads.model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas: dict[str, Schema] = whole.pop("$defs", {}) | {reads.model.__name__: whole}
+    for name, schema in schemas.items():
+        for field, given in schema.get("properties", {}).items():
+            given.pop("title", None)
+            _complete(f"{name}.{field}", field, given)
+    whole["properties"] |= {name: _harmless(values) for name, values in reads.unsupported.items()}
+    return schemas
+
+
+def _complete(place: str, field: str, schema: Schema) -> None:
+    """Add to a property what is checked beyond its type."""
+    if place in SHAPES:
+        kept = {key: schema[key] for key in ("default",) if key in schema}
+        schema.clear()
+        schema.update(SHAPES[place] | kept)
+        return
+    known = RANGES.get(RANGE_OF.get(place, field))
+    if known is None:
+        return
+    for part in schema.get("anyOf", [schema]):
+        if part.get("type") in ("integer", "number"):
+            part["exclusiveMinimum" if known.open_low else "minimum"] = known.low
+            part["exclusiveMaximum" if known.open_high else "maximum"] = known.high
+
+
+def _harmless(values: tuple[Any, ...]) -> Schema:
+    """A parameter that is not done: the values that ask for nothing."""
+    if ANY in values:
+        return {"description": "Accepted, without effect."}
+    return {"enum": list(values), "description": "Not supported: accepted with what asks for nothing."}
+
+
+def _operation(method: str, path: str, summary: str, *, streams: bool = False) -> Schema:
+    ok: Schema = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        ok["text/event-stream"] = {"schema": {"type": "string"}}
+    problem = {
+        "application/json": {
+            "schema": {"$ref": f"#/components/schemas/{'AnthropicsError' if path == '/v1/messages' else 'Error'}"}
+        }
+    }
+    replies: Schema = {"200": {"description": "As asked.", "content": ok}}
+    replies |= {str(status): {"description": "See docs/api.md.", "content": problem} for status in STATUSES}
+    name = "_".join(part.strip("{}") for part in path.replace(".", "/").split("/") if part)
+    return {"operationId": f"{method}_{name}", "summary": summary, "responses": replies}
+
+
+_TEXT = {"type": "string"}
+ERROR: Schema = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {"message": _TEXT, "type": _TEXT, "param": {"type": ["string", "null"]}, "code": _TEXT},
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+ANTHROPICS_ERROR: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "error"},
+        "error": {"type": "object", "properties": {"type": _TEXT, "message": _TEXT}, "required": ["type", "message"]},
+    },
+    "required": ["type", "error"],
+}

@@ -1,0 +1,124 @@
+"""The OpenAPI document: it says of every parameter exactly what the gateway does with it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jsonschema.validators import Draft202012Validator
+
+from actors.base.errors import InvalidArgument
+from cluster.gateway import anthropic, openai, responses
+from cluster.gateway.bodies import parse
+from cluster.gateway.checks import check_request
+from cluster.gateway.openapi import BODIES, Reads, document
+from protos.gen import inference_pb2
+
+DOCUMENT = document("1")
+LEAST: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "logprobs": True},
+    "/v1/completions": {"prompt": "x", "echo": True},
+    "/v1/responses": {"input": "x"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
+    "/v1/embeddings": {"input": "x"},
+    "/v1/feedback": {"response_id": "x", "rating": 1},
+}
+"""A body to put a field into: with what other fields need to be accepted."""
+READ: dict[str, Callable[[Any], Any]] = {
+    "/v1/chat/completions": openai.chat_request,
+    "/v1/completions": openai.complete_request,
+    "/v1/responses": lambda body: responses.responses_request(body)[0],
+    "/v1/messages": anthropic.messages_request,
+    "/v1/embeddings": openai.embedding_texts,
+    "/v1/feedback": openai.feedback_request,
+}
+"""What a handler does with a body before it asks any actor."""
+
+NUMBERS = [-(1 << 63) - 1, -101, -100, -2.5, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 20, 21, 32, 33, 100, 101, 1_000_001]
+NUMBERS += [10_000_000, 10_000_001, (1 << 32) - 1, 1 << 32, (1 << 64) - 1, 1 << 64]
+TEXTS = ["", "a", "auto", "none", "low", "low ", "text", "f16", "float", "base64", "medium", "default", "s" * 257]
+LISTS: list[Any] = [[], ["a"], [""], ["a"] * 4, ["a"] * 5, [1], [-1], [1.5], [1 << 32], [True], [None], [[1, 2]], [[]]]
+MESSAGES: list[Any] = [
+    [{"role": "user", "content": "x"} | more]
+    for more in (
+        {"role": "robot"}, {"role": "tool"}, {"role": "developer"}, {"role": "system"}, {"content": None},
+        {"content": []}, {"content": 3}, {"content": [{"type": "text", "text": "x"}]}, {"content": [{"type": "text"}]},
+        {"content": [{"type": "input_text", "text": "x"}]}, {"content": [{"type": "image"}]}, {"content": ["x"]},
+        {"content": [{"type": "text", "text": "x", "more": 1}]}, {"name": "n"}, {"name": 3}, {"more": 1},
+        {"content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}, {"type": "message"},
+        {"refusal": "no"}, {"refusal": None}, {"audio": {}}, {"type": "reasoning"}, {"id": "i", "status": "completed"},
+    )
+]  # fmt: skip
+OBJECTS: list[Any] = [
+    {}, {"a": 1}, {"a": "b"}, {"5": 3}, {"5": 101}, {"05": -100}, {"type": "text"}, {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {"name": "a"}}, {"type": "json_schema", "json_schema": {"name": "a b"}},
+    {"type": "disabled"}, {"include_usage": True}, {"include_usage": 1}, {"format": {"type": "text"}},
+    {"format": {"type": "xml"}}, {"verbosity": "medium"}, {"priority": "high"}, {"priority": "urgent"},
+    {"kv_format": "q8"}, {"kv_format": "q2"}, {"session_id": "s" * 256}, {"session_id": "s" * 257},
+    {"stop_token_ids": [1, 2]}, {"stop_token_ids": [-1]}, {"stop_token_ids": [1] * 33}, {"grammar": {"regex": "a"}},
+    {"grammar": {"regexp": "a"}}, {"grammar": {"choice": ["a"]}},
+]  # fmt: skip
+POOL = [None, True, False, *NUMBERS, *TEXTS, *LISTS, *MESSAGES, *OBJECTS]
+
+TIED: dict[str, Callable[[Any], bool]] = {
+    "min_tokens": lambda value: value > 5,
+    "previous_response_id": lambda value: value != "",
+    "russet": lambda value: "session_id" in value,
+}
+"""Values of the right form that are refused for other fields' sake, or for what they name."""
+
+
+def whole(reads: Reads) -> Draft202012Validator:
+    return Draft202012Validator(
+        {"$ref": f"#/components/schemas/{reads.model.__name__}", "components": DOCUMENT["components"]}
+    )
+
+
+def refusal(reads: Reads, body: dict[str, Any]) -> str:
+    """Why the gateway refuses a body; empty where it does not."""
+    try:
+        read = READ[reads.path](parse(json.dumps(body).encode(), reads.model, reads.unsupported))
+        if isinstance(read, inference_pb2.ChatRequest | inference_pb2.CompleteRequest):
+            check_request(read)
+    except InvalidArgument as error:
+        return error.message or "refused"
+    return ""
+
+
+def test_it_is_a_document() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    names = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("reads", BODIES, ids=lambda reads: reads.path)
+def test_it_accepts_what_the_gateway_accepts_and_nothing_else(reads: Reads) -> None:
+    validator, least = whole(reads), LEAST[reads.path]
+    assert not refusal(reads, least)
+    fields = DOCUMENT["components"]["schemas"][reads.model.__name__]["properties"]
+    wrong = []
+    for field in [*fields, "nobody_knows_it"]:
+        for value in POOL:
+            body = least | {field: value}
+            refused, valid = refusal(reads, body), validator.is_valid(body)
+            tied = valid and field in TIED and value is not None and TIED[field](value)
+            if bool(refused) == valid and not tied:
+                wrong.append((field, value, refused or "accepted"))
+    assert not wrong
+
+
+@pytest.mark.parametrize("reads", BODIES, ids=lambda reads: reads.path)
+def test_what_has_to_be_there_is_said(reads: Reads) -> None:
+    required = DOCUMENT["components"]["schemas"][reads.model.__name__].get("required", [])
+    for field in LEAST[reads.path]:
+        without = {name: value for name, value in LEAST[reads.path].items() if name != field}
+        assert bool(refusal(reads, without)) == (field in required), field
+
+
+async def test_it_is_served_and_names_every_path(world: Any) -> None:
+    gateway = await world.start()
+    served = (await world.client().get("/openapi.json")).json()
+    app: Any = gateway._http._server.config.app
+    routes = {(route.path.replace(":path", ""), method) for route in app.routes for method in route.methods - {"HEAD"}}
+    assert routes == {(path, method.upper()) for path, methods in served["paths"].items() for method in methods}
