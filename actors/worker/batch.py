@@ -93,5 +93,6 @@ def assemble(rows: Rows, slots: Int32, counts: Int32, drafted: Drafted | None = 
     scores = scores_of(rows, slots, counts, row_starts) if rows.score_from[slots].any() else None
     if scores is not None:
         logits_at = np.sort(np.concatenate([logits_at, scores.at]))
-    batch = Batch(tokens, row_starts, lengths, rows.page_table[slots, :pages], logits_at)
+    parents = None if drafted is None else drafted.lineage(row_starts)
+    batch = Batch(tokens, row_starts, lengths, rows.page_table[slots, :pages], logits_at, parents)
     return Step(slots, counts, known - lengths == 1, draws, batch, scores=scores, drafted=drafted)

@@ -59,6 +59,14 @@ class WorkerConfig(BaseModel):
         description="Whether tokens are guessed and verified several at a time: auto does so while it gains time, and "
         "never changes what is said; forced tokens of grammars are taken together in any case",
     )
+    draft_model: str = Field(
+        default="",
+        description="A smaller model with the same vocabulary that guesses where text says little (alias, file or "
+        "directory); empty: none",
+    )
+    draft_rows: int = Field(
+        default=4, ge=1, le=1024, description="Rows of full context that the draft model's KV holds; others go without"
+    )
     deterministic: bool = Field(
         default=False, description="The same tokens however a request is batched, chunked or resumed"
     )
@@ -72,6 +80,12 @@ class WorkerConfig(BaseModel):
     key_file: Path | None = Field(
         default=None, description="Cluster key that seals KV on disk; by default the memory actor's"
     )
+
+    @model_validator(mode="after")
+    def _drafts_are_wanted(self) -> Self:
+        if self.draft_model and self.speculation == "off":
+            raise ValueError(f"draft_model = {self.draft_model!r} has nothing to do where speculation = 'off'")
+        return self
 
     @model_validator(mode="after")
     def _rows_fit_a_step(self) -> Self:

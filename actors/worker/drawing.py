@@ -16,6 +16,7 @@ from kernels.bell import NO_ERRAND, Errand
 from kernels.decoder import Decoder, Int32, Kv
 from kernels.logprobs import Logprobs, part
 from kernels.sampling import SampleBatch
+from kernels.tree import compaction
 
 
 class Drawn(NamedTuple):
@@ -99,7 +100,16 @@ def _drawn(
     if both is not None:
         drawn, (told, of_prompts) = drawn[both.draws_at], both.parted(told)
     new = verified(step.draws, step.counts, step.drafted, drawn, rows.stop_ids[step.slots])
+    for row, path in new.moves:
+        _compact(kv, step, row, path)
     if told is not None:
         kept = np.flatnonzero(np.isin(told.rows, new.stood))
         told = part(told, kept, step.draws.row[told.rows[kept]])
     return Drawn(new.tokens, new.counts, told, {}, of_prompts, new.accepted if step.drafted is not None else None)
+
+
+def _compact(kv: Kv, step: Step, row: int, path: Int32) -> None:
+    """Bring the tokens of a row's accepted path to where they stand; the others are written over by what follows."""
+    count, batch = int(step.counts[row]), step.batch
+    whole = [*range(count), *(path + count).tolist()]
+    kv.move_tokens(*compaction(int(batch.lengths[row]), whole, batch.page_table[row], kv.page_size))

@@ -15,15 +15,17 @@ from actors.worker.bell import Bell
 from actors.worker.config import WorkerConfig
 from actors.worker.disk import keeper_for
 from actors.worker.draft.drafter import Drafter
+from actors.worker.draft.model import DraftModel, load_draft_model
 from actors.worker.engine import Engine, Reset
 from actors.worker.keeper import FINISH_S, Keeper
 from actors.worker.ledger import Capacity, Ledger
-from actors.worker.models import load_model
+from actors.worker.models import LoadedModel, load_model
 from actors.worker.peers import Peers, asked_for, in_pieces
 from actors.worker.results import KeptRecord, StepRecord, merge
 from actors.worker.slab import allocate
 from actors.worker.spans import RowSpans
 from kernels.backend import build_decoder
+from kernels.decoder import Decoder
 from protos.gen import worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -283,19 +285,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
     """Load the model, build its decoder and slab. `bell` as in Engine."""
     model = load_model(config.model)
-    try:
-        decoder = build_decoder(
-            model.spec,
-            model.weights,
-            backend=config.backend,
-            threads=config.threads,
-            cpus=config.cpus,
-            awake_us=config.awake_us,
-            rounding=config.rounding,
-            isa=config.isa,
-        )
-    except ValueError as refusal:
-        raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal
+    decoder = _decoder_of(config, model)
     compiled = decoder.isa_class.startswith(PASS_INVARIANT)
     if config.deterministic and not compiled:
         raise InvalidArgument(
@@ -348,9 +338,39 @@ def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
         bell=bell,
         keeper=keeper,
         vocabulary=model.vocabulary,
-        drafter=Drafter(trees=False) if config.speculation == "auto" else None,
+        drafter=_drafter(config, model.vocabulary, context_length),
     )
     return Machine(engine, keeper, capacity, hello, model.vocabulary)
+
+
+def _decoder_of(config: WorkerConfig, model: LoadedModel) -> Decoder:
+    """What runs a model here. Raises InvalidArgument for a backend that cannot."""
+    try:
+        return build_decoder(
+            model.spec,
+            model.weights,
+            backend=config.backend,
+            threads=config.threads,
+            cpus=config.cpus,
+            awake_us=config.awake_us,
+            rounding=config.rounding,
+            isa=config.isa,
+        )
+    except ValueError as refusal:
+        raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal
+
+
+def _drafter(config: WorkerConfig, vocabulary: worker_pb2.Vocabulary, context_length: int) -> Drafter | None:
+    """What guesses tokens; None where nothing is to be guessed."""
+    if config.speculation == "off":
+        return None
+    if not config.draft_model:
+        return Drafter()
+    decoder = load_draft_model(config.draft_model, vocabulary, lambda model: _decoder_of(config, model))
+    context = min(context_length, decoder.spec.context_length)
+    pages = config.draft_rows * -(-context // config.page_size)
+    draft = DraftModel(decoder, pages=pages, page_size=config.page_size, context_length=context)
+    return Drafter(proposers=[draft])
 
 
 def _settle(ready: asyncio.Future[Machine], outcome: Machine | BaseException) -> None:

@@ -58,6 +58,8 @@ class Speculation:
             draft = _led(draft, certain)
             if draft is None or room <= 0:
                 continue
+            if rows.constrained[context.slot]:
+                draft = _trunk(draft)
             whole[index] = draft = _cut(draft, room)
             forced[index] = min(len(certain), len(draft.tokens))
             room -= len(draft.tokens)
@@ -101,3 +103,15 @@ def _cut(draft: Draft, room: int) -> Draft:
     if len(draft.tokens) <= room:
         return draft
     return Draft(draft.tokens[:room], draft.parents[:room], draft.chances[:room], draft.source)
+
+
+def _trunk(draft: Draft) -> Draft:
+    """Its likeliest chain: a grammar's masks follow one text."""
+    if draft.is_chain:
+        return draft
+    chain: list[int] = []
+    for node, parent in enumerate(draft.parents.tolist()):
+        if parent == (chain[-1] if chain else -1):
+            chain.append(node)
+    chances = [draft.chances[node] for node in chain]
+    return Draft(draft.tokens[chain], np.arange(-1, len(chain) - 1, dtype=np.int32), chances, draft.source)

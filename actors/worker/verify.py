@@ -72,6 +72,15 @@ class Drafted(NamedTuple):
         ends = np.repeat(row_starts[1:] - self.starts[1:], self.counts)
         return ends + np.arange(len(self.tokens))
 
+    def lineage(self, row_starts: Int32) -> Int32 | None:
+        """Batch.parents of a batch whose rows end with these tokens; None where every token follows the one before."""
+        if (self.parents == np.concatenate([np.arange(-1, count - 1) for count in self.counts])).all():
+            return None
+        lengths = np.diff(row_starts)
+        parents = np.arange(-1, int(lengths.sum()) - 1) - np.repeat(row_starts[:-1], lengths)
+        parents[self.at(row_starts)] = self.parents + np.repeat(lengths - self.counts, self.counts)
+        return parents.astype(np.int32)
+
     def of_row(self, row: int) -> slice:
         """The row's tokens."""
         starts = self.starts

@@ -29,6 +29,7 @@ from kernels.decoder import (
     Rope,
 )
 from kernels.sampling import SampleBatch
+from kernels.tree import lineage
 from protos.gen import inference_pb2, worker_pb2
 
 VOCAB, CONTEXT, PAGE_SIZE = 96, 192, 8
@@ -95,6 +96,10 @@ class ToyKv:
         for a, b in zip(source, target, strict=True):
             self.ids[b] = self.ids[a]
 
+    def move_tokens(self, source: np.ndarray, target: np.ndarray) -> None:
+        for a, b in zip(source, target, strict=True):
+            self.ids.reshape(-1)[b] = self.ids.reshape(-1)[a]
+
     def demote(self, source: np.ndarray, target: np.ndarray) -> None:
         count = KV_BLOCK // self.page_size
         for index, block in enumerate(target):
@@ -141,13 +146,18 @@ class ToyDecoder:
             first, last = int(batch.row_starts[row]), int(batch.row_starts[row + 1])
             length = int(batch.lengths[row])
             assert last > first
+            parents = np.arange(-1, last - first - 1) if batch.parents is None else batch.parents[first:last]
+            sees = lineage(parents)
             for at in range(first, last):
-                position = length + at - first
-                page = batch.page_table[row, position // kv.page_size]
+                slot = length + at - first
+                page = batch.page_table[row, slot // kv.page_size]
                 assert page >= 0, "a token outside the row's pages"
-                kv.ids[page, position % kv.page_size] = batch.tokens[at]
+                kv.ids[page, slot % kv.page_size] = batch.tokens[at]
                 if at in batch.logits_at:
-                    logits.append(toy_logits(self.history(batch.page_table[row], kv, position + 1)))
+                    own = self.history(batch.page_table[row], kv, slot + 1)
+                    logits.append(
+                        toy_logits(np.append(own[:length], own[length:][sees[at - first, : slot + 1 - length]]))
+                    )
         return mx.array(np.array(logits, np.float32).reshape(-1, self.spec.vocab))
 
     def draw(

@@ -262,7 +262,8 @@ def test_tokens_without_a_choice_take_no_step_each(decoder, batch) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("right", [0.5, 0.95])
-def test_guesses_change_nothing(decoder, batch, language: str, right: float) -> None:
+@pytest.mark.parametrize("branches", [False, True])
+def test_guesses_change_nothing(decoder, batch, language: str, branches: bool, right: float) -> None:
     def rows(drafter: Foresight | None) -> Any:
         work = batch(decoder, drafter=drafter)
         for row in range(6):
@@ -274,7 +275,7 @@ def test_guesses_change_nothing(decoder, batch, language: str, right: float) -> 
 
     plain = rows(None)
     said = {row: state.tokens for row, state in plain.rows.items()}
-    guessed = rows(Foresight(said, right))
+    guessed = rows(Foresight(said, right, branches=branches))
     assert {row: state.tokens for row, state in guessed.rows.items()} == said
     assert guessed.rows[4].logprobs.top_ids == plain.rows[4].logprobs.top_ids
     assert sum(sum(result.accepted) for result in guessed.results) > 10
