@@ -35,7 +35,6 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "functions": (None, []),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (ANY,),
-    "prediction": (None,),
     "prompt_cache_retention": (ANY,),
     "reasoning_effort": (None, "none"),
     "store": (None, False),
@@ -80,6 +79,13 @@ class Generating(Body):
     russet: Extension | None = None
 
 
+class Prediction(Body):
+    """What the answer is likely to be: a text, or text parts."""
+
+    type: Literal["content"]
+    content: Any = Field()
+
+
 class ChatBody(Generating):
     """POST /v1/chat/completions."""
 
@@ -87,6 +93,7 @@ class ChatBody(Generating):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    prediction: Prediction | None = None
 
 
 class CompletionBody(Generating):
@@ -141,6 +148,8 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
             )
     if body.logprobs:
         request.decoding.logprobs = body.top_logprobs or 0
+    if body.prediction is not None:
+        request.decoding.prediction = content_text(body.prediction.content, "prediction.content")
     apply_extension(request, body.russet)
     return request
 

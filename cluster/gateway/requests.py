@@ -279,6 +279,7 @@ class Generation:
             kv_format=self._request.kv_format,
             logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
             stop_token_ids=decoding.stop_token_ids,
+            prediction=await self._predicted(view),
             score_from=1 if self.tells_logprobs and echoes(self._request) and len(ids) > 1 else 0,
             keep=bool(self._request.session_id),
             grammar=grammar,
@@ -309,6 +310,14 @@ class Generation:
         if request.ByteSize() <= INLINE_CHARS:
             return ids_of(request, view, known)
         return await asyncio.to_thread(ids_of, request, view, known)
+
+    async def _predicted(self, view: ModelView) -> list[int]:
+        """The answer that the client expects, as tokens."""
+        text = self._request.decoding.prediction
+        encode = view.vocabulary.encode
+        short = len(text) <= INLINE_CHARS
+        ids = encode(text, add_bos=False) if short else await asyncio.to_thread(encode, text, add_bos=False)
+        return ids[: view.model.context_length]
 
     async def _generate(self, job: Job) -> AsyncGenerator[str, None]:
         """Deltas of one job, up to its finish or a stop string."""
