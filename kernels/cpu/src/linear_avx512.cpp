@@ -114,9 +114,10 @@ struct Avx512 {
             __m512i weights[8];
             unpack<format>(values, weights);
             const __m512 scale = load_scales(scales, w.scale_type);
-            each<(rows + kTogether - 1) / kTogether>([&](auto part) __attribute__((always_inline)) {
-                constexpr int first = decltype(part)::value * kTogether;
-                constexpr int count = rows - first < kTogether ? rows - first : kTogether;
+            constexpr int kParts = (rows + kTogether - 1) / kTogether;
+            each<kParts>([&](auto part) __attribute__((always_inline)) {
+                constexpr int first = rows * decltype(part)::value / kParts;
+                constexpr int count = rows * (decltype(part)::value + 1) / kParts - first;
                 const int8_t* half[count];
                 __m512i product[count];
                 for (int r = 0; r < count; ++r) {
