@@ -124,6 +124,17 @@ class DecoderWeights:
     head: Weight
 
 
+class HiddenStates(NamedTuple):
+    """N tokens of a batch whose hidden states are wanted, and the array that whoever computes writes them to.
+
+    They are those after the last layer and the final norm: what the head multiplies, so that the head times one of them
+    is its token's logits, and what learned draft heads read (Medusa, EAGLE; `last_hidden_state` of Hugging Face).
+    """
+
+    at: Int32  # [N], indices into tokens, ascending
+    states: Float32  # [N, hidden], written
+
+
 class Batch(NamedTuple):
     """One forward over rows at different places: prompt chunks and decode rows together.
 
@@ -144,6 +155,7 @@ class Batch(NamedTuple):
     page_table: Int32  # [R, P], page ids; entries past the row's pages are -1
     logits_at: Int32  # [L], indices into tokens whose logits are wanted, ascending; may be empty
     parents: Int32 | None = None  # [T], -1 <= parents[i] < i, counted within the row; None: i - 1 everywhere
+    hidden: HiddenStates | None = None
 
 
 Logits = mx.array | Float32

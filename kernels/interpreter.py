@@ -178,6 +178,9 @@ class MlxDecoder:
         if not isinstance(kv, MlxKv):
             raise ValueError(f"an MLX decoder runs on a slab from its own allocate_kv, got {type(kv).__name__}")
         paging.check(batch, self.spec.vocab, kv.pages, kv.page_size)
+        if batch.hidden is not None and batch.hidden.states.shape != (len(batch.hidden.at), self.spec.hidden):
+            wanted = [len(batch.hidden.at), self.spec.hidden]
+            raise ValueError(f"hidden.states is {list(batch.hidden.states.shape)}; it must be {wanted}")
         if len(batch.tokens) == 0:
             ring(bell)
             return mx.zeros((0, self.spec.vocab))
@@ -188,14 +191,21 @@ class MlxDecoder:
         x = self._blocks(batch, kv)
         logits = mx.zeros((0, self.spec.vocab))
         if len(batch.logits_at):
-            wanted = np.zeros(paging.bucket(len(batch.logits_at)), np.int32)
-            wanted[: len(batch.logits_at)] = batch.logits_at
-            x = mx.fast.rms_norm(x[mx.array(wanted)], self._weights.final_norm, self.spec.norm_eps)
-            logits = reference.linear(x, self._weights.head)[: len(batch.logits_at)].astype(mx.float32)
-        mx.async_eval(logits, kv.k, kv.v)
+            states = self._final(x, batch.logits_at)
+            logits = reference.linear(states, self._weights.head)[: len(batch.logits_at)].astype(mx.float32)
+        hidden = mx.zeros(0) if batch.hidden is None else self._final(x, batch.hidden.at).astype(mx.float32)
+        mx.async_eval(logits, hidden, kv.k, kv.v)
         ring(bell)
-        mx.eval(logits, kv.k, kv.v)
+        mx.eval(logits, hidden, kv.k, kv.v)
+        if batch.hidden is not None:
+            batch.hidden.states[:] = np.array(hidden)[: len(batch.hidden.at)]
         return logits
+
+    def _final(self, x: mx.array, at: Int32) -> mx.array:
+        """The last layer's rows `at` after the final norm, padded to a bucket."""
+        wanted = np.zeros(paging.bucket(len(at)), np.int32)
+        wanted[: len(at)] = at
+        return mx.fast.rms_norm(x[mx.array(wanted)], self._weights.final_norm, self.spec.norm_eps)
 
     def _blocks(self, batch: Batch, kv: MlxKv) -> mx.array:
         """All layers -> [T', hidden]; the slab's arrays become those with the batch's K and V in them."""

@@ -46,7 +46,7 @@ def bucket(n: int) -> int:
 
 def check(batch: Batch, vocab: int, pages: int, page_size: int) -> None:
     """Raise ValueError, naming the value, where the batch is malformed or reaches outside vocabulary or slab."""
-    tokens, row_starts, lengths, table, logits_at, _ = batch
+    tokens, row_starts, lengths, table, logits_at, _, hidden = batch
     rows, total = len(lengths), len(tokens)
     if len(row_starts) != rows + 1 or row_starts[0] != 0 or row_starts[-1] != total or (np.diff(row_starts) < 1).any():
         raise ValueError(f"row_starts must rise from 0 to {total} in {rows + 1} entries, got {row_starts}")
@@ -60,8 +60,9 @@ def check(batch: Batch, vocab: int, pages: int, page_size: int) -> None:
     used = table[np.arange(table.shape[1]) < needed[:, None]]
     if len(used) and not 0 <= used.min() <= used.max() < pages:
         raise ValueError(f"pages in use must lie in [0, {pages}), got {used.min()}..{used.max()}")
-    if len(logits_at) and (logits_at[0] < 0 or logits_at[-1] >= total or (np.diff(logits_at) < 1).any()):
-        raise ValueError(f"logits_at must rise within [0, {total}), got {logits_at}")
+    for name, at in (("logits_at", logits_at), ("hidden.at", hidden.at if hidden else np.zeros(0, np.int32))):
+        if len(at) and (at[0] < 0 or at[-1] >= total or (np.diff(at) < 1).any()):
+            raise ValueError(f"{name} must rise within [0, {total}), got {at}")
     tree.check(batch)
 
 

@@ -135,9 +135,7 @@ class CpuDecoder:
         The array is the kernels' own buffer, not a copy, and stays valid as long as it is referenced. ValueError names
         what is wrong with a batch, before anything is written; TypeError where an array is not contiguous int32.
         """
-        return self._native.forward(
-            kv, batch.tokens, batch.row_starts, batch.lengths, batch.page_table, batch.logits_at, batch.parents
-        )
+        return self._native.forward(kv, batch)
 
     def draw(
         self, batch: Batch, sampling: SampleBatch, kv: Kv, bell: int = NO_BELL, errand: Errand = NO_ERRAND

@@ -12,6 +12,13 @@ namespace {
 
 std::string text(int64_t value) { return std::to_string(value); }
 
+void check_ascending(const std::string& name, std::span<const int32_t> at, int64_t tokens) {
+    for (size_t i = 0; i < at.size(); ++i) {
+        if (at[i] >= 0 && at[i] < tokens && (i == 0 || at[i] > at[i - 1])) continue;
+        reject(name + "[" + text(i) + "] is " + text(at[i]) + "; it must ascend within 0.." + text(tokens - 1));
+    }
+}
+
 }  // namespace
 
 void check_rows(const BatchRows& b, int64_t tokens, int context_length, const SlabShape& slab) {
@@ -85,12 +92,8 @@ void check_batch(const DecoderBatch& b, const BatchLimits& limits, const SlabSha
                    text(limits.vocab - 1));
         }
     }
-    for (size_t i = 0; i < b.logits_at.size(); ++i) {
-        if (b.logits_at[i] < 0 || b.logits_at[i] >= tokens || (i > 0 && b.logits_at[i] <= b.logits_at[i - 1])) {
-            reject("logits_at[" + text(i) + "] is " + text(b.logits_at[i]) + "; it must ascend within 0.." +
-                   text(tokens - 1));
-        }
-    }
+    check_ascending("logits_at", b.logits_at, tokens);
+    check_ascending("hidden.at", b.hidden_at, tokens);
 }
 
 std::vector<BatchRow> split_rows(const BatchRows& rows) {

@@ -23,6 +23,9 @@ struct DecoderBatch {
     std::span<const int32_t> tokens;
     BatchRows rows;
     std::span<const int32_t> logits_at;
+    // HiddenStates: of which tokens, and [hidden_at.size()][hidden] for them.
+    std::span<const int32_t> hidden_at = {};
+    float* hidden = nullptr;
 };
 
 struct BatchLimits {

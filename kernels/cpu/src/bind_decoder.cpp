@@ -42,15 +42,6 @@ std::span<const T> span(const Column<T>& array) {
     return {array.data(), array.shape(0)};
 }
 
-BatchRows rows_of(const Column<int32_t>& row_starts, const Column<int32_t>& lengths, const Table<int32_t>& page_table,
-                  const std::optional<Column<int32_t>>& parents) {
-    return {span(row_starts),
-            span(lengths),
-            {page_table.data(), page_table.shape(0) * page_table.shape(1)},
-            static_cast<int>(page_table.shape(1)),
-            parents ? span(*parents) : std::span<const int32_t>()};
-}
-
 // Buffers that logits are handed out in. One that Python has let go of serves the next forward: its memory is warm, and
 // the system need not map and zero some megabytes per step.
 class LogitsBuffers {
@@ -86,14 +77,65 @@ LogitsBuffers& buffers() {
     return *all;
 }
 
-Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, const Column<int32_t>& row_starts,
-               const Column<int32_t>& lengths, const Table<int32_t>& page_table, const Column<int32_t>& logits_at,
-               const std::optional<Column<int32_t>>& parents) {
-    const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
+// A field of a named tuple as a column; TypeError where it is none.
+template <typename Array>
+Array field(const nb::tuple& fields, size_t index, const char* name) {
+    Array array;
+    if (index >= fields.size() || !nb::try_cast<Array>(fields[index], array, false)) {
+        throw nb::type_error((std::string(name) + " must be a contiguous array of the type that its tuple says").c_str());
+    }
+    return array;
+}
+
+template <typename T, int kDims>
+using Written = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
+
+// The columns of a kernels.decoder.Batch, held while they are used.
+struct BatchColumns {
+    BatchColumns(const nb::tuple& fields, const Decoder& decoder)
+            : tokens(field<Column<int32_t>>(fields, 0, "tokens")),
+              row_starts(field<Column<int32_t>>(fields, 1, "row_starts")),
+              lengths(field<Column<int32_t>>(fields, 2, "lengths")),
+              page_table(field<Table<int32_t>>(fields, 3, "page_table")),
+              logits_at(field<Column<int32_t>>(fields, 4, "logits_at")) {
+        if (!fields[5].is_none()) parents = field<Column<int32_t>>(fields, 5, "parents");
+        if (fields[6].is_none()) return;
+        const nb::tuple tap = nb::cast<nb::tuple>(fields[6]);
+        hidden_at = field<Column<int32_t>>(tap, 0, "hidden.at");
+        hidden = field<Written<float, 2>>(tap, 1, "hidden.states");
+        const size_t count = hidden_at->shape(0), width = decoder.shape().hidden;
+        if (hidden->shape(0) == count && hidden->shape(1) == width) return;
+        throw std::invalid_argument("hidden.states is [" + std::to_string(hidden->shape(0)) + ", " +
+                                    std::to_string(hidden->shape(1)) + "]; it must be [" + std::to_string(count) +
+                                    ", " + std::to_string(width) + "]");
+    }
+
+    DecoderBatch batch() const {
+        return {span(tokens),
+                {span(row_starts),
+                 span(lengths),
+                 {page_table.data(), page_table.shape(0) * page_table.shape(1)},
+                 static_cast<int>(page_table.shape(1)),
+                 parents ? span(*parents) : std::span<const int32_t>()},
+                span(logits_at),
+                hidden_at ? span(*hidden_at) : std::span<const int32_t>(),
+                hidden ? hidden->data() : nullptr};
+    }
+
+    Column<int32_t> tokens, row_starts, lengths;
+    Table<int32_t> page_table;
+    Column<int32_t> logits_at;
+    std::optional<Column<int32_t>> parents, hidden_at;
+    std::optional<Written<float, 2>> hidden;
+};
+
+Output forward(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields) {
+    const BatchColumns columns(batch_fields, decoder);
+    const size_t rows = columns.logits_at.shape(0), vocab = decoder.shape().vocab;
     std::vector<float>* buffer = nullptr;
     {
         nb::gil_scoped_release released;
-        DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table, parents), span(logits_at)};
+        const DecoderBatch batch = columns.batch();
         // Checked before rows * vocab floats are taken.
         decoder.validate(batch, slab);
         buffer = buffers().take(rows * vocab);
@@ -108,21 +150,8 @@ Output forward(Decoder& decoder, KvSlab& slab, const Column<int32_t>& tokens, co
     return Output(buffer->data(), {rows, vocab}, owner);
 }
 
-// A field of a named tuple as a column; TypeError where it is none.
-template <typename Array>
-Array field(const nb::tuple& fields, size_t index, const char* name) {
-    Array array;
-    if (index >= fields.size() || !nb::try_cast<Array>(fields[index], array, false)) {
-        throw nb::type_error((std::string(name) + " must be a contiguous array of the type that its tuple says").c_str());
-    }
-    return array;
-}
-
 // A kernels.logprobs.Logprobs, held while it is written to.
 struct LogprobColumns {
-    template <typename T, int kDims>
-    using Written = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
-
     explicit LogprobColumns(const nb::tuple& fields)
             : rows(field<Column<int32_t>>(fields, 0, "logprobs.rows")),
               tops(field<Column<int32_t>>(fields, 1, "logprobs.tops")),
@@ -230,21 +259,15 @@ class Errand {
 void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const nb::tuple& sampling_fields,
           nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int bell, int begin,
           int done) {
-    const auto tokens = field<Column<int32_t>>(batch_fields, 0, "tokens");
-    const auto row_starts = field<Column<int32_t>>(batch_fields, 1, "row_starts");
-    const auto lengths = field<Column<int32_t>>(batch_fields, 2, "lengths");
-    const auto page_table = field<Table<int32_t>>(batch_fields, 3, "page_table");
-    const auto logits_at = field<Column<int32_t>>(batch_fields, 4, "logits_at");
-    std::optional<Column<int32_t>> parents;
-    if (!batch_fields[5].is_none()) parents = field<Column<int32_t>>(batch_fields, 5, "parents");
+    const BatchColumns columns(batch_fields, decoder);
     const SampleColumns sampling(sampling_fields);
-    const size_t rows = logits_at.shape(0), vocab = decoder.shape().vocab;
+    const size_t rows = columns.logits_at.shape(0), vocab = decoder.shape().vocab;
     if (out.shape(0) != rows) throw std::invalid_argument("out must have one entry for each of logits_at");
     nb::gil_scoped_release released;
     // Not earlier: who wakes takes the GIL, and would keep this thread waiting for it.
     ring(bell);
     Errand masks(begin, done);
-    const DecoderBatch batch{span(tokens), rows_of(row_starts, lengths, page_table, parents), span(logits_at)};
+    const DecoderBatch batch = columns.batch();
     decoder.validate(batch, slab);
     const auto give_back = [](std::vector<float>* buffer) { buffers().give_back(buffer); };
     const std::unique_ptr<std::vector<float>, decltype(give_back)> logits(buffers().take(rows * vocab), give_back);
@@ -310,9 +333,9 @@ void bind_decoder(nb::module_& m) {
             "pages"_a, "page_size"_a, "blocks"_a,
             "An empty slab for this decoder, with so many packed blocks of 8, 4 and 2 bits; MemoryError with the bytes "
             "wanted.")
-        .def("forward", &forward, "slab"_a, "tokens"_a.noconvert(), "row_starts"_a.noconvert(),
-             "lengths"_a.noconvert(), "page_table"_a.noconvert(), "logits_at"_a.noconvert(), "parents"_a.noconvert(),
-             "Run the batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything is written.")
+        .def("forward", &forward, "slab"_a, "batch"_a,
+             "Run a kernels.decoder.Batch; float32 logits [L, vocab]. ValueError naming what is wrong, before anything "
+             "is written.")
         .def("draw", &draw, "slab"_a, "batch"_a, "sampling"_a, "out"_a.noconvert(), "bell"_a,
              "begin"_a, "done"_a,
              "Run a kernels.decoder.Batch and draw one id for each of its logits_at into out, by a "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +19,14 @@ constexpr int kMostOfAnything = 1 << 24;  // keeps every product of two dimensio
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
 
 std::string text(int64_t value) { return std::to_string(value); }
+
+// Moves the rows `which`, ascending, to the front.
+void keep_rows(float* rows, size_t width, std::span<const int32_t> which) {
+    for (size_t i = 0; i < which.size(); ++i) {  // which[i] >= i: no row is overwritten before it is moved
+        const size_t from = which[i];
+        if (from != i) std::copy_n(rows + from * width, width, rows + i * width);
+    }
+}
 
 // Calls work(row0, row1) over chunks of rows, on the pool where there is more than one chunk.
 template <typename Work>
@@ -230,15 +239,28 @@ void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
     });
 }
 
-void Decoder::keep_wanted(const DecoderBatch& batch) {
-    const size_t hidden = shape_.hidden, q_width = static_cast<size_t>(shape_.heads) * shape_.head_dim;
-    for (size_t i = 0; i < batch.logits_at.size(); ++i) {
-        const size_t t = batch.logits_at[i];  // >= i, since they ascend: no row is overwritten before it is moved
-        if (t == i) continue;
-        std::copy_n(x_.data() + t * hidden, hidden, x_.data() + i * hidden);
-        std::copy_n(attended_.data() + t * q_width, q_width, attended_.data() + i * q_width);
+std::span<const int32_t> Decoder::wanted(const DecoderBatch& batch) {
+    if (batch.hidden_at.empty()) return batch.logits_at;
+    wanted_.clear();
+    std::ranges::set_union(batch.logits_at, batch.hidden_at, std::back_inserter(wanted_));
+    return wanted_;
+}
+
+void Decoder::tell_hidden(const DecoderBatch& batch) {
+    if (batch.hidden_at.empty()) return;
+    const VectorKernels& kernels = vector_kernels();
+    const size_t hidden = shape_.hidden;
+    const auto row_of = [&](int32_t token) {
+        return static_cast<int32_t>(std::ranges::lower_bound(wanted_, token) - wanted_.begin());
+    };
+    for (size_t i = 0; i < batch.hidden_at.size(); ++i) {
+        kernels.rms_norm(x_.data() + row_of(batch.hidden_at[i]) * hidden, final_norm_.data(), shape_.norm_eps,
+                         shape_.hidden, batch.hidden + i * hidden);
     }
-    tokens_ = static_cast<int>(batch.logits_at.size());
+    std::vector<int32_t> rows(batch.logits_at.begin(), batch.logits_at.end());
+    std::ranges::transform(rows, rows.begin(), row_of);
+    keep_rows(x_.data(), hidden, rows);
+    tokens_ = static_cast<int>(rows.size());
 }
 
 void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
@@ -260,9 +282,14 @@ void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
              Write::Store);
     write_kv(index, w, slab);
     const bool last = index + 1 == shape_.layers;
-    if (last && batch.logits_at.empty()) return;  // the rest of the last layer only serves logits
+    const std::span<const int32_t> kept = last ? wanted(batch) : std::span<const int32_t>();
+    if (last && kept.empty()) return;  // the rest of the last layer only serves logits and hidden states
     attention_->run(*pool_, slab, index, qkv_.data(), width, attended_.data(), q_width);
-    if (last) keep_wanted(batch);
+    if (last) {
+        keep_rows(x_.data(), hidden, kept);
+        keep_rows(attended_.data(), q_width, kept);
+        tokens_ = static_cast<int>(kept.size());
+    }
     prepare_rows({w.o.get()}, attended_.data(), q_width, [](int) {});
     multiply({{w.o.get(), x_.data(), hidden}}, Write::Add);
 
@@ -284,6 +311,7 @@ void Decoder::forward(const DecoderBatch& batch, KvSlab& slab, float* logits) {
     place(batch, slab);
     embed(batch);
     for (int i = 0; i < shape_.layers; ++i) layer(i, batch, slab);
+    tell_hidden(batch);
     if (batch.logits_at.empty()) return;
     const VectorKernels& kernels = vector_kernels();
     const int hidden = shape_.hidden;

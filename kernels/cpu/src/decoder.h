@@ -51,8 +51,8 @@ class Decoder {
 
     // Throws std::invalid_argument naming what does not fit; reads nothing that another call changes.
     void validate(const DecoderBatch& batch, const KvSlab& slab) const;
-    // Computes the batch, writes its K and V, and writes logits [logits_at.size(), vocab]. Throws
-    // std::invalid_argument naming the offending value before anything is written. Calls take turns.
+    // Computes the batch, writes its K and V, and writes logits [logits_at.size(), vocab] and the hidden states asked for.
+    // Throws std::invalid_argument naming the offending value before anything is written. Calls take turns.
     void forward(const DecoderBatch& batch, KvSlab& slab, float* logits);
 
   private:
@@ -69,7 +69,10 @@ class Decoder {
     void embed(const DecoderBatch& batch);
     void layer(int index, const DecoderBatch& batch, KvSlab& slab);
     void write_kv(int layer, const LayerPack& weights, KvSlab& slab);
-    void keep_wanted(const DecoderBatch& batch);
+    // The tokens whose rows are wanted after the last layer: for logits or hidden states.
+    std::span<const int32_t> wanted(const DecoderBatch& batch);
+    // Writes the hidden states; then x_ has the rows that logits are wanted of.
+    void tell_hidden(const DecoderBatch& batch);
     // Activations of `x` in the forms the matrices want; `before` runs first on each row.
     template <typename Before>
     void prepare_rows(std::initializer_list<const PackedMatrix*> matrices, const float* x, int width, Before before);
@@ -88,6 +91,7 @@ class Decoder {
     int attention_page_size_ = 0;
     std::vector<BatchRow> rows_;
     std::vector<Place> places_;
+    std::vector<int32_t> wanted_;
     std::vector<float> x_, normed_, qkv_, attended_, gate_, up_, cosines_, sines_;
     Activations quantized_, dense_;
     int tokens_ = 0;  // rows of x_ now: the batch's tokens, and after the last layer's attention the wanted ones
