@@ -80,8 +80,8 @@ class Engine:
         self._rows = Rows(max_rows, context_length, kv.page_size, decoder.spec.vocab)
         self._grammars = Grammars(self._rows, vocabulary or worker_pb2.Vocabulary(), self._nudge)
         self._speculation = Speculation(self._rows, self._grammars, drafter)
-        self._pause = 0
-        """Steps before drafts are asked for again."""
+        self._pause: int | None = self._speculation.pause
+        """Steps before drafts are asked for again; None where nobody guesses, so that there need be no such steps."""
         self._live = NO_SLOTS
         """Slots of the plan's rows that have not ended, in order of precedence."""
         self._steady: Steady | None = None
@@ -203,12 +203,12 @@ class Engine:
         if not runs.any():
             return None
         slots, counts = live[runs], counts[runs]
-        if self._pause > 0 and not self._grammars.forcing:
+        if self._pause and not self._grammars.forcing:
             self._pause -= 1
             return assemble(rows, slots, counts)
-        return assemble(
-            rows, slots, counts, self._speculation.drafted(slots, counts, self._step_tokens, self._cost.cost)
-        )
+        drafted = self._speculation.drafted(slots, counts, self._step_tokens, self._cost.cost)
+        self._pause = self._speculation.pause
+        return assemble(rows, slots, counts, drafted)
 
     def _settle(self) -> None:
         """End the steady stretch: Rows is up to date again."""
@@ -356,12 +356,10 @@ class Engine:
 
     def _rest(self) -> None:
         """Begin a stretch of steps without drafts, where there is to be one."""
-        pause = self._speculation.pause
-        if pause is not None:
-            self._pause = pause
+        pause = self._pause
         if not self._grammars.forcing and (pause is None or pause >= LEAST_STRETCH):
             self._steady = Steady.of(self._rows, self._live, pause)
-            if self._steady is not None:
+            if self._steady is not None and pause is not None:
                 self._pause = 0
 
     def _record(

@@ -27,7 +27,6 @@ class Silent:
         return [None] * len(contexts)
 
 
-@pytest.mark.xfail(reason="Engine._rest takes the pause anew after every step, also after those that did not ask")
 @pytest.mark.parametrize("pause", [1, 3, 4, 16])
 def test_it_is_asked_again_when_the_pause_is_over(toy, scheduler, pause: int) -> None:
     drafter = Silent(pause)
