@@ -23,6 +23,9 @@ WHITESPACE = r"\x20|\x0A\x20{0,16}"
 """Between the tokens of JSON, once: a space, or a new line and its indentation. Without a bound a weak model may go on
 writing white space, which is always allowed, until its tokens are spent."""
 
+_STRICT = {"lenient": False, "coerce_one_of": False}
+"""A schema's own x-guidance may not have keywords ignored."""
+
 
 def source(grammar: inference_pb2.Grammar) -> str:
     """The grammar as llguidance takes it. Raises InvalidArgument where it cannot even be read; compiling finds more."""
@@ -63,10 +66,22 @@ def _from_schema(text: str) -> str:
         return LLMatcher.grammar_from_json_schema(
             document,
             defaults={"whitespace_pattern": WHITESPACE},
-            overrides={"lenient": False, "coerce_one_of": False},  # a schema's own x-guidance may not ignore keywords
+            overrides=_STRICT,
         )
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"the schema cannot be read: {error}") from error
+
+
+def embedded(text: str, whitespace: str = WHITESPACE) -> str:
+    """A schema as a part of a Lark grammar, held to as a grammar of its own would be. Raises InvalidArgument.
+
+    `whitespace`: a regular expression for what may stand between the tokens of JSON.
+    """
+    schema = parsed_schema(text)
+    if not isinstance(schema, dict):
+        schema = {} if schema else {"not": {}}
+    narrow_dates(schema)
+    return f"%json {json.dumps(schema | {'x-guidance': {'whitespace_pattern': whitespace, **_STRICT}})}"
 
 
 def _from_choice(texts: list[str]) -> str:

@@ -56,8 +56,11 @@ def grammar_of(asked: ResponseFormat | None) -> inference_pb2.Grammar | None:
     return inference_pb2.Grammar(json_schema=text, name=asked.json_schema.name)
 
 
-def add_grammar(own: GrammarBody | None, close: bool, decoding: inference_pb2.Decoding) -> None:
-    """Hold an answer to Russet's own grammar, unless it is held to another already, and have it closed in time."""
+def add_grammar(own: GrammarBody | None, close: bool, decoding: inference_pb2.Decoding, *, calls: bool = False) -> None:
+    """Hold an answer to Russet's own grammar, unless it is held to another already, and have it closed in time.
+
+    `calls`: whether it may call tools.
+    """
     if own is not None:
         if decoding.HasField("grammar"):
             raise InvalidArgument("response_format and russet.grammar are both given; give one", param="russet.grammar")
@@ -72,9 +75,9 @@ def add_grammar(own: GrammarBody | None, close: bool, decoding: inference_pb2.De
         else:
             decoding.grammar.MergeFrom(inference_pb2.Grammar(**given))
     if close:
-        if not decoding.HasField("grammar"):
+        if not decoding.HasField("grammar") and not calls:
             raise InvalidArgument(
-                "russet.close is set without response_format or russet.grammar; there is nothing to close",
+                "russet.close is set without response_format, russet.grammar or tools; there is nothing to close",
                 param="russet.close",
             )
         decoding.grammar.close = True

@@ -12,6 +12,8 @@ import numpy as np
 from cluster.gateway.choices import Choices
 from cluster.gateway.logprobs import chat_logprobs, completion_logprobs
 from cluster.gateway.requests import FINISH_NAMES, Generation
+from cluster.gateway.tools.bodies import calls_body, delta_body
+from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2
 
 DONE = b"data: [DONE]\n\n"
@@ -34,7 +36,10 @@ class Shape:
 
     def _choice(self, index: int, generation: Generation, choices: Choices) -> dict[str, Any]:
         text = "".join(generation.text)
-        content: dict[str, Any] = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if generation.tool_calls:
+            message |= {"content": text or None, "tool_calls": calls_body(generation.tool_calls)}
+        content: dict[str, Any] = {"message": message}
         told = self._told(generation, 0) if choices.tells_logprobs else None
         choice = {"index": index, **(content if self._chat else {"text": text}), "logprobs": told}
         return choice | {"finish_reason": FINISH_NAMES[generation.finish]}
@@ -57,9 +62,8 @@ class Shape:
                 logprobs = self._told(generation, told[index], until) if until > told[index] or not ended else None
                 told[index] = until
                 finish = FINISH_NAMES[generation.finish] if ended else None
-                yield event + self._event(
-                    head, {"content": delta} if delta else {}, delta or "", finish, logprobs, index
-                )
+                content, text = ({}, "") if delta is None else _content(delta)
+                yield event + self._event(head, content, text, finish, logprobs, index)
         ending = DONE
         if include_usage:
             last = head | {"choices": [], "usage": usage(choices.usage), "russet": extension(choices.first)}
@@ -73,17 +77,18 @@ class Shape:
             head = self._head(generation, self._chunk)
             if include_usage:
                 head["usage"] = None
-            opening = self._event(head | {"russet": extension(generation)}, {"role": "assistant", "content": ""}, "")
+            beginning = {"role": "assistant", "content": "" if isinstance(first, str) else None}
+            opening = self._event(head | {"russet": extension(generation)}, beginning, "")
             before, after = self._event(head, {"content": MARK}, MARK).split(json.dumps(MARK).encode())
             told = 0
 
-            def chunk(delta: str) -> bytes:
+            def chunk(delta: Delta) -> bytes:
                 nonlocal told
-                if not generation.tells_logprobs:
+                if isinstance(delta, str) and not generation.tells_logprobs:
                     return before + encode_basestring_ascii(delta).encode() + after
                 logprobs = self._told(generation, told)
                 told = len(generation.logprobs)
-                return self._event(head, {"content": delta}, delta, logprobs=logprobs)
+                return self._event(head, *_content(delta), logprobs=logprobs)
 
             yield opening + (chunk(first) if first else b"")
             async for delta in deltas:
@@ -114,7 +119,7 @@ class Shape:
     def _event(
         self,
         head: dict[str, Any],
-        delta: dict[str, str],
+        delta: dict[str, Any],
         text: str,
         finish: str | None = None,
         logprobs: dict[str, Any] | None = None,
@@ -123,6 +128,13 @@ class Shape:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
         choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
         return b"data: " + dumps(head | {"choices": [choice]}) + b"\n\n"
+
+
+def _content(delta: Delta) -> tuple[dict[str, Any], str]:
+    """What a chunk says, in a chat and in a completion."""
+    if isinstance(delta, str):
+        return {"content": delta}, delta
+    return {"tool_calls": [delta_body(delta)]}, ""
 
 
 CHAT = Shape("chat.completion", "chat.completion.chunk", chat=True)
@@ -175,11 +187,18 @@ def session_row(session: inference_pb2.Session) -> dict[str, Any]:
 
 def session_page(session: inference_pb2.Session) -> dict[str, Any]:
     """One of them with its messages."""
-    messages = [
-        {"role": message.role, "content": message.content} | ({"name": message.name} if message.name else {})
-        for message in session.messages
-    ]
-    return session_row(session) | {"messages": messages}
+    return session_row(session) | {"messages": [_message(message) for message in session.messages]}
+
+
+def _message(message: inference_pb2.Message) -> dict[str, Any]:
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name:
+        body["name"] = message.name
+    if message.tool_calls:
+        body |= {"content": message.content or None, "tool_calls": calls_body(message.tool_calls)}
+    if message.tool_call_id:
+        body["tool_call_id"] = message.tool_call_id
+    return body
 
 
 def embeddings(reply: inference_pb2.EmbedReply, encoding: str) -> bytes:

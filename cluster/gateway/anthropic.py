@@ -101,7 +101,7 @@ def answer(generation: Generation) -> bytes:
 
 async def events(generation: Generation) -> AsyncGenerator[bytes, None]:
     """The answer as it comes, as Anthropic's events. The first item is the opening and the text's beginning."""
-    async with aclosing(generation.deltas()) as deltas:
+    async with aclosing(generation.texts()) as deltas:
         first = await anext(deltas, "")
         start = _opening(generation) | {"content": [], "stop_reason": None, "stop_sequence": None}
         start |= {"usage": _usage(generation) | {"output_tokens": 0}, "russet": extension(generation)}

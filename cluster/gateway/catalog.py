@@ -15,6 +15,8 @@ from actors.base.errors import Unavailable
 from actors.base.vocabulary import Vocabulary, digest_of
 from cluster.gateway.chat import ChatTemplate
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.tools.registry import FORMATS, format_of
+from cluster.gateway.tools.template import ToolUse, tool_use
 from protos.gen import router_pb2, scheduler_pb2, worker_pb2
 from protos.gen.scheduler_pb2_grpc import SchedulerStub
 
@@ -37,6 +39,13 @@ class ModelView:
         """Raises InvalidArgument where the model has none that works."""
         config = self.config
         return ChatTemplate(self.vocabulary, timeout_s=config.template_timeout_s, max_chars=config.template_max_chars)
+
+    @cached_property
+    def tool_use(self) -> ToolUse:
+        """How the model's conversations have tools. Raises InvalidArgument as template does."""
+        named = self.config.tool_formats.get(self.model.id)
+        format = FORMATS[named] if named else format_of(self.template.source)
+        return tool_use(self.template.render, format)
 
     def same_tokens(self, other: "ModelView") -> bool:
         """Whether a stream of one may go on with the other: the same weights and the same tokens."""

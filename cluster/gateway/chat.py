@@ -35,13 +35,13 @@ class ChatTemplate:
                 "this model has no chat template; use /v1/completions (Complete), or a model tuned for chat",
                 param="model",
             )
+        self.source = vocabulary.chat_template
         self._timeout_s = timeout_s
         self._max_chars = max_chars
         self._names = {
             "bos_token": _text(vocabulary, vocabulary.bos_id),
             "eos_token": _text(vocabulary, next(iter(vocabulary.message.eos_ids), None)),
             "add_generation_prompt": True,
-            "tools": None,
             "documents": None,
         }
         try:
@@ -49,16 +49,19 @@ class ChatTemplate:
         except TemplateError as error:
             raise InvalidArgument(f"the model's chat template is no Jinja: {error.message}", param="model") from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that asks for the assistant's answer to `messages` (each with role and content, perhaps name).
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The prompt that asks for the assistant's answer to `messages`: each with role and content, perhaps name,
+        tool_calls and tool_call_id. `tools` are OpenAI's objects; None: there are none.
 
         Raises InvalidArgument with the template's message where it refuses, fails, or exceeds its bounds.
         """
         budget = _Budget(time.monotonic() + self._timeout_s, self._max_chars)
         token = _BUDGET.set(budget)
         length, pieces = 0, []
+        # SmolLM3's template calls tools xml_tools.
+        names = {**self._names, "tools": tools} | ({"xml_tools": tools} if tools is not None else {})
         try:
-            for piece in self._template.generate(messages=messages, **self._names):
+            for piece in self._template.generate(messages=messages, **names):
                 length += len(piece)
                 budget.check_length(length)
                 pieces.append(piece)
@@ -162,9 +165,16 @@ def _join(values: list[Any]) -> str:
     return "".join(texts)
 
 
-def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-    """Plain JSON; Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=min(indent, 16) if indent else None, **options)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON, with the options of transformers' own; Jinja's filter escapes for HTML."""
+    indent = min(indent, 16) if indent else None
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

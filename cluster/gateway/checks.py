@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.catalog import ModelView
-from cluster.gateway.errors import ContextTooLong, UnsupportedParameter
+from cluster.gateway.errors import ContextTooLong
 from cluster.gateway.healing import check_healing
 from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
 from cluster.gateway.prompt import GenerateMessage, param_of
+from cluster.gateway.tools.check import check_calls, check_tools
 from protos.gen import inference_pb2
 
 
@@ -18,24 +19,13 @@ def check_request(request: GenerateMessage) -> None:
     check_kv_format(request.kv_format, "kv_format")
     if isinstance(request, inference_pb2.ChatRequest):
         _check_messages(request.messages)
-        _refuse_tools(request)
+        check_tools(request)
     elif request.WhichOneof("prompt") is None:
         raise InvalidArgument("prompt is missing; accepted is a text or token ids", param="prompt")
     elif request.token_healing:
         check_healing(request)
     if len(request.model) > 256:
         raise InvalidArgument(f"model has {len(request.model)} characters; accepted are up to 256", param="model")
-
-
-def _refuse_tools(request: inference_pb2.ChatRequest) -> None:
-    for name in ("tools", "tool_choice", "parallel_tool_calls"):
-        if any(field.name == name for field, _ in request.ListFields()):
-            raise UnsupportedParameter(f"{name} is not supported; leave it out", param=name)
-    for index, message in enumerate(request.messages):
-        if message.tool_calls:
-            raise UnsupportedParameter(
-                f"messages[{index}].tool_calls is not supported; leave it out", param=f"messages[{index}].tool_calls"
-            )
 
 
 def echoes(request: GenerateMessage) -> bool:
@@ -87,3 +77,4 @@ def _check_messages(messages: Sequence[inference_pb2.Message]) -> None:
                 f"messages[{index}].role is {message.role[:40]!r}; accepted are {', '.join(ROLES)}",
                 param=f"messages[{index}].role",
             )
+        check_calls(message, f"messages[{index}]")

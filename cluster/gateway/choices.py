@@ -11,6 +11,7 @@ from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Generation, Requests
+from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2
 
 _WORD = (1 << 64) - 1
@@ -21,8 +22,8 @@ class Piece(NamedTuple):
     """Something of one choice."""
 
     choice: int
-    delta: str | None
-    """Text that became certain; None: the choice ended."""
+    delta: Delta | None
+    """What became certain; None: the choice ended."""
     told: int
     """Log-probabilities (Generation.logprobs) up to this piece."""
 

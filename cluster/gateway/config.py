@@ -60,6 +60,10 @@ class GatewayConfig(BaseModel):
     grammar_timeout_s: float = Field(
         default=5, gt=0, le=60, description="Longest a request's grammar or JSON schema may take to compile, seconds"
     )
+    tool_formats: dict[str, str] = Field(
+        default={},
+        description="Format in which a model writes tool calls, by model id; unset is what its chat template shows",
+    )
     record_queue: int = Field(
         default=4096, ge=1, le=1 << 20, description="Finished requests that wait for memory and learner"
     )

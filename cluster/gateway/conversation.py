@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from actors.base.errors import DeadlineExceeded, Unavailable
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.sessions import Sessions, message_of
+from cluster.gateway.tools.check import check_results
 from protos.gen import inference_pb2, memory_pb2
 
 
@@ -60,10 +61,13 @@ class Conversation:
         """
         sent = self.request
         if not sent.session_id or not isinstance(sent, inference_pb2.ChatRequest):
+            if isinstance(sent, inference_pb2.ChatRequest):
+                check_results(sent.messages, len(sent.messages))
             yield
             return
         async with self._sessions.turn(self._tenant, sent.session_id):
             self.request = await self._continued(sent)
+            check_results(self.request.messages, len(sent.messages))
             yield
 
     async def _continued(self, sent: inference_pb2.ChatRequest) -> inference_pb2.ChatRequest:
@@ -86,13 +90,20 @@ class Conversation:
         request.kv_format = sent.kv_format or stored.kv.format
         return request
 
-    def keep(self, text: str, token_ids: Sequence[int], route: inference_pb2.Route, kv_format: str) -> None:
-        """The answer `text` ended: it becomes a turn before the client sees its end. `token_ids`: prompt and answer."""
+    def keep(
+        self,
+        text: str,
+        calls: Sequence[inference_pb2.ToolCall],
+        token_ids: Sequence[int],
+        route: inference_pb2.Route,
+        kv_format: str,
+    ) -> None:
+        """The answer ended: it becomes a turn before the client sees its end. `token_ids`: prompt and answer."""
         request = self.request
         if not request.session_id or not isinstance(request, inference_pb2.ChatRequest):
             return
         turns = [_turn(message) for message in request.messages]
-        turns.append(memory_pb2.Turn(role="assistant", content=text))
+        turns.append(memory_pb2.Turn(role="assistant", content=text, tool_calls=calls))
         now_ms = int(time.time() * 1000)
         self.kept = memory_pb2.Session(
             session_id=request.session_id,
@@ -112,4 +123,10 @@ class Conversation:
 
 def _turn(message: inference_pb2.Message) -> memory_pb2.Turn:
     name = message.name if message.HasField("name") else None
-    return memory_pb2.Turn(role=message.role, content=message.content, name=name)
+    return memory_pb2.Turn(
+        role=message.role,
+        content=message.content,
+        name=name,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+    )

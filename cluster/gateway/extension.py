@@ -6,6 +6,7 @@ from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_format import GrammarBody, add_grammar
 from cluster.gateway.bodies import Body
 from cluster.gateway.limits import check_kv_format, check_session
+from cluster.gateway.tools.check import callable_tools
 from protos.gen import inference_pb2
 
 PRIORITIES = {
@@ -46,7 +47,8 @@ def apply_extension(
                 param="russet.token_healing",
             )
         request.token_healing = True
-    add_grammar(extension.grammar, extension.close, request.decoding)
+    calls = isinstance(request, inference_pb2.ChatRequest) and bool(callable_tools(request))
+    add_grammar(extension.grammar, extension.close, request.decoding, calls=calls)
 
 
 def _stop_token_ids(extension: Extension | None) -> list[int]:

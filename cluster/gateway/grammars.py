@@ -43,11 +43,14 @@ class Grammars:
         if not decoding.HasField("grammar"):
             return
         grammar = decoding.grammar
-        if not view.vocabulary.eos_ids:
-            raise InvalidArgument(
-                f"{view.model.id} has no token that ends an answer, so none can be held to a grammar",
-                param=param_of(grammar),
-            )
+        check_ends(view, param_of(grammar))
+        if (why := await self.refusal(grammar)) is not None:
+            what = KINDS.get(grammar.WhichOneof("language") or "", "grammar")
+            called = f" {grammar.name!r}" if grammar.name else ""
+            raise InvalidArgument(f"the {what}{called} is refused: {why}", param=param_of(grammar))
+
+    async def refusal(self, grammar: inference_pb2.Grammar) -> str | None:
+        """Why it cannot be enforced; None where it can."""
         written = grammar.SerializeToString(deterministic=True)
         key = hashlib.sha256(written).digest()
         if key not in self._refusals:
@@ -60,14 +63,27 @@ class Grammars:
             if len(self._refusals) > KEPT:
                 self._refusals.popitem(last=False)
         self._refusals.move_to_end(key)
-        if (why := self._refusals[key]) is not None:
-            what = KINDS.get(grammar.WhichOneof("language") or "", "grammar")
-            called = f" {grammar.name!r}" if grammar.name else ""
-            raise InvalidArgument(f"the {what}{called} is refused: {why}", param=param_of(grammar))
+        return self._refusals[key]
 
     def close(self) -> None:
         """End the threads; what still compiles ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_ends(view: ModelView, param: str) -> None:
+    """Refuse to hold the answer of a model that cannot end one."""
+    if not view.vocabulary.eos_ids:
+        raise InvalidArgument(
+            f"{view.model.id} has no token that ends an answer, so none can be held to a grammar", param=param
+        )
+
+
+def only_unenforceable(why: str) -> bool:
+    """Whether a refusal is of a schema that is sound, but says more than can be enforced."""
+    return _UNENFORCEABLE.search(why) is not None
+
+
+_UNENFORCEABLE = re.compile(r"^Unimplemented keys|^Unknown format|not supported|only supported")
 
 
 def param_of(grammar: inference_pb2.Grammar) -> str:

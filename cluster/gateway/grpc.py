@@ -97,6 +97,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 text="".join(each.text),
                 finish_reason=each.finish,
                 logprobs=each.logprobs if choices.tells_logprobs else (),
+                tool_calls=each.tool_calls,
             )
             for each in await choices.answer()
         ]
@@ -112,6 +113,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             session_turns=first.session_turns,
             logprobs=answers[0].logprobs,
             others=answers[1:],
+            tool_calls=answers[0].tool_calls,
         )
 
     async def _chunks(self, request: GenerateMessage, context: Any) -> AsyncGenerator[inference_pb2.Chunk, None]:
@@ -130,7 +132,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 chunk = inference_pb2.Chunk(
                     id=first.id,
                     model=first.model,
-                    delta=delta or "",
+                    delta=delta if isinstance(delta, str) else "",
+                    tool_calls=[delta] if isinstance(delta, inference_pb2.ToolCallDelta) else (),
                     route=None if routed else first.route,
                     logprobs=generation.logprobs[told[index] : until],
                     index=index,

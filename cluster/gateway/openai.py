@@ -20,6 +20,7 @@ from cluster.gateway.limits import (
     check_stop,
     may_be_none,
 )
+from cluster.gateway.tools.bodies import FunctionTool, calls_of, choice_of, tool_of
 from protos.gen import inference_pb2
 
 _COMMON: dict[str, tuple[Any, ...]] = {
@@ -34,12 +35,9 @@ UNSUPPORTED_CHAT: dict[str, tuple[Any, ...]] = _COMMON | {
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (ANY,),
     "prompt_cache_retention": (ANY,),
     "reasoning_effort": (None, "none"),
     "store": (None, False),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "verbosity": (None, "medium"),
     "web_search_options": (None,),
 }
@@ -94,6 +92,9 @@ class ChatBody(Generating):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     prediction: Prediction | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(Generating):
@@ -127,7 +128,13 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
     """The same request as a message."""
     if not body.messages:
         raise InvalidArgument("messages is empty; accepted is at least one message", param="messages")
-    request = inference_pb2.ChatRequest(model=body.model, decoding=_decoding(body))
+    request = inference_pb2.ChatRequest(
+        model=body.model,
+        decoding=_decoding(body),
+        tools=[tool_of(tool.function) for tool in body.tools or ()],
+        tool_choice=choice_of(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+    )
     for index, message in enumerate(body.messages):
         request.messages.append(_message(message, f"messages[{index}]"))
     if body.max_completion_tokens is not None:
@@ -259,7 +266,7 @@ def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
     for key, value in message.items():
         if key not in _MESSAGE_FIELDS:
             raise UnknownParameter(f"unknown parameter: {where}.{key[:80]}", param=f"{where}.{key[:80]}")
-        if key in ("tool_calls", "refusal", "audio", "function_call") and value not in (None, []):
+        if key in ("refusal", "audio", "function_call") and value not in (None, []):
             raise UnsupportedParameter(f"{where}.{key} is not supported; leave it out", param=f"{where}.{key}")
     role, name = message.get("role"), message.get("name")
     if role not in ROLES:
@@ -270,4 +277,15 @@ def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
     content = message.get("content")
     if content is not None or role != "assistant":
         content = content_text(content, f"{where}.content")
-    return inference_pb2.Message(role="system" if role == "developer" else role, content=content, name=name)
+    call_id = message.get("tool_call_id")
+    if call_id is not None and not isinstance(call_id, str):
+        raise InvalidArgument(
+            f"{where}.tool_call_id is {kind_of(call_id)}; accepted is a text", param=f"{where}.tool_call_id"
+        )
+    return inference_pb2.Message(
+        role="system" if role == "developer" else role,
+        content=content,
+        name=name,
+        tool_calls=calls_of(message.get("tool_calls"), f"{where}.tool_calls"),
+        tool_call_id=call_id,
+    )

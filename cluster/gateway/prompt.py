@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from actors.base.errors import InvalidArgument
 from actors.base.vocabulary import Vocabulary
 from cluster.gateway.catalog import ModelView
+from cluster.gateway.tools.check import callable_tools
+from cluster.gateway.tools.template import Rendered, plain
 from protos.gen import inference_pb2
 
 GenerateMessage = inference_pb2.ChatRequest | inference_pb2.CompleteRequest
@@ -23,7 +25,7 @@ def ids_of(request: GenerateMessage, view: ModelView, known: Sequence[int] = ())
     """
     vocabulary = view.vocabulary
     if isinstance(request, inference_pb2.ChatRequest):
-        text = view.template.render([_as_dict(message) for message in request.messages])
+        text = view.template.render(*_as_rendered(request, view))
         ids = continued(vocabulary, known, text)
     else:
         ids = vocabulary.encode(request.text)
@@ -91,7 +93,10 @@ def every_field(sampling: inference_pb2.Sampling) -> inference_pb2.Sampling:
     return full
 
 
-def _as_dict(message: inference_pb2.Message) -> dict[str, str]:
-    role = "system" if message.role == "developer" else message.role
-    named = {"name": message.name} if message.HasField("name") else {}
-    return {"role": role, "content": message.content, **named}
+def _as_rendered(request: inference_pb2.ChatRequest, view: ModelView) -> tuple[list[Rendered], list[Rendered] | None]:
+    """Messages and tools as the model's template is given them."""
+    # Which of them may be called is no matter of the prompt, whose beginning many requests share.
+    tools = request.tools if callable_tools(request) else ()
+    if tools or any(message.tool_calls or message.tool_call_id for message in request.messages):
+        return view.tool_use.messages(request.messages, tools)
+    return [plain(message) for message in request.messages], None

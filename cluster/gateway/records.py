@@ -17,6 +17,7 @@ from actors.base.errors import InvalidArgument, RussetError, TooLarge
 from actors.base.telemetry import Telemetry
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.outbox import Outbox
+from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.sessions import Sessions
 from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2, scheduler_pb2
 from protos.gen.learner_pb2_grpc import LearnerStub
@@ -269,3 +270,27 @@ def report(finished: Finished) -> router_pb2.ReportRequest:
         ttft_ms=finished.ttft_ms,
         tpot_ms=finished.tpot_ms,
     )
+
+
+def question_of(request: GenerateMessage) -> str:
+    """The last user turn."""
+    if isinstance(request, inference_pb2.CompleteRequest):
+        return request.text
+    return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+
+
+def demands_of(request: GenerateMessage, text: str, calls: Sequence[inference_pb2.ToolCall]) -> list[memory_pb2.Demand]:
+    """What was asked of the form of an answer: of its text, where it has any or calls nothing, and of its calls."""
+    demands: list[memory_pb2.Demand] = []
+    if request.decoding.grammar.WhichOneof("language") and (text or not calls):
+        demands.append(memory_pb2.Demand(text=text, grammar=request.decoding.grammar))
+    if isinstance(request, inference_pb2.ChatRequest):
+        schemas = {tool.name: inference_pb2.Grammar(json_schema=tool.parameters) for tool in request.tools}
+        asked = [call for call in calls if schemas[call.name].json_schema]
+        demands += [memory_pb2.Demand(text=call.arguments, grammar=schemas[call.name]) for call in asked]
+    return demands
+
+
+def said(text: str, calls: Sequence[inference_pb2.ToolCall]) -> str:
+    """An answer as one text; calls as their name and arguments."""
+    return "\n".join([*filter(None, [text]), *(f"{call.name} {call.arguments}" for call in calls)])

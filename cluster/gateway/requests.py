@@ -10,32 +10,36 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from actors.base.errors import Internal, InvalidArgument, NotFound, Unavailable
+from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
+from cluster.gateway.answering import Answering
 from cluster.gateway.catalog import Catalog, ModelView
-from cluster.gateway.checks import check_request, echoes, most_tokens, only_echoes
+from cluster.gateway.checks import check_request, echoes, most_tokens
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation
-from cluster.gateway.echo import Echo
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.healing import heal
-from cluster.gateway.logprobs import LogprobStream
 from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of
-from cluster.gateway.records import Finished, Records
+from cluster.gateway.records import Finished, Records, demands_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
-from cluster.gateway.stream import TextStream
-from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
+from cluster.gateway.tools.plan import ToolPlan, plan_of
+from cluster.gateway.tools.reader import Delta
+from protos.gen import inference_pb2, router_pb2, scheduler_pb2
 
 INLINE_CHARS = 8192
 """Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
 MAX_REVISIONS = 3
 KINDS = {True: ("chatcmpl", "chat"), False: ("cmpl", "text_completion")}
 """Whether it is a chat -> how its id begins, and OpenTelemetry's name of the operation."""
-FINISH_NAMES = {inference_pb2.FINISH_STOP: "stop", inference_pb2.FINISH_LENGTH: "length"}
+FINISH_NAMES = {
+    inference_pb2.FINISH_STOP: "stop",
+    inference_pb2.FINISH_LENGTH: "length",
+    inference_pb2.FINISH_TOOL_CALLS: "tool_calls",
+}
 
 
 @dataclass(frozen=True)
@@ -95,23 +99,43 @@ class Generation:
         self._first_token_s = 0.0
         self._last_token_s = 0.0
         self._timings = scheduler_pb2.Timings()
-        self._tokens = self._drafted = self._accepted = 0
+        self._drafted = self._accepted = 0
+        self._answering: Answering | None = None
+        """The newest job's."""
+        self._plan: ToolPlan | None = None
         kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.created_ms = int(time.time() * 1000)
         self.text: list[str] = []
-        """The deltas so far."""
-        self.logprobs: list[inference_pb2.TokenLogprob] = []
-        """Where asked for: of the tokens whose text begins in the deltas so far; of all of them by the end."""
-        self.echoed_tokens = 0
-        """Entries of logprobs that are the echoed prompt's."""
-        self._echoed_deltas = 0
+        """The deltas so far that are text."""
         self._tail = ""
         """Of the prompt, what the answer has to begin with (cluster.gateway.healing); not part of the text."""
-        self.finish: inference_pb2.FinishReason = inference_pb2.FINISH_UNSPECIFIED
-        self.stop_text = ""
+
+    @property
+    def logprobs(self) -> Sequence[inference_pb2.TokenLogprob]:
+        """Where asked for: of the tokens whose text begins in the deltas so far; of all of them by the end."""
+        return self._answering.logprobs if self._answering else ()
+
+    @property
+    def echoed_tokens(self) -> int:
+        """Entries of logprobs that are the echoed prompt's."""
+        return self._answering.echoed_tokens if self._answering else 0
+
+    @property
+    def tool_calls(self) -> Sequence[inference_pb2.ToolCall]:
+        """Tools that it calls, as far as they are certain; where something cut the answer, the last may be cut too."""
+        return self._answering.calls if self._answering else ()
+
+    @property
+    def finish(self) -> inference_pb2.FinishReason:
+        """Why it ended; FINISH_UNSPECIFIED before."""
+        return self._answering.finish if self._answering else inference_pb2.FINISH_UNSPECIFIED
+
+    @property
+    def stop_text(self) -> str:
         """The stop string that ended it; empty where none did."""
+        return self._answering.stop_text if self._answering else ""
 
     @property
     def model(self) -> str:
@@ -172,6 +196,11 @@ class Generation:
         return self._conversation.request
 
     @property
+    def _tokens(self) -> int:
+        """Tokens of the answer."""
+        return self._answering.tokens if self._answering else 0
+
+    @property
     def _token_ids(self) -> list[int]:
         """Prompt and answer."""
         return [*self._job.generate.token_ids, *self._job.emitted[: self._tokens]] if self._job else []
@@ -197,8 +226,10 @@ class Generation:
             confidence=job.decision.confidence,
         )
 
-    async def deltas(self) -> AsyncGenerator[str, None]:
-        """Text as it becomes certain, whole characters, never empty. Closing it cancels the generation.
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """Text as it becomes certain, whole characters, never empty, and tool calls where the request has tools.
+
+        Closing it cancels the generation.
 
         Raises RussetError: NotFound (model), InvalidArgument, QueueFull, Unavailable, Internal.
         """
@@ -211,9 +242,11 @@ class Generation:
                 async with self._conversation.turn():
                     async with aclosing(self._generate_as_served(await self._prepare())) as deltas:
                         async for delta in deltas:
-                            self.text.append(delta)
+                            if isinstance(delta, str):
+                                self.text.append(delta)
                             yield delta
-                    self._conversation.keep("".join(self.text), self._token_ids, self.route, self.kv.format)
+                    calls = self._answering.whole_calls if self._answering else ()
+                    self._conversation.keep("".join(self.text), calls, self._token_ids, self.route, self.kv.format)
                 finish, kind = FINISH_NAMES[self.finish], ""
             except Exception as error:
                 finish, problem, kind = "error", f"{type(error).__name__}: {error}", type(error).__name__
@@ -224,6 +257,13 @@ class Generation:
                 self._requests.records.answering -= 1
                 genai.answered(span, self.id, self.model, finish, kind, self.usage, self.failovers)
                 self._record(finish, problem, kind)
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """The deltas of a request without tools."""
+        async with aclosing(self.deltas()) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, str):
+                    yield delta
 
     async def answer(self) -> str:
         """The whole text."""
@@ -254,9 +294,15 @@ class Generation:
     async def _job_of(self, route: router_pb2.RouteRequest, view: ModelView) -> Job:
         """The request as tokens of this model."""
         self._requests.views[route.model] = view
-        await self._requests.grammars.check(self._request.decoding, view)
+        request, grammars = self._request, self._requests.grammars
+        if isinstance(request, inference_pb2.ChatRequest):
+            self._plan = await plan_of(request, view, grammars)
+        if self._plan is None or request.decoding.grammar.WhichOneof("language"):
+            await grammars.check(request.decoding, view)
         ids = await self._tokenize(view)
-        grammar = self._request.decoding.grammar if self._request.decoding.HasField("grammar") else None
+        grammar = request.decoding.grammar if request.decoding.HasField("grammar") else None
+        if self._plan is not None:
+            grammar = self._plan.grammar
         if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.token_healing:
             healed = heal(ids, view.vocabulary)
             ids, self._tail, grammar = healed.ids, healed.tail, healed.grammar
@@ -286,7 +332,7 @@ class Generation:
         )
         return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
 
-    async def _generate_as_served(self, job: Job) -> AsyncGenerator[str, None]:
+    async def _generate_as_served(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Deltas of the job, made anew for each revision of the model that turns out to be served."""
         for _ in range(MAX_REVISIONS):
             try:
@@ -319,60 +365,26 @@ class Generation:
         ids = encode(text, add_bos=False) if short else await asyncio.to_thread(encode, text, add_bos=False)
         return ids[: view.model.context_length]
 
-    async def _generate(self, job: Job) -> AsyncGenerator[str, None]:
+    async def _generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Deltas of one job, up to its finish or a stop string."""
-        skip = len(self._tail)
-        text = TextStream(job.view.vocabulary, self._request.decoding.stop, skip)
-        requests = self._requests
-        vocabulary, tells = job.view.vocabulary, self.tells_logprobs
-        echo = None
-        if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.echo:
-            ids = job.generate.token_ids[: job.generate.prompt_tokens]
-            echo = Echo(vocabulary, ids, self._request.text, tells=tells)
-        told = LogprobStream(vocabulary, len(echo.text) if echo is not None else 0, skip) if tells else None
-        certain = 0
+        requests, prompt = self._requests, list(job.generate.token_ids[: job.generate.prompt_tokens])
+        answering = self._answering = Answering(self._request, prompt, job.view, self._tail, self._plan)
         try:
             async with aclosing(requests.dispatcher.stream(job)) as events:
                 async for event in events:
-                    if echo is not None:
-                        echo.push(event.prompt_logprobs)
-                        if not echo.complete:
-                            if event.token_ids or event.finish_reason:
-                                raise Internal(f"replica {self.route.replica} told too little of the prompt")
-                            continue
-                        self.logprobs += echo.entries
-                        self.echoed_tokens, self._echoed_deltas = len(echo.entries), 1
-                        yield echo.text
-                        echo = None
-                        if only_echoes(self._request):
-                            self.finish = inference_pb2.FINISH_LENGTH
-                            return
                     if event.token_ids:
                         self._last_token_s = requests.last_token_s = time.monotonic()
                         self._first_token_s = self._first_token_s or self._last_token_s
                     self._drafted += event.drafted_tokens
                     self._accepted += event.accepted_tokens
-                    delta = text.push(event.token_ids)
-                    if told is not None:
-                        told.push(event.token_ids, text.starts[self._tokens :], event.logprobs)
-                    self._tokens = text.tokens
-                    if event.finish_reason and not text.stopped:
-                        delta += text.finish()
-                        self.finish = event.finish_reason
                     if event.HasField("timings"):
                         self._timings = event.timings
-                    if text.stopped:
-                        self.finish, self.stop_text = inference_pb2.FINISH_STOP, text.stop_text
-                    if told is not None:
-                        certain += len(delta)
-                        ended = event.finish_reason and not text.stopped
-                        self.logprobs += told.finish() if ended else told.release(certain)
-                    if delta:
+                    for delta in answering.push(event):
                         yield delta
-                    if text.stopped:
+                    if answering.finish and not event.finish_reason:
                         return
         finally:
-            requests.tokens.inc(self._tokens)
+            requests.tokens.inc(answering.tokens)
 
     @property
     def _wait_s(self) -> float:
@@ -395,7 +407,7 @@ class Generation:
         )
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
-        text = "".join(self.text[self._echoed_deltas :])
+        text = "".join(self.text[1:] if self._answering and self._answering.echoed else self.text)
         self._requests.records.put(
             Finished(
                 id=self.id,
@@ -404,10 +416,10 @@ class Generation:
                 time_ms=self.created_ms,
                 route=self.route,
                 revision=self.revision,
-                question=_question(self._request),
+                question=question_of(self._request),
                 session=self._conversation.kept,
-                text=text,
-                demands=_demands(self._request, text),
+                text=said(text, self.tool_calls),
+                demands=demands_of(self._request, text, self._answering.whole_calls if self._answering else ()),
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
                 prefix_hashes=list(job.route.prefix_hashes),
@@ -421,17 +433,3 @@ class Generation:
                 total_ms=(now - self._arrived_s) * 1e3,
             )
         )
-
-
-def _question(request: GenerateMessage) -> str:
-    """The last user turn."""
-    if isinstance(request, inference_pb2.CompleteRequest):
-        return request.text
-    return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
-
-
-def _demands(request: GenerateMessage, text: str) -> list[memory_pb2.Demand]:
-    """What was asked of the form of the answer `text`."""
-    if not request.decoding.HasField("grammar"):
-        return []
-    return [memory_pb2.Demand(text=text, grammar=request.decoding.grammar)]

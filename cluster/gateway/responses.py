@@ -184,7 +184,7 @@ class Writer:
         )
 
     async def _checked(self) -> AsyncGenerator[str, None]:
-        async with aclosing(self._generation.deltas()) as deltas:
+        async with aclosing(self._generation.texts()) as deltas:
             first = True
             async for delta in deltas:
                 if first:

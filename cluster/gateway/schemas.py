@@ -12,6 +12,7 @@ from cluster.gateway.limits import (
     MAX_STOPS,
     ROLES,
 )
+from cluster.gateway.tools.check import MAX_CALLS, MAX_DESCRIPTION_CHARS, MAX_ID_CHARS, MAX_TOOLS, NAME
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -35,19 +36,41 @@ def _parts(kinds: list[str], **more: Schema) -> Schema:
 
 
 _CONTENT: Schema = {"anyOf": [TEXT, _parts(["text"], cache_control={})]}
+_NAME: Schema = {"type": "string", "pattern": NAME}
+_CALL: Schema = an_object(
+    ["id", "type", "function"],
+    id={"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+    type={"const": "function"},
+    function=an_object(
+        ["name", "arguments"],
+        name=_NAME,
+        arguments={"type": "string", "description": "A JSON object."},
+        parsed_arguments={},
+    ),
+    index={},
+)
+_CALLS: Schema = {"anyOf": [{"type": "null"}, {"type": "array", "items": _CALL, "maxItems": MAX_CALLS}]}
 _MESSAGE: Schema = {
     "type": "object",
     "properties": {
         "role": {"enum": list(ROLES)},
         "content": {"anyOf": [{"type": "null"}, *_CONTENT["anyOf"]]},
         "name": {"type": ["string", "null"]},
-        "tool_call_id": {},
-        **dict.fromkeys(("tool_calls", "refusal", "audio", "function_call"), NOTHING),
+        "tool_call_id": {"type": ["string", "null"]},
+        "tool_calls": _CALLS,
+        **dict.fromkeys(("refusal", "audio", "function_call"), NOTHING),
     },
     "required": ["role"],
     "additionalProperties": False,
     "if": {"properties": {"role": {"const": "assistant"}}},
-    "else": {"properties": {"content": _CONTENT}, "required": ["content"]},
+    "else": {"properties": {"content": _CONTENT, "tool_calls": NOTHING}, "required": ["content"]},
+    "allOf": [
+        {
+            "if": {"properties": {"role": {"const": "tool"}}},
+            "then": {"properties": {"tool_call_id": {"type": "string", "minLength": 1}}, "required": ["tool_call_id"]},
+            "else": {"properties": {"tool_call_id": {"enum": [None, ""]}}},
+        }
+    ],
 }
 _INPUT_CONTENT: Schema = {
     "anyOf": [TEXT, _parts(["input_text", "output_text", "text"], annotations={}, logprobs={})],
@@ -79,6 +102,23 @@ _MODEL: Schema = {"type": "string", "maxLength": 256}
 SHAPES: dict[str, Schema] = {
     **{f"{body}.model": _MODEL for body in ("ChatBody", "CompletionBody", "MessagesBody", "ResponsesBody")},
     "ChatBody.messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
+    "ChatBody.tools": {
+        "anyOf": [
+            {"type": "array", "items": {"$ref": "#/components/schemas/FunctionTool"}, "maxItems": MAX_TOOLS},
+            {"type": "null"},
+        ]
+    },
+    "ChatBody.tool_choice": {
+        "anyOf": [
+            {"enum": [None, "auto", "none", "required"]},
+            an_object(["type", "function"], type={"const": "function"}, function=an_object(["name"], name=_NAME)),
+        ]
+    },
+    "Function.description": {"anyOf": [{"type": "string", "maxLength": MAX_DESCRIPTION_CHARS}, {"type": "null"}]},
+    "Function.parameters": {
+        "anyOf": [{"type": "object", "properties": {"type": {"const": "object"}}}, {"type": "null"}],
+        "description": "A JSON Schema of an object.",
+    },
     "ChatBody.stop": {"anyOf": [{"type": "null"}, _STOP, _STOPS]},
     "CompletionBody.stop": {"anyOf": [{"type": "null"}, _STOP, _STOPS]},
     "CompletionBody.prompt": {

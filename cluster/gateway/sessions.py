@@ -131,7 +131,13 @@ def card(session: memory_pb2.Session) -> inference_pb2.Session:
 def message_of(turn: memory_pb2.Turn) -> inference_pb2.Message:
     """A turn as a message."""
     name = turn.name if turn.HasField("name") else None
-    return inference_pb2.Message(role=turn.role, content=turn.content, name=name)
+    return inference_pb2.Message(
+        role=turn.role,
+        content=turn.content,
+        name=name,
+        tool_calls=turn.tool_calls,
+        tool_call_id=turn.tool_call_id,
+    )
 
 
 def _unknown(session_id: str) -> NotFound:

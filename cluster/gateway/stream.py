@@ -14,10 +14,19 @@ class TextStream:
     grouped into calls, nor on how it is cut into tokens.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str] = (), skip: int = 0) -> None:
-        """`skip`: characters at the beginning that are no part of the text; no stop string begins in them."""
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        stop: Sequence[str] = (),
+        skip: int = 0,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """`skip`: characters at the beginning that are no part of the text; no stop string begins in them.
+
+        `shown`: special tokens whose text is read.
+        """
         self._token_bytes = vocabulary.token_bytes
-        self._special = vocabulary.special_ids
+        self._special = vocabulary.special_ids - shown
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = StopStrings(stop) if stop else None
         self.starts: list[int] = []

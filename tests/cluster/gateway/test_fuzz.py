@@ -21,7 +21,7 @@ from actors.base.errors import NotFound
 from cluster.gateway.openapi import BODIES, document
 from protos.gen import inference_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
-from tests.cluster.gateway.test_openapi import LEAST
+from tests.cluster.gateway.test_openapi import CALL, LEAST
 
 EXAMPLES = 40
 BOUNDED = settings(
@@ -110,7 +110,12 @@ FULL: dict[str, dict[str, Any]] = {
         "messages": [
             {"role": "system", "content": [{"type": "text", "text": "a"}]},
             {"role": "user", "content": "b", "name": "n"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "c", "tool_call_id": "c"},
         ],
+        "tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+            "type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": False,
         "stop": ["x"], "logit_bias": {"1": 1}, "stream": True, "stream_options": {"include_usage": True}, "n": 2,
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
         "russet": {"priority": "low", "stop_token_ids": [1], "kv_format": "f16", "close": True},

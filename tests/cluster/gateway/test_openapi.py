@@ -38,6 +38,15 @@ NUMBERS = [-(1 << 63) - 1, -101, -100, -2.5, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.
 NUMBERS += [10_000_000, 10_000_001, (1 << 32) - 1, 1 << 32, (1 << 64) - 1, 1 << 64]
 TEXTS = ["", "a", "auto", "none", "low", "low ", "text", "f16", "float", "base64", "medium", "default", "s" * 257]
 LISTS: list[Any] = [[], ["a"], [""], ["a"] * 4, ["a"] * 5, [1], [-1], [1.5], [1 << 32], [True], [None], [[1, 2]], [[]]]
+CALL: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOLS: list[Any] = [
+    [{"type": "function", "function": {"name": "f"} | more}]
+    for more in (
+        {}, {"name": "f g"}, {"strict": True}, {"strict": 1}, {"parameters": {}}, {"parameters": {"type": "object"}},
+        {"parameters": {"type": "array"}}, {"description": "d" * 16_385}, {"parameters": None}, {"more": 1},
+    )
+]  # fmt: skip
+TOOLS += [[{"type": "web_search"}], [{"type": "function"}], TOOLS[0] * 129]
 MESSAGES: list[Any] = [
     [{"role": "user", "content": "x"} | more]
     for more in (
@@ -46,6 +55,11 @@ MESSAGES: list[Any] = [
         {"content": [{"type": "input_text", "text": "x"}]}, {"content": [{"type": "image"}]}, {"content": ["x"]},
         {"content": [{"type": "text", "text": "x", "more": 1}]}, {"name": "n"}, {"name": 3}, {"more": 1},
         {"content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}, {"type": "message"},
+        {"role": "tool", "tool_call_id": "c"}, {"tool_call_id": "c"}, {"role": "tool", "tool_call_id": 1},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"tool_calls": [CALL]}, {"tool_calls": []},
+        {"role": "assistant", "tool_calls": [CALL | {"type": "custom"}]}, {"role": "assistant", "tool_calls": [1]},
+        {"role": "assistant", "tool_calls": [CALL | {"id": ""}]}, {"role": "assistant", "tool_calls": [CALL] * 129},
+        {"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f g", "arguments": ""}}]},
         {"refusal": "no"}, {"refusal": None}, {"audio": {}}, {"type": "reasoning"}, {"id": "i", "status": "completed"},
     )
 ]  # fmt: skip
@@ -56,11 +70,12 @@ OBJECTS: list[Any] = [
     {"format": {"type": "xml"}}, {"verbosity": "medium"}, {"priority": "high"}, {"priority": "urgent"},
     {"kv_format": "q8"}, {"kv_format": "q2"}, {"session_id": "s" * 256}, {"session_id": "s" * 257},
     {"stop_token_ids": [1, 2]}, {"stop_token_ids": [-1]}, {"stop_token_ids": [1] * 33}, {"grammar": {"regex": "a"}},
-    {"grammar": {"regexp": "a"}}, {"grammar": {"choice": ["a"]}},
+    {"grammar": {"regexp": "a"}}, {"grammar": {"choice": ["a"]}}, {"type": "function", "function": {"name": "f"}},
 ]  # fmt: skip
-POOL = [None, True, False, *NUMBERS, *TEXTS, *LISTS, *MESSAGES, *OBJECTS]
+POOL = [None, True, False, *NUMBERS, *TEXTS, *LISTS, *TOOLS, *MESSAGES, *OBJECTS]
 
 TIED: dict[str, Callable[[Any], bool]] = {
+    "tool_choice": lambda value: isinstance(value, dict),
     "min_tokens": lambda value: value > 5,
     "previous_response_id": lambda value: value != "",
     "russet": lambda value: "session_id" in value,
