@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.choices import Choices
 from cluster.gateway.logprobs import chat_logprobs, completion_logprobs
-from cluster.gateway.requests import FINISH_NAMES, Generation
+from cluster.gateway.requests import FINISH_NAMES
 from cluster.gateway.tools.bodies import calls_body, delta_body
 from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2
@@ -34,7 +35,7 @@ class Shape:
         body["choices"] = [self._choice(index, each, choices) for index, each in enumerate(choices.generations)]
         return dumps(body | {"usage": usage(choices.usage), "russet": extension(first)})
 
-    def _choice(self, index: int, generation: Generation, choices: Choices) -> dict[str, Any]:
+    def _choice(self, index: int, generation: AnswerStream, choices: Choices) -> dict[str, Any]:
         text = "".join(generation.text)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if generation.tool_calls:
@@ -63,14 +64,15 @@ class Shape:
                 told[index] = until
                 finish = FINISH_NAMES[generation.finish] if ended else None
                 content, text = ({}, "") if delta is None else _content(delta)
-                yield event + self._event(head, content, text, finish, logprobs, index)
+                last = head | ran(generation) if ended else head
+                yield event + self._event(last, content, text, finish, logprobs, index)
         ending = DONE
         if include_usage:
             last = head | {"choices": [], "usage": usage(choices.usage), "russet": extension(choices.first)}
             ending = b"data: " + dumps(last) + b"\n\n" + DONE
         yield ending
 
-    async def events(self, generation: Generation, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, generation: AnswerStream, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """The answer as it comes. The first item is the text's beginning, with the route."""
         async with aclosing(generation.deltas()) as deltas:
             first = await anext(deltas, "")
@@ -95,13 +97,13 @@ class Shape:
                 yield chunk(delta)
         # Tokens at the end that have no text come with the finish.
         rest = self._told(generation, told) if told < len(generation.logprobs) else None
-        ending = self._event(head, {}, "", FINISH_NAMES[generation.finish], rest)
+        ending = self._event(head | ran(generation), {}, "", FINISH_NAMES[generation.finish], rest)
         if include_usage:
             last = head | {"choices": [], "usage": usage(generation.usage), "russet": extension(generation)}
             ending += b"data: " + dumps(last) + b"\n\n"
         yield ending + DONE
 
-    def _head(self, generation: Generation, kind: str) -> dict[str, Any]:
+    def _head(self, generation: AnswerStream, kind: str) -> dict[str, Any]:
         return {
             "id": generation.id,
             "object": kind,
@@ -110,7 +112,7 @@ class Shape:
             "system_fingerprint": f"fp_{generation.revision[:12]}",
         }
 
-    def _told(self, generation: Generation, start: int, end: int | None = None) -> dict[str, Any] | None:
+    def _told(self, generation: AnswerStream, start: int, end: int | None = None) -> dict[str, Any] | None:
         """Log-probabilities from the start-th token to the end-th; None where none were asked for."""
         if not generation.tells_logprobs:
             return None
@@ -155,7 +157,7 @@ def usage(counts: inference_pb2.Usage) -> dict[str, Any]:
     }
 
 
-def extension(generation: Generation) -> dict[str, Any]:
+def extension(generation: AnswerStream) -> dict[str, Any]:
     """Russet's own part of an answer: where the request went and why, its KV, its session."""
     route = generation.route
     decision = {
@@ -166,9 +168,20 @@ def extension(generation: Generation) -> dict[str, Any]:
     }
     kv = {"format": generation.kv.format, "restored_tokens": generation.kv.restored_tokens}
     body: dict[str, Any] = {"route": decision, "failovers": generation.failovers, "kv": kv}
+    if generation.tool_runs:
+        body["tool_runs"] = [_run(run) for run in generation.tool_runs]
     if generation.session_id:
         body["session"] = {"id": generation.session_id, "turns": generation.session_turns}
     return body
+
+
+def ran(generation: AnswerStream) -> dict[str, Any]:
+    """What a stream's last chunk says of what was run for it."""
+    return {"russet": extension(generation)} if generation.tool_runs else {}
+
+
+def _run(run: inference_pb2.ToolRun) -> dict[str, Any]:
+    return {"name": run.name, "ms": round(run.ms, 3), "ok": run.ok, "cached": run.cached or None}
 
 
 def session_row(session: inference_pb2.Session) -> dict[str, Any]:

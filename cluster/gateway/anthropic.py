@@ -8,12 +8,12 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from actors.base.errors import InvalidArgument, RussetError, mapping_of
-from cluster.gateway.answers import dumps, extension
+from cluster.gateway.answer_stream import AnswerStream
+from cluster.gateway.answers import dumps, extension, ran
 from cluster.gateway.bodies import ANY, Body, content_text, kind_of
 from cluster.gateway.errors import UnsupportedParameter
 from cluster.gateway.extension import Extension, apply_extension
 from cluster.gateway.limits import check, check_stop
-from cluster.gateway.requests import Generation
 from protos.gen import inference_pb2
 
 UNSUPPORTED_MESSAGES: dict[str, tuple[Any, ...]] = {
@@ -92,14 +92,14 @@ def _message(message: dict[str, Any], where: str) -> inference_pb2.Message:
     return inference_pb2.Message(role=role, content=content_text(message.get("content"), f"{where}.content"))
 
 
-def answer(generation: Generation) -> bytes:
+def answer(generation: AnswerStream) -> bytes:
     """The answer in one piece, once the generation has ended."""
     content = [{"type": "text", "text": "".join(generation.text)}]
     message = _opening(generation) | {"content": content} | _ending(generation)
     return dumps(message | {"usage": _usage(generation), "russet": extension(generation)})
 
 
-async def events(generation: Generation) -> AsyncGenerator[bytes, None]:
+async def events(generation: AnswerStream) -> AsyncGenerator[bytes, None]:
     """The answer as it comes, as Anthropic's events. The first item is the opening and the text's beginning."""
     async with aclosing(generation.texts()) as deltas:
         first = await anext(deltas, "")
@@ -114,7 +114,7 @@ async def events(generation: Generation) -> AsyncGenerator[bytes, None]:
             yield _delta(text)
     yield (
         _event("content_block_stop", index=0)
-        + _event("message_delta", delta=_ending(generation), usage=_usage(generation))
+        + _event("message_delta", delta=_ending(generation), usage=_usage(generation), **ran(generation))
         + _event("message_stop")
     )
 
@@ -134,11 +134,11 @@ def _delta(text: str) -> bytes:
     return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
 
-def _opening(generation: Generation) -> dict[str, Any]:
+def _opening(generation: AnswerStream) -> dict[str, Any]:
     return {"id": generation.id, "type": "message", "role": "assistant", "model": generation.model}
 
 
-def _ending(generation: Generation) -> dict[str, Any]:
+def _ending(generation: AnswerStream) -> dict[str, Any]:
     reason: Literal["max_tokens", "stop_sequence", "end_turn"] = "end_turn"
     if generation.finish == inference_pb2.FINISH_LENGTH:
         reason = "max_tokens"
@@ -147,7 +147,7 @@ def _ending(generation: Generation) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": generation.stop_text or None}
 
 
-def _usage(generation: Generation) -> dict[str, int]:
+def _usage(generation: AnswerStream) -> dict[str, int]:
     """Anthropic counts what came from the cache apart from the rest of the prompt."""
     counts = generation.usage
     return {

@@ -7,10 +7,12 @@ from copy import deepcopy
 from typing import NamedTuple, TypeVar
 
 from actors.base.errors import InvalidArgument
+from cluster.gateway.answer_stream import AnswerStream
+from cluster.gateway.begin import begin
 from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.requests import Caller, Generation, Requests
+from cluster.gateway.requests import Caller, Requests
 from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2
 
@@ -25,7 +27,7 @@ class Piece(NamedTuple):
     delta: Delta | None
     """What became certain; None: the choice ended."""
     told: int
-    """Log-probabilities (Generation.logprobs) up to this piece."""
+    """Log-probabilities (AnswerStream.logprobs) up to this piece."""
 
 
 class Choices:
@@ -50,12 +52,12 @@ class Choices:
             )
         self._ranks = count > self._wanted
         self.tells_logprobs = decoding.HasField("logprobs")
-        self._all = [requests.begin(choice_of(request, index, self._ranks), caller) for index in range(count)]
-        self.generations: list[Generation] = self._all[: self._wanted]
+        self._all = [begin(requests, choice_of(request, index, self._ranks), caller) for index in range(count)]
+        self.generations: list[AnswerStream] = self._all[: self._wanted]
         """Those that are the answer; with best_of only once answer() has returned."""
 
     @property
-    def first(self) -> Generation:
+    def first(self) -> AnswerStream:
         """Choice 0, whose id and route are the answer's."""
         return self._all[0]
 
@@ -74,7 +76,7 @@ class Choices:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Of all choices as they come, interleaved. Closing it cancels them all, and one that fails ends the others.
 
-        Raises as Generation.deltas.
+        Raises as AnswerStream.deltas.
         """
         if len(self._all) == 1:
             async with aclosing(self.first.deltas()) as deltas:
@@ -98,7 +100,7 @@ class Choices:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def answer(self) -> list[Generation]:
+    async def answer(self) -> list[AnswerStream]:
         """Wait for all; the choices of the answer in order."""
         async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:
@@ -131,7 +133,7 @@ def derived_seed(seed: int, index: int) -> int:
     return mixed ^ (mixed >> 31)
 
 
-async def _pump(index: int, generation: Generation, queue: asyncio.Queue[Piece | Exception]) -> None:
+async def _pump(index: int, generation: AnswerStream, queue: asyncio.Queue[Piece | Exception]) -> None:
     try:
         async with aclosing(generation.deltas()) as deltas:
             async for delta in deltas:
@@ -142,6 +144,6 @@ async def _pump(index: int, generation: Generation, queue: asyncio.Queue[Piece |
         await queue.put(Piece(index, None, len(generation.logprobs)))
 
 
-def _mean_logprob(generation: Generation) -> float:
+def _mean_logprob(generation: AnswerStream) -> float:
     told = generation.logprobs[generation.echoed_tokens :]
     return sum(entry.logprob for entry in told) / len(told) if told else float("-inf")

@@ -39,9 +39,11 @@ def _instructions(messages: Sequence[memory_pb2.Turn] | Sequence[inference_pb2.M
 class Conversation:
     """A request and its session. Completions, and chats without a session, stand alone: nothing is read or kept."""
 
-    def __init__(self, sessions: Sessions, tenant: str, sent: GenerateMessage) -> None:
+    def __init__(self, sessions: Sessions, tenant: str, sent: GenerateMessage, in_turn: bool) -> None:
+        """in_turn: who asks holds the session's turn already."""
         self._sessions = sessions
         self._tenant = tenant
+        self._in_turn = in_turn
         self.request = sent
         """As sent; within `turn`, as the model reads it."""
         self.stored = memory_pb2.Session()
@@ -65,7 +67,8 @@ class Conversation:
                 check_results(sent.messages, len(sent.messages))
             yield
             return
-        async with self._sessions.turn(self._tenant, sent.session_id):
+        turn = contextlib.nullcontext() if self._in_turn else self._sessions.turn(self._tenant, sent.session_id)
+        async with turn:
             self.request = await self._continued(sent)
             check_results(self.request.messages, len(sent.messages))
             yield

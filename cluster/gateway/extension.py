@@ -1,12 +1,14 @@
 """Russet's own part of a request, which stands under `russet` in the bodies of every API."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_format import GrammarBody, add_grammar
 from cluster.gateway.bodies import Body
 from cluster.gateway.limits import check_kv_format, check_session
-from cluster.gateway.tools.check import callable_tools
+from cluster.gateway.tools.check import MAX_TOOLS, callable_tools
 from protos.gen import inference_pb2
 
 PRIORITIES = {
@@ -15,6 +17,14 @@ PRIORITIES = {
     "high": inference_pb2.PRIORITY_HIGH,
     "critical": inference_pb2.PRIORITY_CRITICAL,
 }
+
+
+class ServerToolsBody(Body):
+    """Tools that the gateway runs for a chat."""
+
+    run: Annotated[list[str], Field(max_length=MAX_TOOLS)] | Literal["all"]
+    max_rounds: int | None = Field(None, ge=1, le=32)
+    parallel: bool | None = None
 
 
 class Extension(Body):
@@ -27,6 +37,7 @@ class Extension(Body):
     grammar: GrammarBody | None = None
     token_healing: bool | None = None
     close: bool = False
+    tools: ServerToolsBody | None = None
 
 
 def apply_extension(
@@ -47,8 +58,23 @@ def apply_extension(
                 param="russet.token_healing",
             )
         request.token_healing = True
-    calls = isinstance(request, inference_pb2.ChatRequest) and bool(callable_tools(request))
+    if extension.tools is not None:
+        if isinstance(request, inference_pb2.CompleteRequest):
+            raise InvalidArgument("russet.tools is for chats; leave it out", param="russet.tools")
+        request.server_tools.CopyFrom(_server_tools(extension.tools))
+    calls = isinstance(request, inference_pb2.ChatRequest) and (
+        bool(callable_tools(request)) or request.HasField("server_tools")
+    )
     add_grammar(extension.grammar, extension.close, request.decoding, calls=calls)
+
+
+def _server_tools(asked: ServerToolsBody) -> inference_pb2.ServerTools:
+    return inference_pb2.ServerTools(
+        names=[] if asked.run == "all" else asked.run,
+        all=asked.run == "all",
+        max_rounds=asked.max_rounds or 0,
+        one_by_one=asked.parallel is False,
+    )
 
 
 def _stop_token_ids(extension: Extension | None) -> list[int]:

@@ -12,18 +12,16 @@ from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
 from cluster.gateway.server_tools import listed
-from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2, inference_pb2_grpc
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
-    def __init__(self, requests: Requests, models: Models, gate: Gate, tools: ToolRuntime) -> None:
+    def __init__(self, requests: Requests, models: Models, gate: Gate) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
-        self._tools = tools
 
     async def Chat(self, request: inference_pb2.ChatRequest, context: Any) -> inference_pb2.Answer:
         """A whole answer."""
@@ -88,7 +86,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def ListTools(self, request: inference_pb2.ListToolsRequest, context: Any) -> inference_pb2.ListToolsReply:
         """Those that the gateway itself can run."""
         self._admit(request, context)
-        return await listed(self._tools)
+        return await listed(self._requests.tools)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
         choices = Choices(self._requests, request, self._admit(request, context))
@@ -98,6 +96,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 finish_reason=each.finish,
                 logprobs=each.logprobs if choices.tells_logprobs else (),
                 tool_calls=each.tool_calls,
+                tool_runs=each.tool_runs,
             )
             for each in await choices.answer()
         ]
@@ -114,6 +113,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             logprobs=answers[0].logprobs,
             others=answers[1:],
             tool_calls=answers[0].tool_calls,
+            tool_runs=answers[0].tool_runs,
         )
 
     async def _chunks(self, request: GenerateMessage, context: Any) -> AsyncGenerator[inference_pb2.Chunk, None]:
@@ -141,6 +141,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 routed, told[index] = True, until
                 if delta is None:
                     chunk.finish_reason = generation.finish
+                    chunk.tool_runs.extend(generation.tool_runs)
                     left -= 1
                 if not left:
                     chunk.usage.CopyFrom(choices.usage)

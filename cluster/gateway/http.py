@@ -22,6 +22,7 @@ from cluster.gateway import anthropic, openapi, responses
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
+from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.choices import Choices
 from cluster.gateway.errors import body_of
@@ -45,7 +46,6 @@ from cluster.gateway.openai import (
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
 from cluster.gateway.server_tools import listed, page
-from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2
 
 BACKLOG = 2048
@@ -61,14 +61,12 @@ class Api:
         health: Health,
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
-        tools: ToolRuntime,
     ) -> None:
         self._requests = requests
         self._models = models
         self._health = health
         self._gate = gate
         self._metrics = metrics
-        self._tools = tools
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -127,7 +125,7 @@ class Api:
         parsed = parse(body, anthropic.MessagesBody, anthropic.UNSUPPORTED_MESSAGES)
         message = anthropic.messages_request(parsed)
         _apply_headers(message, request)
-        generation = self._requests.begin(message, caller)
+        generation = begin(self._requests, message, caller)
         headers = [(b"request-id", generation.id.encode())]
         if parsed.stream:
             return await EventStream.open(anthropic.events(generation), headers, anthropic.error_body)
@@ -144,7 +142,7 @@ class Api:
                 param="X-Russet-Session",
             )
         _apply_headers(message, request)
-        generation = self._requests.begin(message, caller)
+        generation = begin(self._requests, message, caller)
         writer = responses.Writer(generation, parsed, previous)
         headers = [(b"x-request-id", generation.id.encode())]
         if parsed.stream:
@@ -186,7 +184,7 @@ class Api:
 
     async def list_tools(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /v1/russet/tools: those that the gateway itself can run, and where they come from."""
-        return Reply(dumps(page(await listed(self._tools))))
+        return Reply(dumps(page(await listed(self._requests.tools))))
 
     async def list_models(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /v1/models."""

@@ -28,6 +28,7 @@ from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.tools.plan import ToolPlan, plan_of
 from cluster.gateway.tools.reader import Delta
+from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2, router_pb2, scheduler_pb2
 
 INLINE_CHARS = 8192
@@ -60,6 +61,7 @@ class Requests:
         dispatcher: Dispatcher,
         records: Records,
         sessions: Sessions,
+        tools: ToolRuntime,
         telemetry: Telemetry,
     ) -> None:
         self.config = config
@@ -68,6 +70,7 @@ class Requests:
         self.dispatcher = dispatcher
         self.records = records
         self.sessions = sessions
+        self.tools = tools
         self.telemetry = telemetry
         self.grammars = Grammars(config.grammar_timeout_s)
         self.views: dict[str, ModelView] = {}
@@ -77,22 +80,27 @@ class Requests:
         self.measurements = genai.Measurements(telemetry)
         self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
 
-    def begin(self, request: GenerateMessage, caller: Caller, *, probe: bool = False) -> "Generation":
+    def begin(
+        self, request: GenerateMessage, caller: Caller, *, probe: bool = False, in_turn: bool = False
+    ) -> "Generation":
         """Validate a request. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet.
 
-        probe: a health check, which waits for no replica and is not recorded.
+        probe: a health check, which waits for no replica and is not recorded. in_turn: the caller holds its session's
+        turn.
         """
         check_request(request)
-        return Generation(self, request, caller, probe)
+        return Generation(self, request, caller, probe, in_turn)
 
 
 class Generation:
-    """One request's answer. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
+    """An AnswerStream of one job. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
 
-    def __init__(self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool) -> None:
+    def __init__(
+        self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, in_turn: bool
+    ) -> None:
         self._requests = requests
         self._caller = caller
-        self._conversation = Conversation(requests.sessions, caller.tenant, request)
+        self._conversation = Conversation(requests.sessions, caller.tenant, request, in_turn)
         self._probe = probe
         self._arrived_s = time.monotonic()
         self._job: Job | None = None
@@ -126,6 +134,11 @@ class Generation:
     def tool_calls(self) -> Sequence[inference_pb2.ToolCall]:
         """Tools that it calls, as far as they are certain; where something cut the answer, the last may be cut too."""
         return self._answering.calls if self._answering else ()
+
+    @property
+    def tool_runs(self) -> Sequence[inference_pb2.ToolRun]:
+        """A generation runs nothing (cluster.gateway.tool_loop does)."""
+        return ()
 
     @property
     def finish(self) -> inference_pb2.FinishReason:

@@ -16,12 +16,12 @@ from pydantic import Field
 
 from actors.base.errors import Conflict, InvalidArgument, NotFound
 from cluster.gateway.answer_format import JsonSchema, ResponseFormat, grammar_of
+from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.answers import dumps, extension
 from cluster.gateway.bodies import ANY, Body, kind_of
 from cluster.gateway.errors import UnsupportedParameter
 from cluster.gateway.extension import Extension, apply_extension
 from cluster.gateway.limits import MAX_SESSION_CHARS, ROLES, check
-from cluster.gateway.requests import Generation
 from protos.gen import inference_pb2
 
 UNSUPPORTED_RESPONSES: dict[str, tuple[Any, ...]] = {
@@ -127,7 +127,7 @@ def responses_request(body: ResponsesBody) -> tuple[inference_pb2.ChatRequest, P
     return request, previous
 
 
-def check_previous(generation: Generation, previous: Previous | None) -> None:
+def check_previous(generation: AnswerStream, previous: Previous | None) -> None:
     """Refuse to go on from a response that is not there any more, or not the newest of its conversation.
 
     To be called once the generation has begun. Raises NotFound or Conflict.
@@ -147,7 +147,7 @@ def check_previous(generation: Generation, previous: Previous | None) -> None:
 class Writer:
     """Writes one response, whole or as events."""
 
-    def __init__(self, generation: Generation, body: ResponsesBody, previous: Previous | None) -> None:
+    def __init__(self, generation: AnswerStream, body: ResponsesBody, previous: Previous | None) -> None:
         self._generation = generation
         self._body = body
         self._previous = previous

@@ -59,14 +59,16 @@ class Gateway:
         sessions = self._sessions = Sessions(config, memory)
         self._records = Records(config, router, memory, learner, sessions, telemetry)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
-        requests = Requests(config, self._routes, self._catalog, dispatcher, self._records, sessions, telemetry)
-        self._grammars = requests.grammars
         self._tools = Registry(tools)
         runtime = ToolRuntime(tools, self._tools, embedding_by(memory), telemetry)
+        requests = Requests(
+            config, self._routes, self._catalog, dispatcher, self._records, sessions, runtime, telemetry
+        )
+        self._grammars = requests.grammars
         models, gate = Models(self._routes, memory), Gate(config)
-        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics, runtime)
+        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
-        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate, runtime))]
+        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate))]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
         self.addresses = GatewayAddresses("", "")
         """Set by start()."""

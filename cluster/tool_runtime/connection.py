@@ -25,8 +25,10 @@ class State(StrEnum):
     """Whether a server's tools can be called."""
 
     CONNECTING = "connecting"
+    """For the first time, or again right after its session ended: calls wait for it."""
     READY = "ready"
     DOWN = "down"
+    """Tried again now and then: calls fail at once."""
 
 
 class Connection:
@@ -44,6 +46,8 @@ class Connection:
         self._secrets: list[str] = []
         self._session: Session | None = None
         self._closing: set[asyncio.Task[Any]] = set()
+        self._tried = asyncio.Event()
+        """Set once it was, or could not be, reached for the first time."""
         self._settled = asyncio.Event()
         """Set while it is not connecting."""
         self._keeper: asyncio.Task[None] | None = None
@@ -63,6 +67,10 @@ class Connection:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def tried(self) -> None:
+        """Wait for the end of the first attempt to connect."""
+        await self._tried.wait()
 
     async def settled(self) -> None:
         """Wait while it is connecting; at most as long as that may take."""
@@ -99,7 +107,6 @@ class Connection:
     async def _keep(self) -> None:
         pause_s = 0.0
         while True:
-            self._connecting()
             session = self._session = None
             try:
                 session = self._session = self._open()
@@ -114,13 +121,13 @@ class Connection:
                 problem = "its session ended"
                 if await self._use(session) > LAST_PAUSE_S:
                     pause_s = 0.0  # What lived long is connected again at once.
+                self._connecting()
             finally:
                 if session is not None:
                     self._close(asyncio.create_task(session.closed()))
             log.warning("tool server %s: %s", self.server.name, problem)
             if pause_s:
-                self.state, self.problem = State.DOWN, problem
-                self._settled.set()
+                self._settle(State.DOWN, problem)
                 await asyncio.sleep(pause_s)
             pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LAST_PAUSE_S)
 
@@ -128,12 +135,17 @@ class Connection:
         self.state = State.CONNECTING
         self._settled.clear()
 
+    def _settle(self, state: State, problem: str = "") -> None:
+        self.state, self.problem = state, problem
+        self._settled.set()
+        self._tried.set()
+
     async def _use(self, session: "Session") -> float:
         """The time in which the session's tools can be called; seconds that it was."""
         clock = asyncio.get_running_loop().time
         began_s = clock()
-        self.state, self.problem, self.offers = State.READY, "", session.offers
-        self._settled.set()
+        self.offers = session.offers
+        self._settle(State.READY)
         log.info("tool server %s is ready with %d tools", self.server.name, len(self.offers))
         while not session.ended.is_set():
             try:

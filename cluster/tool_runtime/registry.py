@@ -19,6 +19,7 @@ from cluster.tool_runtime.offers import Offer
 
 log = logging.getLogger(__name__)
 MAX_NAME_CHARS = 64
+MAX_DESCRIPTION_CHARS = 4096
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 Reuse = Literal["no", "exact", "meaning"]
 
@@ -74,8 +75,8 @@ class Registry:
         await asyncio.gather(*(connection.stop() for connection in self.connections))
 
     async def catalogue(self) -> Catalogue:
-        """The tools there are, once no server is just connecting. Those of a server that went away stay listed."""
-        await asyncio.gather(*(connection.settled() for connection in self.connections))
+        """The tools there are, once every server was tried. Those of a server that went away stay listed."""
+        await asyncio.gather(*(connection.tried() for connection in self.connections))
         read = [connection.offers for connection in self.connections]
         if len(read) != len(self._read) or any(new is not old for new, old in zip(read, self._read, strict=True)):
             self._catalogue, self._read = catalogue_of(self.connections), read
@@ -108,7 +109,7 @@ def catalogue_of(connections: Sequence[Connection]) -> Catalogue:
                     tools[name] = ServerTool(
                         name=name,
                         own_name=tool.name,
-                        description=tool.description,
+                        description=tool.description[:MAX_DESCRIPTION_CHARS],
                         parameters=tool.parameters,
                         validator=validator,
                         reuse=reuse_of(tool, server),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from actors.base import genai
 from actors.base.errors import RussetError
 from actors.base.telemetry import Telemetry
 from cluster.tool_runtime.arguments import ArgumentsRefused, checked
@@ -55,6 +56,7 @@ class ToolRuntime:
         self.config = config
         self.registry = registry
         self._embed = embed
+        self._telemetry = telemetry
         self._cache = ResultCache(config.cache_entries, config.cache_ttl_s, config.cache_cosine)
         self._running = asyncio.Semaphore(config.max_running)
         self._calls = telemetry.counter("russet_tool_calls_total", "Calls of server-side tools", ["tool", "outcome"])
@@ -85,17 +87,22 @@ class ToolRuntime:
 
     async def _run(self, call: Call, tenant: str, until_s: float) -> Run:
         began_s = time.monotonic()
+        name = call.tool.name
         outcome: Literal["ok", "error", "refused", "failed"] = "ok"
         cached: Cached = ""
-        try:
-            arguments = checked(call.arguments, call.tool.validator, self.config.max_argument_bytes)
-            text, ok, cached = await self._result(call.tool, arguments, tenant, until_s)
-            outcome = "ok" if ok else "error"
-        except ArgumentsRefused as error:
-            text, outcome = f"Error: {error}", "refused"
-        except CallFailed as error:
-            text, outcome = f"Error: {error}", "failed"
-        self._calls.labels(call.tool.name, outcome).inc()
+        attributes = {genai.OPERATION: "execute_tool", genai.TOOL_NAME: name, genai.TOOL_CALL_ID: call.id}
+        with self._telemetry.span(f"execute_tool {name}", attributes) as span:
+            try:
+                arguments = checked(call.arguments, call.tool.validator, self.config.max_argument_bytes)
+                text, ok, cached = await self._result(call.tool, arguments, tenant, until_s)
+                outcome = "ok" if ok else "error"
+            except ArgumentsRefused as error:
+                text, outcome = f"Error: {error}", "refused"
+            except CallFailed as error:
+                text, outcome = f"Error: {error}", "failed"
+            if outcome != "ok":
+                span.set_attribute(genai.ERROR_TYPE, outcome)
+        self._calls.labels(name, outcome).inc()
         return Run(call, text, outcome == "ok", (time.monotonic() - began_s) * 1e3, cached)
 
     async def _result(

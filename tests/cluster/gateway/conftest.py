@@ -103,6 +103,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.holding = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.cancellations = 0
+        self.script: list[str] = []
+        """Answers to the next requests, one each, before `answer` is given."""
         self.answers: dict[int, str] = {}
         """By seed, where it is not the answer."""
         self.values: dict[int, float] = {}
@@ -141,6 +143,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
             await self.holding.wait()
             raise Internal("the row failed")
         answer_ids = list(self.answers[seed].encode()) if seed in self.answers else self.answer_ids
+        if self.script:
+            answer_ids = list(self.script.pop(0).encode())
         done = len(request.token_ids) - request.prompt_tokens
         length = min(len(answer_ids), request.max_tokens or CONTEXT)
         admission = scheduler_pb2.Admission(
