@@ -17,16 +17,16 @@ MOST_SHIFT = 6.0
 """Bound of a row's own part, so that it finds back in a dozen tries or two."""
 LEAST_CHANCE, MOST_CHANCE = 0.01, 0.99
 
-_KNOWN = (2, 0.25), (3, 0.4), (5, 0.6), (8, 0.75), (16, 0.9)
 _PRIORS: dict[str, tuple[tuple[int, float], ...]] = {
     "grammar": ((0, 0.98), (16, 0.98)),
     "reference": ((0, 0.7), (5, 0.85), (16, 0.95)),
-    "prompt": _KNOWN,
-    "traffic": ((2, 0.15), (3, 0.3), (5, 0.5), (8, 0.7), (16, 0.9)),
+    "prompt": ((2, 0.5), (3, 0.65), (5, 0.78), (8, 0.86), (16, 0.96)),
+    "traffic": ((3, 0.35), (5, 0.45), (8, 0.68), (16, 0.95)),
     "model": ((0, 0.05), (16, 0.95)),
     "head": ((0, 0.05), (16, 0.95)),
 }
-"""Chances before anything is known, by level; between these levels they are interpolated."""
+"""Chances before anything is known, by level; between these levels they are interpolated. Those of text were measured
+over 20,000 greedy and sampled tokens of chat and of quoting tasks (SmolLM2-135M)."""
 SOURCES = tuple(_PRIORS)
 
 

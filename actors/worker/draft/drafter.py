@@ -13,6 +13,7 @@ from actors.worker.draft.lookahead import (
     Price,
     adapted,
     chosen,
+    paused,
     price,
     worthwhile_depth,
 )
@@ -37,8 +38,6 @@ RATE_OF_RATE = 0.25
 RETRY = 128
 """Tokens after which a row tries again a proposer that is not worth its cost: nothing else tells whether it is."""
 RETRY_DEPTH = 2
-MOST_PAUSE = 16
-"""Most steps without looking for drafts."""
 
 NO_TOKENS = np.zeros(0, np.int32)
 
@@ -114,7 +113,7 @@ class Drafter:
             self._ask(proposer, contexts, guesses, of_step)
         trees = [self._grown(context, of_row, least) for context, of_row in zip(contexts, guesses, strict=True)]
         counts = chosen([tree.chances for tree in trees], of_step, beside.rows)
-        self.pause = 0 if any(counts) else min(max(2 * self.pause, 1), MOST_PAUSE)
+        self.pause = 0 if any(counts) else paused(self.pause, beside.rows)
         return [tree.draft(count) if count else None for tree, count in zip(trees, counts, strict=True)]
 
     def _read(self, context: Context, least: float) -> list[Guess]:

@@ -24,7 +24,9 @@ MOST_NODES = 64
 LENGTHEN = 0.25
 """By what part of it drafts may lengthen a step of which some row has none: others' drafts are no use to it."""
 
-LEAST_LOOKAHEAD, FIRST_LOOKAHEAD, MOST_LOOKAHEAD = 2, 4, 8
+LEAST_LOOKAHEAD, FIRST_LOOKAHEAD, MOST_LOOKAHEAD = 2, 6, 8
+PAUSE_PER_ROW, MOST_PAUSE = 4, 16
+"""Most steps without a look at the rows: so many for each, and in all."""
 RAISE_ABOVE, LOWER_BELOW = 0.9, 0.5
 """Acceptance rates of a row beyond which its lookahead changes."""
 
@@ -97,10 +99,18 @@ def worthwhile_depth(rates: Sequence[float], price: Price, proposal_ms: Callable
     return best
 
 
+def paused(pause: int, rows: int) -> int:
+    """Steps to run without looking for drafts, after a look that found none; `pause` were run before it.
+
+    A row alone gains most and is looked at often; looking at many costs more and finds little.
+    """
+    return min(max(2 * pause, rows), PAUSE_PER_ROW * rows, MOST_PAUSE)
+
+
 def adapted(lookahead: int, rate: float) -> int:
     """A row's lookahead after another draft, given its acceptance rate of late."""
     if rate > RAISE_ABOVE:
-        return min(lookahead + 1, MOST_LOOKAHEAD)
+        return min(lookahead + 2, MOST_LOOKAHEAD)
     if rate < LOWER_BELOW:
         return max(lookahead - 1, LEAST_LOOKAHEAD)
     return lookahead

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from actors.worker.draft.draft import Context
-from actors.worker.draft.drafter import MOST_PAUSE, Drafter
+from actors.worker.draft.drafter import Drafter
+from actors.worker.draft.lookahead import MOST_PAUSE, PAUSE_PER_ROW
 from actors.worker.step_cost import StepCost, Work
 
 ONE = Work(0, 1, 0)
@@ -150,16 +151,17 @@ def test_without_a_measured_step_there_are_no_drafts() -> None:
     assert drafter.draft([context(prompt)], None, ONE) == [None]
 
 
-def test_where_nothing_is_found_it_asks_for_longer_and_longer_pauses() -> None:
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_where_nothing_is_found_it_asks_for_longer_and_longer_pauses(rows: int) -> None:
     drafter, tokens = Drafter(), words(19, 300)
     drafter.start(0, 100)
     pauses = []
     known = 100
     while len(pauses) < 8:
-        assert drafter.draft([context(tokens[:known])], COST, ONE) == [None]
+        assert drafter.draft([context(tokens[:known])], COST, Work(0, rows, 0)) == [None]
         pauses.append(drafter.pause)
         known += drafter.pause + 1
     assert pauses == sorted(pauses)
-    assert pauses[-1] == MOST_PAUSE
+    assert pauses[-1] == min(PAUSE_PER_ROW * rows, MOST_PAUSE)
     drafter.start(1, 10)
     assert drafter.pause == 0
