@@ -165,7 +165,9 @@ def _sampled(toy: Any, scheduler: Any, drafter: Any) -> list[list[int]]:
     return outputs
 
 
-@pytest.mark.parametrize("drafter", [None, Likeliest(branches=False)], ids=["plain", "chain"])
+@pytest.mark.parametrize(
+    "drafter", [None, Likeliest(branches=False), Likeliest(branches=True)], ids=["plain", "chain", "tree"]
+)
 def test_samples_are_of_the_targets_distribution(toy, scheduler, drafter) -> None:
     assert _surprise(_sampled(toy, scheduler, drafter)) > SURPRISED
 
