@@ -8,14 +8,10 @@ before it. On the machine where the form was chosen (SmolLM2-135M, two cores) it
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Float64 = NDArray[np.float64]
-
-PRIOR_MS = np.array([300.0, 10.0, 10.0, 0.01])
+PRIOR_MS = (300.0, 10.0, 10.0, 0.01)
 """How large a coefficient may well be. What the first steps leave open is shared out in these proportions."""
 LEAST_MS = 0.001
 NOISE = 0.05
@@ -90,9 +86,10 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        # Of features in units of the prior: information matrix, and what it times the solution must be.
-        self._information = np.diag(np.full(4, NOISE**2))
-        self._wanted = np.zeros(4)
+        # Of features in units of the prior: information matrix, and what it times the solution must be. Plain floats:
+        # between two steps, whose weights have emptied the caches, four of them cost less than calls of NumPy.
+        self._information = [[NOISE**2 if row == column else 0.0 for column in range(4)] for row in range(4)]
+        self._wanted = [0.0] * 4
         self.error = FIRST_ERROR
         """Mean relative error of the predictions of late."""
         self.cost: StepCost | None = None
@@ -100,38 +97,71 @@ class CostModel:
 
     def learn(self, work: Work, ms: float) -> None:
         """A step took `ms`; what a clock cannot tell from nothing counts as LEAST_MS."""
-        units, ms = np.array([1.0, *work]) * PRIOR_MS, max(ms, LEAST_MS)
+        units = [unit * amount for unit, amount in zip(PRIOR_MS, (1.0, *work), strict=True)]
+        ms = max(ms, LEAST_MS)
         if self.cost is not None:
             ms = self._believed(units, self.cost.step_ms(work), ms)
-        features = units / ms
-        told = self._information @ features
-        share = (1 - FORGET) / float(features @ told)
-        self._wanted += features - told * (share * float(features @ self._wanted))
-        self._information += np.outer(features, features) - np.outer(told, told) * share
-        self.cost = StepCost(*(self._solved() * PRIOR_MS).tolist(), error=self.error)
+        features = [unit / ms for unit in units]
+        told = [_product(row, features) for row in self._information]
+        share = (1 - FORGET) / _product(features, told)
+        forgotten = share * _product(features, self._wanted)
+        self._wanted = [
+            wanted + feature - forgotten * known
+            for wanted, feature, known in zip(self._wanted, features, told, strict=True)
+        ]
+        self._information = [
+            [value + a * b - share * c * d for value, b, d in zip(row, features, told, strict=True)]
+            for row, a, c in zip(self._information, features, told, strict=True)
+        ]
+        coefficients = [unit * part for unit, part in zip(PRIOR_MS, self._solved(), strict=True)]
+        self.cost = StepCost(*coefficients, error=self.error)
 
-    def _solved(self) -> Float64:
+    def _solved(self) -> list[float]:
         """The solution without negative coefficients: where one would be, it is left out."""
-        used = np.arange(4)
+        used = [0, 1, 2, 3]
         while True:
-            part = np.linalg.solve(self._information[np.ix_(used, used)], self._wanted[used])
-            if (part >= 0).all():
+            part = _solve([[self._information[i][j] for j in used] for i in used], [self._wanted[i] for i in used])
+            least = min(part)
+            if least >= 0:
                 break
-            used = np.delete(used, part.argmin())
-        solution = np.zeros(4)
-        solution[used] = part
+            del used[part.index(least)]
+        solution = [0.0] * 4
+        for place, value in zip(used, part, strict=True):
+            solution[place] = value
         return solution
 
-    def _believed(self, units: Float64, expected: float, ms: float) -> float:
+    def _believed(self, units: Sequence[float], expected: float, ms: float) -> float:
         """`ms`, or less where it is an outlier; the usual error is kept up.
 
         Only late steps are doubted (a step may be interrupted, but none is quick by chance), and only as far as steps
         like it are known.
         """
         expected = max(expected, LEAST_MS)
-        features = units / expected
-        unknown = NOISE * math.sqrt(float(features @ np.linalg.solve(self._information, features)))
+        features = [unit / expected for unit in units]
         usual = max(self.error, LEAST_ERROR)
+        off = abs(ms / expected - 1)
         # A lasting change becomes usual within some dozens of steps, one interrupted step does not.
-        self.error += ERROR_RATE * (min(abs(ms / expected - 1), OUTLIER * usual) - self.error)
+        self.error += ERROR_RATE * (min(off, OUTLIER * usual) - self.error)
+        if ms <= expected:
+            return ms
+        unknown = NOISE * math.sqrt(_product(features, _solve(self._information, features)))
         return min(ms, expected * (1 + OUTLIER * (usual + unknown)))
+
+
+def _product(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _solve(matrix: Sequence[Sequence[float]], wanted: Sequence[float]) -> list[float]:
+    """x of matrix x = wanted, for a positive definite matrix: elimination needs no pivots."""
+    rows = [[*row, value] for row, value in zip(matrix, wanted, strict=True)]
+    for index, pivot in enumerate(rows):
+        for other in range(index + 1, len(rows)):
+            factor = rows[other][index] / pivot[index]
+            rows[other] = [a - factor * b for a, b in zip(rows[other], pivot, strict=True)]
+    solution = [0.0] * len(rows)
+    for index in range(len(rows) - 1, -1, -1):
+        row = rows[index]
+        known = sum(row[other] * solution[other] for other in range(index + 1, len(rows)))
+        solution[index] = (row[-1] - known) / row[index]
+    return solution
