@@ -11,131 +11,26 @@ Where a grammar leaves no choice for several tokens, the filler finds them: they
 the next step computes them together, as the beginning of the row's draft (actors.worker.verify).
 """
 
-import os
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
-import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import reason, source
 from actors.base.vocabulary import Vocabulary
-from actors.worker.closing import EVERY, MARGIN, Closer
+from actors.worker.closing import Closer
+from actors.worker.masks import Filler, Wanted
+from actors.worker.matcher import Matcher
 from actors.worker.rows import Rows
 from actors.worker.verify import NO_GUESS, Guess
-from kernels.bell import Errand, ring, wait
+from kernels.bell import Errand
 from kernels.decoder import Int32
-from kernels.sampling import UInt32
 from protos.gen import inference_pb2, worker_pb2
 
-EVERYTHING = np.uint32(0xFFFFFFFF)
-"""A word of a mask that allows all of its ids."""
 COMPILED_KEPT = 64
 """Grammars that are kept compiled; a row of one starts with a copy, which takes microseconds."""
-
-
-class Matcher:
-    """One row's: the state of its grammar after `known` tokens of the row, the last of them perhaps only guessed."""
-
-    def __init__(self, state: LLMatcher, known: int, max_length: int = 0, closer: Closer | None = None) -> None:
-        """`closer` is given where the structure is to be closed before the row has max_length tokens."""
-        self.state = state
-        self.known = known
-        self._max_length = max_length
-        self._closer = closer
-        self._way: list[int] | None = None
-        """Where the row is on its way out: what is still to be said."""
-        self._forced: list[int] = []
-        """The tokens after `known` about which there is no choice; found by `foresee`."""
-        self._foresaid: list[int] = []
-        self.look()
-
-    def consumed(self, token: int) -> None:
-        """The state has taken one more token."""
-        self.known += 1
-        self._forced.clear()
-        if self._way:
-            del self._way[0]
-        self.look()
-
-    def consume(self, tokens: Iterable[int]) -> None:
-        """Take tokens one by one; where one is not of the grammar the state is an error."""
-        for token in tokens:
-            self.state.consume_token(token)
-            self.consumed(token)
-
-    def foresay(self, tokens: list[int]) -> None:
-        """Take forced tokens, of which it is not known yet whether they become the row's: the step may fail."""
-        self.consume(tokens)
-        self._foresaid = tokens
-
-    def rewind(self, known: int) -> None:
-        """Give back what was foresaid past `known`: the step that had done so is run again."""
-        count = self.known - known
-        if count > 0:
-            self.state.rollback(count)
-            self.known = known
-            self._forced.clear()
-            if self._way is not None:
-                self._way[:0] = self._foresaid[-count:]
-
-    def foresee(self) -> bool:
-        """Find what is certain to follow; whether that is more than the one token that is about to be drawn."""
-        if self._way is not None:
-            self._forced = self._way[:]
-        elif self.state.is_error() or self.state.is_stopped():
-            self._forced = []
-        else:
-            self._forced = self.state.compute_ff_tokens()
-        return len(self._forced) > 1
-
-    def forced(self, known: int) -> list[int]:
-        """What is certain to follow the first `known` tokens of the row, as far as `foresee` saw."""
-        return self._forced[known - self.known :] if known >= self.known else []
-
-    def room(self, known: int) -> int | None:
-        """Most tokens that may be drafted after `known`; None sets no limit.
-
-        A way out is looked for at fixed places, and may be found there: nothing is guessed past one.
-        """
-        if self._closer is None or self._way is not None:
-            return None
-        return max((self._max_length - known) % EVERY - 1, 0)
-
-    def look(self) -> None:
-        """Find the way out where it is time to look for it, and take it where it is time to."""
-        left = self._max_length - self.known
-        if self._closer is None or self._way is not None or left % EVERY or self.state.is_error():
-            return
-        way = self._closer.way(self.state, left - 1)
-        if way is not None and len(way) + EVERY + MARGIN >= left:
-            self._way = way
-
-    @property
-    def way(self) -> list[int]:
-        """The only tokens that may be drawn, where the row is on its way out; else empty."""
-        return self._way or []
-
-    @property
-    def error(self) -> str:
-        """Why no mask can be had; empty where one can."""
-        return reason(self.state.get_error()) if self.state.is_error() else ""
-
-
-class Wanted(NamedTuple):
-    """Masks of a step: of a row that knows `known` tokens, the last of them `tokens`, and has a draft.
-
-    The first mask is of what follows the forced tokens, the others of what follows each further one of the draft.
-    """
-
-    matcher: Matcher | None  # None leaves everything allowed
-    known: int
-    tokens: list[int]
-    guess: Guess
 
 
 class Compiler:
@@ -291,106 +186,6 @@ class Grammars:
             self._filler.close()
 
 
-class Filler:
-    """The thread that consumes tokens and fills masks, once for each ring of `errand.begin`."""
-
-    def __init__(self, masks: UInt32) -> None:
-        """masks: [R, words], written from its first row on."""
-        self.wanted: list[Wanted] = []
-        """What the next errand fills, one after the other. Set before it begins."""
-        self.errors: dict[int, str] = {}
-        """By index into `wanted`, of the last errand; their masks allow everything."""
-        self.forcing = False
-        self.failure: Exception | None = None
-        """What went wrong in an errand as a whole."""
-        self._masks = masks
-        # llguidance spreads a step's masks over these; a forward wants the cores more.
-        self._executor = LLExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)))
-        self._begun, begin = _channel()
-        done, self._done = _channel()
-        self.errand = Errand(begin, done)
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="worker-masks", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread; no errand may be on its way."""
-        self._closing = True
-        ring(self.errand.begin)
-        self._thread.join()
-        for descriptor in {*self.errand, self._begun, self._done}:
-            os.close(descriptor)
-
-    def _run(self) -> None:
-        while True:
-            wait(self._begun)
-            if self._closing:
-                return
-            try:
-                self._fill()
-            except Exception as failure:
-                self.failure = failure
-            finally:
-                ring(self._done)
-
-    def _fill(self) -> None:
-        self.errors = {}
-        wanted, masks = self.wanted, self._masks
-        self._consume(one for one in wanted if one.matcher is not None)
-        plain, guessing, at = [], [], 0
-        for matcher, _, _, guess in wanted:
-            end = at + 1 + len(guess.tokens)
-            masks[at:end] = EVERYTHING
-            if matcher is not None and guess.tokens:
-                guessing.append((matcher.state, at, guess.tokens))
-            elif matcher is not None:
-                plain.append((matcher.state, at))
-            at = end
-        into = masks.ctypes.data, masks.strides[0], len(masks)
-        if plain:
-            self._executor.unsafe_compute_mask_ptr(plain, *into)
-        if guessing:
-            # What does not fit the grammar is no token that can be drawn: nobody asks what follows it.
-            self._executor.unsafe_compute_mask_ptr_with_draft_token(guessing, *into)
-        at = 0
-        self.forcing = False
-        for index, one in enumerate(wanted):
-            end = at + 1 + len(one.guess.tokens)
-            if one.matcher is not None:
-                if one.matcher.state.is_error():
-                    masks[at:end] = EVERYTHING
-                    self.errors[index] = one.matcher.error
-                else:
-                    self._narrow(one.matcher, masks[at:end])
-            at = end
-
-    def _consume(self, wanted: Iterable[Wanted]) -> None:
-        """Bring the states to where their first masks are."""
-        behind = []
-        for matcher, known, tokens, guess in wanted:
-            assert matcher is not None
-            matcher.rewind(known)
-            if len(tokens) == 1 and not guess.forced:
-                behind.append((matcher, tokens[0]))
-            else:
-                matcher.consume(tokens)
-                matcher.foresay(guess.forced)
-        if behind:
-            self._executor.consume_token_par([(matcher.state, token) for matcher, token in behind])
-            for matcher, token in behind:
-                matcher.consumed(token)
-
-    def _narrow(self, matcher: Matcher, masks: UInt32) -> None:
-        """Of a row's masks: what of them its way out changes, and what its draft left empty."""
-        for mask in masks[1:]:
-            if not mask.any():
-                mask[:] = EVERYTHING
-        for mask, only in zip(masks, matcher.way, strict=False):
-            mask[:] = 0
-            mask[only // 32] = 1 << only % 32
-        self.forcing |= matcher.foresee()
-
-
 def tokenizer_of(message: worker_pb2.Vocabulary) -> LLTokenizer:
     """The vocabulary as llguidance has it: the very bytes of every token, and the ids that end an answer.
 
@@ -422,11 +217,3 @@ class _Pieces:
 
     def __call__(self, text: bytes) -> list[int]:
         return self._vocabulary.encode(text.decode(), add_bos=False, special=False)
-
-
-def _channel() -> tuple[int, int]:
-    """Where rings are waited for, blocking, and where they are rung: eight bytes each time."""
-    if hasattr(os, "eventfd"):
-        both = os.eventfd(0, os.EFD_CLOEXEC)
-        return both, both
-    return os.pipe()

@@ -12,7 +12,8 @@ from llguidance import LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.worker.engine import Engine
-from actors.worker.grammar import Matcher, tokenizer_of
+from actors.worker.grammar import tokenizer_of
+from actors.worker.matcher import Matcher
 from actors.worker.steady import Steady
 from protos.gen import inference_pb2, worker_pb2
 from tests.actors.worker.foresight import Foresight
