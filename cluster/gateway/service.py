@@ -59,10 +59,10 @@ class Gateway:
         sessions = self._sessions = Sessions(config, memory)
         self._records = Records(config, router, memory, learner, sessions, telemetry)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
-        self._tools = Registry(tools)
-        runtime = ToolRuntime(tools, self._tools, embedding_by(memory), telemetry)
+        self.tools = ToolRuntime(tools, Registry(tools), embedding_by(memory), telemetry)
+        """What runs server-side tools."""
         requests = Requests(
-            config, self._routes, self._catalog, dispatcher, self._records, sessions, runtime, telemetry
+            config, self._routes, self._catalog, dispatcher, self._records, sessions, self.tools, telemetry
         )
         self._grammars = requests.grammars
         models, gate = Models(self._routes, memory), Gate(config)
@@ -86,7 +86,7 @@ class Gateway:
             ) from error
         await self._routes.start()
         await self._records.start()
-        await self._tools.start()
+        await self.tools.registry.start()
         self.addresses = GatewayAddresses(http, addresses[-1].removeprefix("tcp:"))
         return self.addresses
 
@@ -94,7 +94,7 @@ class Gateway:
         """Let open streams end within the grace, then send what is still to be recorded."""
         await self._http.stop()
         await self._grpc.stop(self._config.shutdown_grace_s)
-        await self._tools.stop()
+        await self.tools.registry.stop()
         await self._records.stop()
         await self._routes.stop()
         await self._catalog.close()

@@ -1,5 +1,6 @@
 """Server-side tools with the real model: it is made to call them, and answers from what they said."""
 
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from cluster.local import LocalCluster
+from cluster.tool_runtime.runtime import Allowance, Call
 from tests.conftest import settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,7 +24,8 @@ MODEL = "smollm2-135m-instruct"
 async def cluster() -> AsyncIterator[LocalCluster]:
     """Every service in this process, with the tests' MCP server."""
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as path:
-        servers = [{"name": "tests", "command": sys.executable, "args": [str(SERVER), path]}]
+        server = {"name": "tests", "command": sys.executable, "args": [str(SERVER), path]}
+        servers = [server, server | {"name": "again", "prefix": "again_", "cached_by_meaning": ["population"]}]
         async with LocalCluster(settings(Path(path), tools__enabled=True, tools__servers=servers)) as running:
             yield running
 
@@ -74,3 +77,15 @@ async def test_a_session_remembers_what_was_run(cluster: LocalCluster) -> None:
     second = await ask(cluster, "Thank you.", "population", russet=session, tool_choice="auto", max_tokens=8)
     assert second.russet["session"]["turns"] == 4
     assert second.usage.prompt_tokens_details.cached_tokens > 200, "the calls and results are in its KV"
+
+
+async def test_arguments_of_like_meaning_by_the_real_embedder(cluster: LocalCluster) -> None:
+    runtime = cluster.service("gateway-0").service.tools
+    tool = (await runtime.registry.catalogue()).tools["again_population"]
+    cached = []
+    for city, year in (("Paris", 1999), ("paris", 1999), ("paris", 2000), ("Rome", 2000)):
+        call = Call("call", tool, json.dumps({"city": city, "year": year}))
+        (run,) = await runtime.run([call], "tenant", Allowance(60), parallel=True)
+        assert run.ok
+        cached.append(run.cached)
+    assert cached == ["", "meaning", "", ""]

@@ -171,7 +171,7 @@ async def test_no_other_request_comes_between_calls_and_results(world: World, tm
     second = asyncio.create_task(
         world.client().post("/v1/chat/completions", json={"messages": ASKED, "russet": session})
     )
-    tools = (await gateway._tools.catalogue()).tools
+    tools = (await gateway.tools.registry.catalogue()).tools
     await tools["meet"].connection.call("meet", {"me": "b", "other": "a"}, 20)
     assert (await first).json()["choices"][0]["message"]["content"] == "They met."
     assert (await second).json()["choices"][0]["message"]["content"] == "Second."
@@ -252,32 +252,31 @@ async def test_the_other_apis_run_them_too(world: World, tmp_path: Path, path: s
     assert '"tool_runs":[{"name":"population"' in streamed.text
 
 
-@pytest.mark.parametrize(
-    ("body", "param", "told"),
-    [
-        ({"run": ["nothing"]}, "russet.tools.run", "accepted are population, process"),
-        ({"run": []}, "russet.tools.run", "a list of names or 'all'"),
-        ({"options": {"max_rounds": 9}}, "russet.tools.max_rounds", "accepted are 1 to 4"),
-        ({"options": {"max_rounds": 0}}, "russet.tools.max_rounds", "greater than or equal to 1"),
-        ({"options": {"rounds": 1}}, "russet.tools.rounds", "unknown parameter"),
-        ({"ignore_eos": True, "max_tokens": 9}, "ignore_eos", "accepted is one of the two"),
-        ({"min_tokens": 2}, "min_tokens", "accepted is one of the two"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "population"}}]},
-            "tools[0].name",
-            "as a server-side tool's is",
-        ),
-    ],
-)
-async def test_what_cannot_be_is_refused_by_name(
-    world: World, tmp_path: Path, body: dict[str, Any], param: str, told: str
-) -> None:
+REFUSALS: list[tuple[dict[str, Any], str, str]] = [
+    ({"run": ["nothing"]}, "russet.tools.run", "accepted are population, process"),
+    ({"run": []}, "russet.tools.run", "a list of names or 'all'"),
+    ({"options": {"max_rounds": 9}}, "russet.tools.max_rounds", "accepted are 1 to 4"),
+    ({"options": {"max_rounds": 0}}, "russet.tools.max_rounds", "greater than or equal to 1"),
+    ({"options": {"rounds": 1}}, "russet.tools.rounds", "unknown parameter"),
+    ({"ignore_eos": True, "max_tokens": 9}, "ignore_eos", "accepted is one of the two"),
+    ({"min_tokens": 2}, "min_tokens", "accepted is one of the two"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "population"}}]},
+        "tools[0].name",
+        "as a server-side tool's is",
+    ),
+]
+"""What is asked, and what is refused of it."""
+
+
+async def test_what_cannot_be_is_refused_by_name(world: World, tmp_path: Path) -> None:
     await started(world, tmp_path)
-    for stream in (False, True):
-        refused = await chat(world, **({"stream": stream} | body))
-        assert refused.status_code == 400, refused.text
-        assert refused.json()["error"]["param"] == param
-        assert told in refused.json()["error"]["message"]
+    for body, param, told in REFUSALS:
+        for stream in (False, True):
+            refused = await chat(world, **({"stream": stream} | body))
+            assert refused.status_code == 400, refused.text
+            assert refused.json()["error"]["param"] == param
+            assert told in refused.json()["error"]["message"]
 
 
 async def test_off_by_default_it_is_refused_by_name(world: World) -> None:
