@@ -18,13 +18,22 @@ class Answering:
     """One answer as its events come; whatever replicas they are of, it goes on where it was."""
 
     def __init__(
-        self, request: GenerateMessage, prompt: list[int], view: ModelView, tail: str, plan: ToolPlan | None
+        self,
+        request: GenerateMessage,
+        generate: scheduler_pb2.GenerateRequest,
+        view: ModelView,
+        tail: str,
+        plan: ToolPlan | None,
     ) -> None:
-        """`tail`: text that the answer begins with and that is no part of it (cluster.gateway.healing)."""
+        """`generate`: the request over the model's vocabulary.
+
+        `tail`: text that the answer begins with and that is no part of it (cluster.gateway.healing).
+        """
         vocabulary, self._request = view.vocabulary, request
         self._tells = request.decoding.HasField("logprobs")
         self._echo: Echo | None = None
         if isinstance(request, inference_pb2.CompleteRequest) and request.echo:
+            prompt = generate.token_ids[: generate.prompt_tokens]
             self._echo = Echo(vocabulary, prompt, request.text, tells=self._tells)
         offset = len(self._echo.text) if self._echo is not None else 0
         self._text = TextStream(vocabulary, request.decoding.stop, len(tail), plan.shown if plan else frozenset())

@@ -3,7 +3,6 @@
 validate -> session -> model's vocabulary -> render -> tokenize -> route -> generate (failover) -> detokenize -> record
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -14,25 +13,23 @@ from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
 from cluster.gateway.answering import Answering
+from cluster.gateway.asking import asked_of
 from cluster.gateway.catalog import Catalog, ModelView
-from cluster.gateway.checks import check_request, echoes, most_tokens
+from cluster.gateway.checks import check_request
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
-from cluster.gateway.healing import heal
-from cluster.gateway.prompt import GenerateMessage, checked_ids, every_field, ids_of
+from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.records import Finished, Records, demands_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
-from cluster.gateway.tools.plan import ToolPlan, plan_of
+from cluster.gateway.tools.plan import ToolPlan
 from cluster.gateway.tools.reader import Delta
 from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2, router_pb2, scheduler_pb2
 
-INLINE_CHARS = 8192
-"""Shorter prompts are rendered and tokenized (well under a millisecond) on the event loop; a thread costs more."""
 MAX_REVISIONS = 3
 KINDS = {True: ("chatcmpl", "chat"), False: ("cmpl", "text_completion")}
 """Whether it is a chat -> how its id begins, and OpenTelemetry's name of the operation."""
@@ -306,44 +303,15 @@ class Generation:
 
     async def _job_of(self, route: router_pb2.RouteRequest, view: ModelView) -> Job:
         """The request as tokens of this model."""
-        self._requests.views[route.model] = view
-        request, grammars = self._request, self._requests.grammars
-        if isinstance(request, inference_pb2.ChatRequest):
-            self._plan = await plan_of(request, view, grammars)
-        if self._plan is None or request.decoding.grammar.WhichOneof("language"):
-            await grammars.check(request.decoding, view)
-        ids = await self._tokenize(view)
-        grammar = request.decoding.grammar if request.decoding.HasField("grammar") else None
-        if self._plan is not None:
-            grammar = self._plan.grammar
-        if isinstance(self._request, inference_pb2.CompleteRequest) and self._request.token_healing:
-            healed = heal(ids, view.vocabulary)
-            ids, self._tail, grammar = healed.ids, healed.tail, healed.grammar
-        decoding, default = self._request.decoding, self._requests.config.max_tokens_default
-        max_tokens = most_tokens(self._request, ids, view, route.model, default)
-        route.prompt_tokens = len(ids)
-        route.max_tokens = max_tokens
-        route.prefix_hashes[:] = prefix_hashes(ids)
-        generate = scheduler_pb2.GenerateRequest(
-            request_id=self.id,
-            token_ids=ids,
-            prompt_tokens=len(ids),
-            sampling=every_field(decoding.sampling),
-            max_tokens=max_tokens,
-            min_tokens=decoding.min_tokens,
-            ignore_eos=decoding.ignore_eos,
-            priority=self._request.priority,
-            tenant=self._caller.tenant,
-            session_id=self._request.session_id,
-            kv_format=self._request.kv_format,
-            logprobs=decoding.logprobs if decoding.HasField("logprobs") else None,
-            stop_token_ids=decoding.stop_token_ids,
-            prediction=await self._predicted(view),
-            score_from=1 if self.tells_logprobs and echoes(self._request) and len(ids) > 1 else 0,
-            keep=bool(self._request.session_id),
-            grammar=grammar,
-        )
-        return Job(route, generate, view, self._wait_s, kept_by=self._conversation.stored.replica_id)
+        requests, stored = self._requests, self._conversation.stored
+        requests.views[route.model] = view
+        most = requests.config.max_tokens_default
+        asked = await asked_of(self._request, view, route.model, requests.grammars, stored.token_ids, most)
+        generate, self._plan, self._tail = asked
+        generate.request_id, generate.tenant = self.id, self._caller.tenant
+        route.prompt_tokens, route.max_tokens = generate.prompt_tokens, generate.max_tokens
+        route.prefix_hashes[:] = prefix_hashes(generate.token_ids)
+        return Job(route, generate, view, self._wait_s, kept_by=stored.replica_id)
 
     async def _generate_as_served(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Deltas of the job, made anew for each revision of the model that turns out to be served."""
@@ -361,27 +329,10 @@ class Generation:
                 job.generate.kv_format = ""  # The session's form is not to be had there, and nobody asked for it.
         raise Unavailable(f"the replicas of {job.route.model} serve different revisions of it")
 
-    async def _tokenize(self, view: ModelView) -> Sequence[int]:
-        request = self._request
-        if isinstance(request, inference_pb2.CompleteRequest) and request.WhichOneof("prompt") == "tokens":
-            return checked_ids(request.tokens.ids, view.vocabulary)
-        known = self._conversation.stored.token_ids
-        if request.ByteSize() <= INLINE_CHARS:
-            return ids_of(request, view, known)
-        return await asyncio.to_thread(ids_of, request, view, known)
-
-    async def _predicted(self, view: ModelView) -> list[int]:
-        """The answer that the client expects, as tokens."""
-        text = self._request.decoding.prediction
-        encode = view.vocabulary.encode
-        short = len(text) <= INLINE_CHARS
-        ids = encode(text, add_bos=False) if short else await asyncio.to_thread(encode, text, add_bos=False)
-        return ids[: view.model.context_length]
-
     async def _generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Deltas of one job, up to its finish or a stop string."""
-        requests, prompt = self._requests, list(job.generate.token_ids[: job.generate.prompt_tokens])
-        answering = self._answering = Answering(self._request, prompt, job.view, self._tail, self._plan)
+        requests = self._requests
+        answering = self._answering = Answering(self._request, job.generate, job.view, self._tail, self._plan)
         try:
             async with aclosing(requests.dispatcher.stream(job)) as events:
                 async for event in events:
