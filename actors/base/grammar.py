@@ -5,7 +5,7 @@ so that what the one accepts the other runs.
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -13,6 +13,9 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from actors.base.errors import InvalidArgument
 from actors.base.schema import narrow_dates
 from protos.gen import inference_pb2
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 MAX_BYTES = 512 << 10
 """Of a grammar's message."""
@@ -23,7 +26,7 @@ WHITESPACE = r"\x20|\x0A\x20{0,16}"
 """Between the tokens of JSON, once: a space, or a new line and its indentation. Without a bound a weak model may go on
 writing white space, which is always allowed, until its tokens are spent."""
 
-_STRICT = {"lenient": False, "coerce_one_of": False}
+_STRICT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False}
 """A schema's own x-guidance may not have keywords ignored."""
 
 
