@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
 
 from actors.base.errors import DeadlineExceeded, Unavailable
 from cluster.gateway.prompt import GenerateMessage
@@ -36,14 +37,29 @@ def _instructions(messages: Sequence[memory_pb2.Turn] | Sequence[inference_pb2.M
     return next(others, len(messages))
 
 
+@dataclass(frozen=True)
+class Within:
+    """The answer that a generation is one of several of. Who makes it holds the session's turn."""
+
+    run: Collection[str]
+    """Tools whose calls are run between two generations."""
+
+    def dropped(self, calls: Sequence[inference_pb2.ToolCall]) -> bool:
+        """Whether calls of these tools are dropped: beside calls of the client's tools, with which the answer ends."""
+        return any(call.name not in self.run for call in calls)
+
+    def kept(self, calls: Sequence[inference_pb2.ToolCall]) -> Sequence[inference_pb2.ToolCall]:
+        """Those of a generation's calls that get a result."""
+        return [call for call in calls if call.name not in self.run] if self.dropped(calls) else calls
+
+
 class Conversation:
     """A request and its session. Completions, and chats without a session, stand alone: nothing is read or kept."""
 
-    def __init__(self, sessions: Sessions, tenant: str, sent: GenerateMessage, in_turn: bool) -> None:
-        """in_turn: who asks holds the session's turn already."""
+    def __init__(self, sessions: Sessions, tenant: str, sent: GenerateMessage, within: Within | None) -> None:
         self._sessions = sessions
         self._tenant = tenant
-        self._in_turn = in_turn
+        self._within = within
         self.request = sent
         """As sent; within `turn`, as the model reads it."""
         self.stored = memory_pb2.Session()
@@ -67,7 +83,7 @@ class Conversation:
                 check_results(sent.messages, len(sent.messages))
             yield
             return
-        turn = contextlib.nullcontext() if self._in_turn else self._sessions.turn(self._tenant, sent.session_id)
+        turn = contextlib.nullcontext() if self._within else self._sessions.turn(self._tenant, sent.session_id)
         async with turn:
             self.request = await self._continued(sent)
             check_results(self.request.messages, len(sent.messages))
@@ -105,6 +121,7 @@ class Conversation:
         request = self.request
         if not request.session_id or not isinstance(request, inference_pb2.ChatRequest):
             return
+        calls = self._within.kept(calls) if self._within else calls
         turns = [_turn(message) for message in request.messages]
         turns.append(memory_pb2.Turn(role="assistant", content=text, tool_calls=calls))
         now_ms = int(time.time() * 1000)

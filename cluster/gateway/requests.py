@@ -17,7 +17,7 @@ from cluster.gateway.asking import asked_of
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.checks import check_request
 from cluster.gateway.config import GatewayConfig
-from cluster.gateway.conversation import Conversation
+from cluster.gateway.conversation import Conversation, Within
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
@@ -78,26 +78,25 @@ class Requests:
         self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
 
     def begin(
-        self, request: GenerateMessage, caller: Caller, *, probe: bool = False, in_turn: bool = False
+        self, request: GenerateMessage, caller: Caller, *, probe: bool = False, within: Within | None = None
     ) -> "Generation":
         """Validate a request. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet.
 
-        probe: a health check, which waits for no replica and is not recorded. in_turn: the caller holds its session's
-        turn.
+        probe: a health check, which waits for no replica and is not recorded. within: the answer that it is a part of.
         """
         check_request(request)
-        return Generation(self, request, caller, probe, in_turn)
+        return Generation(self, request, caller, probe, within)
 
 
 class Generation:
     """An AnswerStream of one job. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
 
     def __init__(
-        self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, in_turn: bool
+        self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, within: Within | None
     ) -> None:
         self._requests = requests
         self._caller = caller
-        self._conversation = Conversation(requests.sessions, caller.tenant, request, in_turn)
+        self._conversation = Conversation(requests.sessions, caller.tenant, request, within)
         self._probe = probe
         self._arrived_s = time.monotonic()
         self._job: Job | None = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
+from cluster.gateway.conversation import Within
 from cluster.gateway.requests import KINDS, Caller, Generation, Requests
 from cluster.gateway.server_tools import check_asked, chosen, first_request, run_of
 from cluster.gateway.tools.reader import Delta
@@ -143,16 +144,18 @@ class ToolLoop:
         rounds = asked.server_tools.max_rounds or runtime.config.max_rounds
         allowance = Allowance(runtime.config.request_timeout_s)
         one_by_one = asked.server_tools.one_by_one
-        request = first_request(asked, tools)
+        request, within = first_request(asked, tools), Within(tools.keys())
         async with self._turn():
             for left in range(rounds, -1, -1):
-                generation = self._begin(request)
+                generation = self._begin(request, within)
                 async with aclosing(self._told(generation, tools)) as deltas:
                     async for delta in deltas:
                         yield delta
                 calls = generation.tool_calls
-                self.tool_calls = [call for call in calls if call.name not in tools]
-                if generation.finish != inference_pb2.FINISH_TOOL_CALLS or self.tool_calls or not left:
+                if within.dropped(calls):
+                    self.tool_calls = list(within.kept(calls))
+                    return
+                if generation.finish != inference_pb2.FINISH_TOOL_CALLS or not left:
                     return
                 left_tokens = asked.decoding.max_tokens - self.usage.completion_tokens
                 if asked.decoding.HasField("max_tokens") and left_tokens <= 0:
@@ -165,8 +168,8 @@ class ToolLoop:
                 if asked.decoding.HasField("max_tokens"):
                     request.decoding.max_tokens = left_tokens
 
-    def _begin(self, request: inference_pb2.ChatRequest) -> Generation:
-        generation = self._requests.begin(request, self._caller, in_turn=bool(request.session_id))
+    def _begin(self, request: inference_pb2.ChatRequest, within: Within) -> Generation:
+        generation = self._requests.begin(request, self._caller, within=within)
         if not self._generations:
             generation.id = self.id
         self._generations.append(generation)

@@ -160,6 +160,17 @@ async def test_calls_and_results_are_turns_of_the_session(world: World, tmp_path
     assert "2100000 people" in prompt(scheduler, 2)
 
 
+async def test_calls_that_get_no_result_are_not_turns(world: World, tmp_path: Path) -> None:
+    await started(world, tmp_path, f"{PARIS}\n{OWN}", "Then it is 1.")
+    answer = (await chat(world, tools=[OWN_TOOL], russet={"session_id": "s"})).json()
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    page = (await world.client().get("/v1/russet/sessions/s")).json()
+    assert [each["id"] for each in page["messages"][-1]["tool_calls"]] == [call["id"]]
+    result = [{"role": "tool", "tool_call_id": call["id"], "content": "1"}]
+    after = await chat(world, tools=[OWN_TOOL], russet={"session_id": "s"}, messages=result)
+    assert after.json()["choices"][0]["message"]["content"] == "Then it is 1."
+
+
 async def test_no_other_request_comes_between_calls_and_results(world: World, tmp_path: Path) -> None:
     meeting = '<tool_call>\n{"name": "meet", "arguments": {"me": "a", "other": "b"}}\n</tool_call>'
     scheduler = await started(world, tmp_path, meeting, "They met.", "Second.")
