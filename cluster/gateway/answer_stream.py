@@ -91,6 +91,11 @@ class AnswerStream(Protocol):
         ...
 
     @property
+    def reflection(self) -> inference_pb2.Reflection | None:
+        """How it was checked, where that was asked for."""
+        ...
+
+    @property
     def session_id(self) -> str:
         """The session that it belongs to; empty where it belongs to none."""
         ...

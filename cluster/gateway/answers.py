@@ -170,6 +170,8 @@ def extension(generation: AnswerStream) -> dict[str, Any]:
     body: dict[str, Any] = {"route": decision, "failovers": generation.failovers, "kv": kv}
     if generation.tool_runs:
         body["tool_runs"] = [_run(run) for run in generation.tool_runs]
+    if generation.reflection is not None:
+        body["reflect"] = _reflection(generation.reflection)
     if generation.session_id:
         body["session"] = {"id": generation.session_id, "turns": generation.session_turns}
     return body
@@ -182,6 +184,25 @@ def ran(generation: AnswerStream) -> dict[str, Any]:
 
 def _run(run: inference_pb2.ToolRun) -> dict[str, Any]:
     return {"name": run.name, "ms": round(run.ms, 3), "ok": run.ok, "cached": run.cached or None}
+
+
+def _reflection(told: inference_pb2.Reflection) -> dict[str, Any]:
+    attempts = [
+        {
+            "id": attempt.id,
+            "strategy": attempt.strategy,
+            "met": round(attempt.met, 4),
+            "problems": list(attempt.problems),
+        }
+        for attempt in told.attempts
+    ]
+    return {
+        "passed": told.passed,
+        "confidence": round(told.confidence, 4),
+        "chosen": told.chosen,
+        "attempts": attempts,
+        "stopped": told.stopped or None,
+    }
 
 
 def session_row(session: inference_pb2.Session) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.reflect.reflection import Reflection
 from cluster.gateway.requests import Caller, Requests
 from cluster.gateway.tool_loop import ToolLoop
 from protos.gen import inference_pb2
@@ -9,6 +10,8 @@ from protos.gen import inference_pb2
 
 def begin(requests: Requests, request: GenerateMessage, caller: Caller) -> AnswerStream:
     """Validate a request of any API. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet."""
+    if isinstance(request, inference_pb2.ChatRequest) and request.HasField("reflect"):
+        return Reflection(requests, request, caller)
     if isinstance(request, inference_pb2.ChatRequest) and request.HasField("server_tools"):
         return ToolLoop(requests, request, caller)
     return requests.begin(request, caller)

@@ -13,10 +13,10 @@ from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.seeds import derived_seed
 from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2
 
-_WORD = (1 << 64) - 1
 Message = TypeVar("Message", bound=GenerateMessage)
 
 
@@ -50,6 +50,8 @@ class Choices:
                 f"{count} answers were asked for within a session, of which each is one turn; accepted is 1",
                 param="n" if decoding.n > 1 else "best_of",
             )
+        if count > 1 and isinstance(request, inference_pb2.ChatRequest) and request.HasField("reflect"):
+            raise InvalidArgument(f"n is {count} with russet.reflect: there is one answer; accepted is 1", param="n")
         self._ranks = count > self._wanted
         self.tells_logprobs = decoding.HasField("logprobs")
         self._all = [begin(requests, choice_of(request, index, self._ranks), caller) for index in range(count)]
@@ -120,17 +122,6 @@ def choice_of(request: Message, index: int, ranked: bool) -> Message:
     if index and alone.decoding.sampling.HasField("seed"):
         alone.decoding.sampling.seed = derived_seed(alone.decoding.sampling.seed, index)
     return alone
-
-
-def derived_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` (1, 2, ...): the index-th output of SplitMix64 begun at `seed`.
-
-    (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators")
-    """
-    mixed = (seed + index * 0x9E3779B97F4A7C15) & _WORD
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _WORD
-    return mixed ^ (mixed >> 31)
 
 
 async def _pump(index: int, generation: AnswerStream, queue: asyncio.Queue[Piece | Exception]) -> None:

@@ -8,6 +8,7 @@ from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_format import GrammarBody, add_grammar
 from cluster.gateway.bodies import Body
 from cluster.gateway.limits import check_kv_format, check_session
+from cluster.gateway.reflect.asked import ReflectBody, reflect_message
 from cluster.gateway.tools.check import MAX_TOOLS, callable_tools
 from protos.gen import inference_pb2
 
@@ -37,6 +38,7 @@ class Extension(Body):
     grammar: GrammarBody | None = None
     token_healing: bool | None = None
     close: bool = False
+    reflect: ReflectBody | None = None
     tools: ServerToolsBody | None = None
 
 
@@ -58,6 +60,10 @@ def apply_extension(
                 param="russet.token_healing",
             )
         request.token_healing = True
+    if extension.reflect is not None:
+        if isinstance(request, inference_pb2.CompleteRequest):
+            raise InvalidArgument("russet.reflect is for chats; leave it out", param="russet.reflect")
+        request.reflect.CopyFrom(reflect_message(extension.reflect))
     if extension.tools is not None:
         if isinstance(request, inference_pb2.CompleteRequest):
             raise InvalidArgument("russet.tools is for chats; leave it out", param="russet.tools")

@@ -112,6 +112,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             session_turns=first.session_turns,
             logprobs=answers[0].logprobs,
             others=answers[1:],
+            reflection=first.reflection,
             tool_calls=answers[0].tool_calls,
             tool_runs=answers[0].tool_runs,
         )
@@ -147,6 +148,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                     chunk.usage.CopyFrom(choices.usage)
                     chunk.kv.CopyFrom(first.kv)
                     chunk.session_turns = first.session_turns
+                    if first.reflection is not None:
+                        chunk.reflection.CopyFrom(first.reflection)
                 yield chunk
 
     def _admit(self, request: Any, context: Any) -> Caller:

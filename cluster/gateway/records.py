@@ -30,6 +30,7 @@ EMBED_CHARS = 8192
 """Of a question, at most this much is embedded: more than any sentence encoder reads."""
 SCORE_TIMEOUT_S = 60.0
 SESSIONS_KEPT = 16384
+CHOSEN_KEPT = 16384
 FLUSH_S = 3.0
 
 
@@ -59,6 +60,8 @@ class Finished:
     tpot_ms: float
     total_ms: float
     follows: str = ""
+    answer_id: str = ""
+    """The answer that it was an attempt at; empty is itself."""
     demands: list[memory_pb2.Demand] = field(default_factory=list)
     """What of it was asked to be of a form."""
     embedding: list[float] = field(default_factory=list)
@@ -78,6 +81,8 @@ class Records:
         telemetry: Telemetry,
     ) -> None:
         self._router, self._memory, self._learner, self._conversations = router, memory, learner, sessions
+        self._chosen: OrderedDict[str, str] = OrderedDict()
+        """Of answers that had several attempts: the attempt's id by the answer's."""
         self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
         dropped = self._dropped = telemetry.counter(
             "russet_gateway_records_dropped_total", "Records of finished requests that were lost", labels=("to",)
@@ -125,7 +130,23 @@ class Records:
     async def rate(self, request: inference_pb2.FeedbackRequest) -> inference_pb2.FeedbackReply:
         """Pass a rating on to the learner, after the answer that it rates."""
         await self.flush()
+        if chosen := self._chosen.get(request.response_id):
+            request = inference_pb2.FeedbackRequest(response_id=chosen, rating=request.rating, comment=request.comment)
         return await self._learner.Feedback(request)
+
+    def answered_by(self, answer: str, attempt: str) -> None:
+        """Remember which attempt an answer is: ratings of the answer are of it."""
+        if answer != attempt:
+            self._chosen[answer] = attempt
+            if len(self._chosen) > CHOSEN_KEPT:
+                self._chosen.popitem(last=False)
+
+    async def quality_of(self, question: str, answer: memory_pb2.Answered) -> float:
+        """How good an answer is, now. Raises RussetError where memory is away."""
+        if question:
+            request = memory_pb2.EmbedRequest(texts=[question[:EMBED_CHARS]])
+            answer.query_embedding[:] = (await self._memory.Embed(request)).values
+        return (await self._memory.Score(memory_pb2.ScoreRequest(answers=[answer]))).qualities[0].total
 
     async def stop(self) -> None:
         """Flush, then end."""
@@ -200,7 +221,7 @@ def is_drawn(answer: str, share: float) -> bool:
 def answered(finished: Finished) -> memory_pb2.Answered:
     """What an answer's quality is told by."""
     return memory_pb2.Answered(
-        id=finished.id,
+        id=finished.answer_id or finished.id,
         tenant=finished.tenant,
         time_ms=finished.time_ms,
         query_embedding=finished.embedding,
@@ -279,9 +300,17 @@ def question_of(request: GenerateMessage) -> str:
     return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
 
 
-def demands_of(request: GenerateMessage, text: str, calls: Sequence[inference_pb2.ToolCall]) -> list[memory_pb2.Demand]:
-    """What was asked of the form of an answer: of its text, where it has any or calls nothing, and of its calls."""
-    demands: list[memory_pb2.Demand] = []
+def demands_of(
+    request: GenerateMessage,
+    text: str,
+    calls: Sequence[inference_pb2.ToolCall],
+    asserted: Sequence[inference_pb2.Grammar] = (),
+) -> list[memory_pb2.Demand]:
+    """What was asked of the form of an answer: of its text, where it has any or calls nothing, and of its calls.
+
+    `asserted`: languages that its text has to be of, without being held to them.
+    """
+    demands = [memory_pb2.Demand(text=text, grammar=grammar) for grammar in asserted]
     if request.decoding.grammar.WhichOneof("language") and (text or not calls):
         demands.append(memory_pb2.Demand(text=text, grammar=request.decoding.grammar))
     if isinstance(request, inference_pb2.ChatRequest):

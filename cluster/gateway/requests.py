@@ -109,6 +109,12 @@ class Generation:
         self._plan: ToolPlan | None = None
         kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
+        self.answer_id = self.id
+        """The answer that it is one attempt at: by default its own."""
+        self.asserted: Sequence[inference_pb2.Grammar] = ()
+        """Languages that its text has to be of, without being held to them."""
+        self.reflection: inference_pb2.Reflection | None = None
+        """A generation is not looked back at (see cluster.gateway.reflect)."""
         self.created = int(time.time())
         self.created_ms = int(time.time() * 1000)
         self.text: list[str] = []
@@ -371,6 +377,7 @@ class Generation:
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
         text = "".join(self.text[1:] if self._answering and self._answering.echoed else self.text)
+        calls = self._answering.whole_calls if self._answering else ()
         self._requests.records.put(
             Finished(
                 id=self.id,
@@ -382,7 +389,8 @@ class Generation:
                 question=question_of(self._request),
                 session=self._conversation.kept,
                 text=said(text, self.tool_calls),
-                demands=demands_of(self._request, text, self._answering.whole_calls if self._answering else ()),
+                demands=demands_of(self._request, text, calls, self.asserted),
+                answer_id=self.answer_id,
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
                 prefix_hashes=list(job.route.prefix_hashes),

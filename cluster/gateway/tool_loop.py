@@ -43,6 +43,8 @@ class ToolLoop:
         """Calls of tools that the client declared, which end the answer; known at its end."""
         self.tool_runs: list[inference_pb2.ToolRun] = []
         """What was run, in order."""
+        self.reflection: inference_pb2.Reflection | None = None
+        """It is not looked back at."""
         self.echoed_tokens = 0
 
     @property

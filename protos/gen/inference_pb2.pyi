@@ -173,7 +173,7 @@ class ToolChoice(_message.Message):
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools")
+    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools", "reflect")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,7 @@ class ChatRequest(_message.Message):
     TOOL_CHOICE_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     SERVER_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    REFLECT_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     decoding: Decoding
@@ -194,7 +195,58 @@ class ChatRequest(_message.Message):
     tool_choice: ToolChoice
     parallel_tool_calls: bool
     server_tools: ServerTools
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ...) -> None: ...
+    reflect: Reflect
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ..., reflect: _Optional[_Union[Reflect, _Mapping]] = ...) -> None: ...
+
+class Reflect(_message.Message):
+    __slots__ = ("attempts", "deadline_ms", "assertions")
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    ASSERTIONS_FIELD_NUMBER: _ClassVar[int]
+    attempts: int
+    deadline_ms: int
+    assertions: _containers.RepeatedCompositeFieldContainer[Assertion]
+    def __init__(self, attempts: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., assertions: _Optional[_Iterable[_Union[Assertion, _Mapping]]] = ...) -> None: ...
+
+class Assertion(_message.Message):
+    __slots__ = ("grammar", "contains", "lacks", "max_chars", "quality")
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    CONTAINS_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHARS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    grammar: Grammar
+    contains: str
+    lacks: str
+    max_chars: int
+    quality: float
+    def __init__(self, grammar: _Optional[_Union[Grammar, _Mapping]] = ..., contains: _Optional[str] = ..., lacks: _Optional[str] = ..., max_chars: _Optional[int] = ..., quality: _Optional[float] = ...) -> None: ...
+
+class Reflection(_message.Message):
+    __slots__ = ("passed", "confidence", "chosen", "attempts", "stopped")
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    passed: bool
+    confidence: float
+    chosen: int
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    stopped: str
+    def __init__(self, passed: _Optional[bool] = ..., confidence: _Optional[float] = ..., chosen: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., stopped: _Optional[str] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("id", "strategy", "met", "problems")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    MET_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    strategy: str
+    met: float
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., strategy: _Optional[str] = ..., met: _Optional[float] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -259,7 +311,7 @@ class Kv(_message.Message):
     def __init__(self, format: _Optional[str] = ..., restored_tokens: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("id", "model", "text", "finish_reason", "usage", "route", "kv", "session_turns", "logprobs", "others", "tool_calls", "tool_runs")
+    __slots__ = ("id", "model", "text", "finish_reason", "usage", "route", "kv", "session_turns", "logprobs", "others", "tool_calls", "tool_runs", "reflection")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +324,7 @@ class Answer(_message.Message):
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     TOOL_RUNS_FIELD_NUMBER: _ClassVar[int]
+    REFLECTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     text: str
@@ -284,7 +337,8 @@ class Answer(_message.Message):
     others: _containers.RepeatedCompositeFieldContainer[AnswerChoice]
     tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCall]
     tool_runs: _containers.RepeatedCompositeFieldContainer[ToolRun]
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., others: _Optional[_Iterable[_Union[AnswerChoice, _Mapping]]] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., tool_runs: _Optional[_Iterable[_Union[ToolRun, _Mapping]]] = ...) -> None: ...
+    reflection: Reflection
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., others: _Optional[_Iterable[_Union[AnswerChoice, _Mapping]]] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., tool_runs: _Optional[_Iterable[_Union[ToolRun, _Mapping]]] = ..., reflection: _Optional[_Union[Reflection, _Mapping]] = ...) -> None: ...
 
 class AnswerChoice(_message.Message):
     __slots__ = ("text", "finish_reason", "logprobs", "tool_calls", "tool_runs")
@@ -315,7 +369,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, id: _Optional[int] = ..., token: _Optional[bytes] = ..., logprob: _Optional[float] = ..., text_offset: _Optional[int] = ..., top: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("id", "model", "delta", "finish_reason", "usage", "route", "kv", "session_turns", "logprobs", "index", "tool_calls", "tool_runs")
+    __slots__ = ("id", "model", "delta", "finish_reason", "usage", "route", "kv", "session_turns", "logprobs", "index", "tool_calls", "tool_runs", "reflection")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +382,7 @@ class Chunk(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     TOOL_RUNS_FIELD_NUMBER: _ClassVar[int]
+    REFLECTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     delta: str
@@ -340,7 +395,8 @@ class Chunk(_message.Message):
     index: int
     tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCallDelta]
     tool_runs: _containers.RepeatedCompositeFieldContainer[ToolRun]
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., delta: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., index: _Optional[int] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCallDelta, _Mapping]]] = ..., tool_runs: _Optional[_Iterable[_Union[ToolRun, _Mapping]]] = ...) -> None: ...
+    reflection: Reflection
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., delta: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., kv: _Optional[_Union[Kv, _Mapping]] = ..., session_turns: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., index: _Optional[int] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCallDelta, _Mapping]]] = ..., tool_runs: _Optional[_Iterable[_Union[ToolRun, _Mapping]]] = ..., reflection: _Optional[_Union[Reflection, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "texts")

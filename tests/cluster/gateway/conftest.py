@@ -340,6 +340,7 @@ class FakeLearner(learner_pb2_grpc.LearnerServicer):
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
         self.trajectories: list[learner_pb2.Trajectory] = []
+        self.ratings: list[inference_pb2.FeedbackRequest] = []
 
     async def Record(self, request: learner_pb2.RecordRequest, context: Any) -> learner_pb2.RecordReply:
         self.trajectories.extend(request.trajectories)
@@ -347,6 +348,7 @@ class FakeLearner(learner_pb2_grpc.LearnerServicer):
         return learner_pb2.RecordReply()
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
+        self.ratings.append(request)
         return inference_pb2.FeedbackReply(found=any(t.id == request.response_id for t in self.trajectories))
 
 
