@@ -128,7 +128,7 @@ class Sessions:
         return self._open(owner, sealed)
 
     async def list(self, tenant: str, limit: int) -> list[memory_pb2.Session]:
-        """A tenant's sessions, most recent first, without their turns and tokens."""
+        """A tenant's sessions, most recent first, without what they say."""
         limits.name(tenant, "tenant", empty=True)
         return await asyncio.to_thread(self._list, tenant, limit)
 
@@ -181,6 +181,7 @@ class Sessions:
             session = self._open(_Owner(tenant, entry.payload["session_id"]), base64.b64decode(entry.payload["sealed"]))
             del session.turns[:]
             del session.token_ids[:]
+            session.ClearField("response")
             sessions.append(session)
         return sessions
 

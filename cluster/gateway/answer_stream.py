@@ -1,6 +1,6 @@
 """An answer as every API tells it to its client: one generation, or several that the gateway makes one of."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from cluster.gateway.tools.reader import Delta
@@ -115,12 +115,11 @@ class AnswerStream(Protocol):
         """Turns that the session has with this answer."""
         ...
 
+    note: Callable[[], str]
+    """What its session is to keep of it beside the turns (memory's Session.response); asked when it has ended."""
+
     def deltas(self) -> AsyncGenerator[Delta, None]:
         """What becomes certain, never empty. Closing it cancels the rest. Raises RussetError."""
-        ...
-
-    def texts(self) -> AsyncGenerator[str, None]:
-        """The deltas that are text."""
         ...
 
     async def answer(self) -> str:

@@ -64,14 +64,15 @@ def content_text(content: Any, where: str) -> str:
         raise InvalidArgument(
             f"{where} is {kind_of(content)}; accepted is a text or a non-empty list of text parts", param=where
         )
-    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    return "".join(part_text(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
 _PART_FIELDS = {"type", "text", "cache_control"}
 """cache_control asks for what is done anyway: prompts that begin alike are found."""
 
 
-def _part(part: Any, where: str) -> str:
+def part_text(part: Any, where: str) -> str:
+    """The text of a text part. Raises InvalidArgument where it is another."""
     if not isinstance(part, dict):
         raise InvalidArgument(f"{where} is {kind_of(part)}; accepted is an object with type and text", param=where)
     if part.get("type") != "text":

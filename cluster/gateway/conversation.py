@@ -116,6 +116,7 @@ class Conversation:
         token_ids: Sequence[int],
         route: inference_pb2.Route,
         kv_format: str,
+        noted: str,
     ) -> None:
         """The answer ended: it becomes a turn before the client sees its end. `token_ids`: prompt and answer."""
         request = self.request
@@ -136,6 +137,7 @@ class Conversation:
             created_ms=self.stored.created_ms or now_ms,
             last_active_ms=now_ms,
             metadata=self.stored.metadata,
+            response=noted,
             kv=memory_pb2.SessionKv(tokens=len(token_ids), format=kv_format, tier="memory"),
         )
         self._sessions.keep(self.kept)

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
-from cluster.gateway import anthropic, openapi, responses
+from cluster.gateway import anthropic, openapi, responses, responses_stored
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
 from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.choices import Choices
-from cluster.gateway.errors import body_of
+from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
@@ -45,8 +45,9 @@ from cluster.gateway.openai import (
 )
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.responses_output import Writer
 from cluster.gateway.server_tools import listed, page
-from protos.gen import inference_pb2
+from protos.gen import inference_pb2, memory_pb2
 
 BACKLOG = 2048
 
@@ -83,6 +84,9 @@ class Api:
             route("/v1/completions", "POST", self.complete),
             route("/v1/messages", "POST", self.message, error_body=anthropic.error_body),
             route("/v1/responses", "POST", self.respond),
+            route("/v1/responses/{response}", "GET", self.get_response),
+            route("/v1/responses/{response}", "DELETE", self.delete_response),
+            route("/v1/responses/{response}/input_items", "GET", self.list_input),
             route("/v1/embeddings", "POST", self.embed),
             route("/v1/feedback", "POST", self.feedback),
             route("/v1/russet/sessions", "GET", self.list_sessions),
@@ -129,8 +133,7 @@ class Api:
         headers = [(b"request-id", generation.id.encode())]
         if parsed.stream:
             return await EventStream.open(anthropic.events(generation), headers, anthropic.error_body)
-        await generation.answer()
-        return Reply(anthropic.answer(generation), headers=headers)
+        return Reply(await anthropic.answer(generation), headers=headers)
 
     async def respond(self, request: Request, body: bytes, caller: Caller) -> Reply | EventStream:
         """POST /v1/responses."""
@@ -143,11 +146,31 @@ class Api:
             )
         _apply_headers(message, request)
         generation = begin(self._requests, message, caller)
-        writer = responses.Writer(generation, parsed, previous)
+        check = partial(responses.check_previous, previous=previous)
+        writer = Writer(generation, responses.repeated(parsed), check)
         headers = [(b"x-request-id", generation.id.encode())]
         if parsed.stream:
             return await EventStream.open(writer.events(), headers)
         return Reply(await writer.whole(), headers=headers)
+
+    async def get_response(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/responses/{id}: a stored one, the newest of its conversation."""
+        for name in request.query_params:
+            raise UnknownParameter(f"unknown parameter: {name[:80]}", param=name[:80])
+        return Reply((await self._stored(request, caller)).response.encode())
+
+    async def list_input(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """GET /v1/responses/{id}/input_items: what the model read before it."""
+        return Reply(dumps(responses_stored.input_page(await self._stored(request, caller), request.query_params)))
+
+    async def delete_response(self, request: Request, body: bytes, caller: Caller) -> Reply:
+        """DELETE /v1/responses/{id}, and with it its conversation, once the request that this answers has ended."""
+        session = await self._stored(request, caller)
+        deleted = await self._requests.sessions.delete(caller.tenant, session.session_id)
+        return Reply(dumps({"id": request.path_params["response"], "object": "response", "deleted": deleted}))
+
+    async def _stored(self, request: Request, caller: Caller) -> memory_pb2.Session:
+        return await responses_stored.read(self._requests.sessions, caller.tenant, request.path_params["response"])
 
     async def embed(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/embeddings."""

@@ -20,6 +20,7 @@ from cluster.gateway.openai import (
     EmbeddingBody,
     FeedbackBody,
 )
+from cluster.gateway.responses_stored import MOST_ITEMS
 from cluster.gateway.schemas import RANGE_OF, SHAPES
 
 Schema = dict[str, Any]
@@ -52,13 +53,22 @@ BODIES = (
 )  # fmt: skip
 
 _SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_RESPONSE = {"name": "response", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _LIMIT = {
     "name": "limit",
     "in": "query",
     "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SESSIONS_LISTED, "default": 100},
 }
+_PAGE = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ITEMS, "default": 20}},
+    {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"], "default": "desc"}},
+    {"name": "after", "in": "query", "schema": {"type": "string"}},
+]
 OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
+    ("get", "/v1/responses/{response}", "A stored response", [_RESPONSE]),
+    ("delete", "/v1/responses/{response}", "Forget it and its conversation", [_RESPONSE]),
+    ("get", "/v1/responses/{response}/input_items", "What the model read before it", [_RESPONSE, *_PAGE]),
     ("get", "/v1/russet/sessions", "The caller's sessions, most recent first", [_LIMIT]),
     ("get", "/v1/russet/sessions/{session}", "One of them with its messages", [_SESSION]),
     ("delete", "/v1/russet/sessions/{session}", "Forget it", [_SESSION]),

@@ -5,7 +5,7 @@ validate -> session -> model's vocabulary -> render -> tokenize -> route -> gene
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -119,6 +119,8 @@ class Generation:
         self.created_ms = int(time.time() * 1000)
         self.text: list[str] = []
         """The deltas so far that are text."""
+        self.note: Callable[[], str] = str
+        """What its session is to keep of it beside the turn (memory's Session.response); asked once it has ended."""
         self._tail = ""
         """Of the prompt, what the answer has to begin with (cluster.gateway.healing); not part of the text."""
 
@@ -261,7 +263,8 @@ class Generation:
                                 self.text.append(delta)
                             yield delta
                     calls = self._answering.whole_calls if self._answering else ()
-                    self._conversation.keep("".join(self.text), calls, self._token_ids, self.route, self.kv.format)
+                    noted, ids = self.note(), self._token_ids
+                    self._conversation.keep("".join(self.text), calls, ids, self.route, self.kv.format, noted)
                 finish, kind = FINISH_NAMES[self.finish], ""
             except Exception as error:
                 finish, problem, kind = "error", f"{type(error).__name__}: {error}", type(error).__name__
@@ -272,13 +275,6 @@ class Generation:
                 self._requests.records.answering -= 1
                 genai.answered(span, self.id, self.model, finish, kind, self.usage, self.failovers)
                 self._record(finish, problem, kind)
-
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """The deltas of a request without tools."""
-        async with aclosing(self.deltas()) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, str):
-                    yield delta
 
     async def answer(self) -> str:
         """The whole text."""

@@ -72,18 +72,74 @@ _MESSAGE: Schema = {
         }
     ],
 }
-_INPUT_CONTENT: Schema = {
+_ID: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_ARGUMENTS: Schema = {"type": "string", "description": "A JSON object."}
+_ITEM_CONTENT: Schema = {
     "anyOf": [TEXT, _parts(["input_text", "output_text", "text"], annotations={}, logprobs={})],
 }
-_INPUT: Schema = an_object(
-    ["role", "content"],
-    type={"const": "message"},
-    role={"enum": [role for role in ROLES if role != "tool"]},
-    content=_INPUT_CONTENT,
-    id={},
-    status={},
-)
-
+_CLIENTS_OWN = {key: {"type": "null"} for key in ("async", "caller", "created_by", "namespace", "phase")}
+_ITEM: Schema = {
+    "anyOf": [
+        an_object(
+            ["role", "content"],
+            type={"const": "message"},
+            role={"enum": [role for role in ROLES if role != "tool"]},
+            content=_ITEM_CONTENT,
+            id={},
+            status={},
+            **_CLIENTS_OWN,
+        ),
+        an_object(
+            ["type", "call_id", "name", "arguments"],
+            type={"const": "function_call"},
+            call_id=_ID,
+            name=_NAME,
+            arguments=_ARGUMENTS,
+            id={},
+            status={},
+            **_CLIENTS_OWN,
+        ),
+        an_object(
+            ["type", "call_id", "output"],
+            type={"const": "function_call_output"},
+            call_id=_ID,
+            output=_ITEM_CONTENT,
+            id={},
+            status={},
+            **_CLIENTS_OWN,
+        ),
+    ]
+}
+_BLOCK: Schema = {
+    "anyOf": [
+        an_object(["type", "text"], type={"const": "text"}, text=TEXT, cache_control={}),
+        an_object(
+            ["type", "id", "name", "input"],
+            type={"const": "tool_use"},
+            id=_ID,
+            name=_NAME,
+            input={"type": "object"},
+            cache_control={},
+            **{key: {"type": "null"} for key in ("caller", "toolset_name")},
+        ),
+        an_object(
+            ["type", "tool_use_id"],
+            type={"const": "tool_result"},
+            tool_use_id=_ID,
+            content={"anyOf": [NOTHING, *_CONTENT["anyOf"]]},
+            is_error={"type": ["boolean", "null"]},
+            cache_control={},
+            **{key: {"type": "null"} for key in ("caller", "toolset_name")},
+        ),
+    ],
+    "description": "tool_use is the assistant's, tool_result the user's.",
+}
+_DESCRIPTION: Schema = {"anyOf": [{"type": "string", "maxLength": MAX_DESCRIPTION_CHARS}, {"type": "null"}]}
+_PARAMETERS: Schema = {
+    "type": "object",
+    "properties": {"type": {"const": "object"}},
+    "description": "A JSON Schema of an object.",
+}
 _SEED: Schema = {"anyOf": [{"type": "null"}, {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 64) - 1}]}
 _BIAS: Schema = {
     "anyOf": [
@@ -99,26 +155,34 @@ _BIAS: Schema = {
 
 _MODEL: Schema = {"type": "string", "maxLength": 256}
 
+
+def _tools(model: str) -> Schema:
+    tools = {"type": "array", "items": {"$ref": f"#/components/schemas/{model}"}, "maxItems": MAX_TOOLS}
+    return {"anyOf": [tools, {"type": "null"}]}
+
+
 SHAPES: dict[str, Schema] = {
     **{f"{body}.model": _MODEL for body in ("ChatBody", "CompletionBody", "MessagesBody", "ResponsesBody")},
     "ChatBody.messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
-    "ChatBody.tools": {
-        "anyOf": [
-            {"type": "array", "items": {"$ref": "#/components/schemas/FunctionTool"}, "maxItems": MAX_TOOLS},
-            {"type": "null"},
-        ]
-    },
+    "ChatBody.tools": _tools("FunctionTool"),
+    "ResponsesBody.tools": _tools("ResponsesTool"),
+    "MessagesBody.tools": _tools("AnthropicTool"),
     "ChatBody.tool_choice": {
         "anyOf": [
             {"enum": [None, "auto", "none", "required"]},
             an_object(["type", "function"], type={"const": "function"}, function=an_object(["name"], name=_NAME)),
         ]
     },
-    "Function.description": {"anyOf": [{"type": "string", "maxLength": MAX_DESCRIPTION_CHARS}, {"type": "null"}]},
-    "Function.parameters": {
-        "anyOf": [{"type": "object", "properties": {"type": {"const": "object"}}}, {"type": "null"}],
-        "description": "A JSON Schema of an object.",
+    "ResponsesBody.tool_choice": {
+        "anyOf": [
+            {"enum": [None, "auto", "none", "required"]},
+            an_object(["type", "name"], type={"const": "function"}, name=_NAME),
+        ]
     },
+    **{f"{tool}.description": _DESCRIPTION for tool in ("Function", "ResponsesTool", "AnthropicTool")},
+    "Function.parameters": {"anyOf": [_PARAMETERS, {"type": "null"}]},
+    "ResponsesTool.parameters": {"anyOf": [_PARAMETERS, {"type": "null"}]},
+    "AnthropicTool.input_schema": _PARAMETERS,
     "ChatBody.stop": {"anyOf": [{"type": "null"}, _STOP, _STOPS]},
     "CompletionBody.stop": {"anyOf": [{"type": "null"}, _STOP, _STOPS]},
     "CompletionBody.prompt": {
@@ -137,13 +201,17 @@ SHAPES: dict[str, Schema] = {
     },
     "MessagesBody.messages": {
         "type": "array",
-        "items": an_object(["role", "content"], role={"enum": ["user", "assistant"]}, content=_CONTENT),
+        "items": an_object(
+            ["role", "content"],
+            role={"enum": ["user", "assistant"]},
+            content={"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": _BLOCK}]},
+        ),
         "minItems": 1,
         "description": "The last one is the user's.",
     },
     "MessagesBody.system": {"anyOf": [{"type": "null"}, *_CONTENT["anyOf"]]},
     "MessagesBody.stop_sequences": {"anyOf": [{"type": "null"}, _STOPS]},
-    "ResponsesBody.input": {"anyOf": [TEXT, {"type": "array", "items": _INPUT, "minItems": 1}]},
+    "ResponsesBody.input": {"anyOf": [TEXT, {"type": "array", "items": _ITEM, "minItems": 1}]},
     "Extension.session_id": {"type": "string", "maxLength": MAX_SESSION_CHARS},
     "Extension.kv_format": {"enum": ["", *KV_FORMATS]},
     "Extension.stop_token_ids": {"anyOf": [{"type": "null"}, IDS | {"maxItems": MAX_STOP_TOKEN_IDS}]},

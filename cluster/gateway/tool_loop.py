@@ -9,7 +9,7 @@ ends it, as ever.
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from cluster.gateway.conversation import Within
@@ -46,6 +46,8 @@ class ToolLoop:
         self.reflection: inference_pb2.Reflection | None = None
         """It is not looked back at."""
         self.echoed_tokens = 0
+        self.note: Callable[[], str] = str
+        """As a Generation's; what the last generation keeps, stays."""
 
     @property
     def _now(self) -> Generation | None:
@@ -129,13 +131,6 @@ class ToolLoop:
                 pass
         return "".join(self.text)
 
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """The deltas that are text."""
-        async with aclosing(self.deltas()) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, str):
-                    yield delta
-
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """What becomes certain of text, and of calls of the client's own tools. Closing it cancels what runs.
 
@@ -175,6 +170,7 @@ class ToolLoop:
         if not self._generations:
             generation.id = self.id
         self._generations.append(generation)
+        generation.note = lambda: self.note()
         return generation
 
     def _turn(self) -> AbstractAsyncContextManager[None]:

@@ -92,7 +92,7 @@ class Turn(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., name: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[_inference_pb2.ToolCall, _Mapping]]] = ..., tool_call_id: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata", "kv", "token_ids", "turn_count")
+    __slots__ = ("session_id", "tenant", "turns", "embedding", "model", "replica_id", "created_ms", "last_active_ms", "metadata", "kv", "token_ids", "turn_count", "response")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class Session(_message.Message):
     KV_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TURN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     tenant: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
@@ -124,7 +125,8 @@ class Session(_message.Message):
     kv: SessionKv
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     turn_count: int
-    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., kv: _Optional[_Union[SessionKv, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., turn_count: _Optional[int] = ...) -> None: ...
+    response: str
+    def __init__(self, session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., kv: _Optional[_Union[SessionKv, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ..., turn_count: _Optional[int] = ..., response: _Optional[str] = ...) -> None: ...
 
 class SessionKv(_message.Message):
     __slots__ = ("tokens", "format", "tier")

@@ -7,6 +7,9 @@ from actors.base.errors import Internal, QueueFull
 from actors.base.keys import ApiKeys
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+TOOL = {"name": "f", "input_schema": {"type": "object"}}
+USED = {"role": "user", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]}
+RESULT = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "x"}]}
 MINIMAL = {"model": "tiny", "max_tokens": 16, "messages": QUESTION}
 
 
@@ -80,10 +83,23 @@ async def test_earlier_turns_are_read(world):
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"messages": []}, "messages is empty"),
         ({"messages": [{"role": "system", "content": "x"}]}, "accepted are user and assistant"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "accepted is 'text'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            "accepted are 'text', 'tool_use'",
+        ),
         ({"messages": [*QUESTION, {"role": "assistant", "content": "The"}]}, "accepted is a user message at the end"),
         ({"stop_sequences": [""]}, "a stop string has 0 characters"),
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools ="),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type = 'web_search_20250305'"),
+        ({"tools": [{"name": "f"}]}, "tools.0.input_schema is missing"),
+        ({"tools": [TOOL | {"defer_loading": True}]}, "unknown parameter: tools.0.defer_loading"),
+        ({"tools": [TOOL, TOOL]}, "accepted are different names"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "accepted is a name with the type 'tool'"),
+        ({"tools": [TOOL], "tool_choice": {"type": "any", "name": "f"}}, "accepted is a name with the type 'tool'"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice names 'g'"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice is required without tools"),
+        ({"messages": [USED]}, "is not supported here"),
+        ({"messages": [RESULT]}, "is of no call before it"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "tool_use_id is null"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking ="),
         ({"system": [{"type": "text", "text": "a", "colour": 1}]}, "unknown parameter: system[0].colour"),
         ({"temperature": 3}, "temperature is 3"),

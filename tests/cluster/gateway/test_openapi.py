@@ -63,6 +63,35 @@ MESSAGES: list[Any] = [
         {"refusal": "no"}, {"refusal": None}, {"audio": {}}, {"type": "reasoning"}, {"id": "i", "status": "completed"},
     )
 ]  # fmt: skip
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+FUNCTION = {"name": "f", "parameters": SCHEMA}
+TOOLS += [[{"type": "function", **FUNCTION, **more}] for more in ({}, {"name": "a b"}, {"strict": 1}, {"more": 1})]
+TOOLS += [
+    [{"name": "f", "input_schema": SCHEMA, **more}]
+    for more in ({}, {"name": ""}, {"type": "custom"}, {"type": "bash_20250124"}, {"cache_control": {}}, {"more": 1})
+]
+ANSWER: dict[str, Any] = {"role": "assistant"}
+CALLS: list[Any] = [
+    [*before, {"role": "user", "content": "x"}]
+    for before in (
+        [ANSWER | {"tool_calls": [CALL]}], [ANSWER | {"tool_calls": [CALL | {"id": ""}]}], [{"role": "tool"}],
+        [ANSWER | {"tool_calls": [CALL | {"type": "custom"}]}], [ANSWER | {"tool_calls": [{"id": "a"}]}],
+        [{"role": "user", "content": "x", "tool_calls": [CALL]}], [{"role": "tool", "content": "x"}],
+        [ANSWER | {"tool_calls": [CALL]}, {"role": "tool", "content": "x", "tool_call_id": "c"}],
+        [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}", "status": "completed"}],
+        [{"type": "function_call", "call_id": "a", "name": "f"}],
+        [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}", "namespace": None}],
+        [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}", "namespace": "n"}],
+        [{"type": "function_call_output", "call_id": "a", "output": "x"}],
+        [{"type": "function_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "x"}]}],
+        [{"type": "function_call_output", "call_id": "a", "output": {}}],
+        [ANSWER | {"content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]}],
+        [ANSWER | {"content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{}"}]}],
+        [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]}],
+        [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "is_error": 1}]}],
+        [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "x", "is_error": True}]}],
+    )
+]  # fmt: skip
 OBJECTS: list[Any] = [
     {}, {"a": 1}, {"a": "b"}, {"5": 3}, {"5": 101}, {"05": -100}, {"type": "text"}, {"type": "json_object"},
     {"type": "json_schema", "json_schema": {"name": "a"}}, {"type": "json_schema", "json_schema": {"name": "a b"}},
@@ -71,11 +100,12 @@ OBJECTS: list[Any] = [
     {"kv_format": "q8"}, {"kv_format": "q2"}, {"session_id": "s" * 256}, {"session_id": "s" * 257},
     {"stop_token_ids": [1, 2]}, {"stop_token_ids": [-1]}, {"stop_token_ids": [1] * 33}, {"grammar": {"regex": "a"}},
     {"grammar": {"regexp": "a"}}, {"grammar": {"choice": ["a"]}}, {"type": "function", "function": {"name": "f"}},
+    {"type": "function", "name": "f"}, {"type": "any"}, {"type": "tool", "name": "f"}, {"type": "auto", "name": 1},
 ]  # fmt: skip
-POOL = [None, True, False, *NUMBERS, *TEXTS, *LISTS, *TOOLS, *MESSAGES, *OBJECTS]
+POOL = [None, True, False, *NUMBERS, *TEXTS, *LISTS, *TOOLS, *MESSAGES, *CALLS, *OBJECTS]
 
 TIED: dict[str, Callable[[Any], bool]] = {
-    "tool_choice": lambda value: isinstance(value, dict),
+    "tool_choice": lambda value: value not in ("auto", "none"),
     "min_tokens": lambda value: value > 5,
     "previous_response_id": lambda value: value != "",
     "russet": lambda value: "session_id" in value,
