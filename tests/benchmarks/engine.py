@@ -91,7 +91,10 @@ class Engine:
 async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], None]:
     # Prompts first, then all rows decode together, as in the program beside: keeping to a pace while prompts are
     # computed, the first rows would end before the last begin.
-    settings = {"gateway.port": 0, "gateway.grpc_port": 0, "scheduler.itl_target_ms": 0}
+    # And a token a pass, as there: what is gained by guessing is another part.
+    settings = {
+        "gateway.port": 0, "gateway.grpc_port": 0, "scheduler.itl_target_ms": 0, "models.0.speculation": "off",
+    }  # fmt: skip
     with private_home() as home:
         config = load(home / "russet.toml", {"home": home, **settings}, environ={})
         async with LocalCluster(config) as cluster:

@@ -150,7 +150,7 @@ async def timed_worker(socket: Path) -> AsyncGenerator[Timed, None]:
         return decoders[0]
 
     worker_service.build_decoder = timed
-    service = worker_service.WorkerService(WorkerConfig(), Telemetry("worker"))
+    service = worker_service.WorkerService(WorkerConfig(speculation="off"), Telemetry("worker"))
     try:
         await service.start()
     finally:

@@ -113,20 +113,24 @@ def tail(log: Path) -> str:
 
 
 @asynccontextmanager
-async def russet_serve() -> AsyncGenerator[tuple[str, psutil.Process], None]:
-    """`russet serve` with default settings, in a process and a home of its own: its base URL and the process."""
+async def russet_serve(**settings: str) -> AsyncGenerator[tuple[str, psutil.Process], None]:
+    """`russet serve` in a process and a home of its own: its base URL and the process.
+
+    `settings` ("__" is a dot) differ from the default.
+    """
     with private_home() as home:
-        async with serve_in(home) as running:
+        async with serve_in(home, **settings) as running:
             yield running
 
 
 @asynccontextmanager
-async def serve_in(home: Path) -> AsyncGenerator[tuple[str, psutil.Process], None]:
+async def serve_in(home: Path, **settings: str) -> AsyncGenerator[tuple[str, psutil.Process], None]:
     """The same in a home that stays."""
     port, grpc_port = free_port(), free_port()
     command = [
         Path(sys.executable).with_name("russet"), "serve", "--config", home / "russet.toml",
         "--set", f"home={home}", "--port", str(port), "--grpc-port", str(grpc_port),
+        *(part for name, value in settings.items() for part in ("--set", f"{name.replace('__', '.')}={value}")),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     async with server(command, f"{url}/ready", home / "serve.log") as process:

@@ -124,8 +124,8 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
         if options.url:
             url, process, how = options.url, None, f"the cluster at {options.url}"
         else:
-            url, process = await running.enter_async_context(russet_serve())
-            how = "`russet serve`, default settings, all services in one process"
+            url, process = await running.enter_async_context(russet_serve(models__0__speculation="off"))
+            how = "`russet serve`, a token a pass as its peers, all services in one process"
         contenders = [Contender("Russet", _russet(url, process, options.quick), how)]
         contenders.append(await _llama_server(options, running))
         if not options.quick:
