@@ -47,7 +47,7 @@ def reconcile(batch: Batch, result: worker_pb2.StepResult) -> Outcome:
     news: list[News] = []
     ended: list[Sequence] = []
     low = cleared = awaited = due = False
-    if len({len(result.row), len(result.drafted), len(result.accepted)} - {0}) > 1:
+    if len(result.drafted) not in (0, len(result.row)) or len(result.drafted) != len(result.accepted):
         raise Internal(
             f"The worker's result of step {result.step} has {len(result.row)} rows, but says of {len(result.drafted)} "
             f"what was drafted and of {len(result.accepted)} what stands."

@@ -35,6 +35,8 @@ class Row:
     limit: int = 0
     pages: list[int] = field(default_factory=list)
     new_tokens: list[int] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
     end: int = worker_pb2.ROW_RUNNING
 
 
@@ -59,8 +61,13 @@ class SimulatedWorker:
         tiers: bool = False,
         disk: dict[bytes, list[tuple[int, int]]] | None = None,
         disk_steps: int = 1,
+        guesses: int = 0,
     ) -> None:
-        """`tiers`: q8, q4 and q2 too. `disk`: what is kept, by key, in `disk_steps` steps each; None keeps nothing."""
+        """`tiers`: q8, q4 and q2 too. `disk`: what is kept, by key, in `disk_steps` steps each; None keeps nothing.
+
+        `guesses`: tokens that are guessed for each decoding row and step; some of them stand.
+        """
+        self.guesses = guesses
         self.num_pages, self.page_size = pages, page_size
         self.max_rows, self.max_step_tokens = max_rows, max_step_tokens
         self.disk, self.disk_steps = disk, disk_steps
@@ -252,6 +259,8 @@ class SimulatedWorker:
                     budget -= size
         for state, size in chunks:
             self._forward(state, size)
+            if state in decoding:
+                self._guess(state)
         self.news |= {row for row, state in self.rows.items() if any(state is other for other, _ in chunks)}
         self.step_count += 1
         return True
@@ -273,7 +282,10 @@ class SimulatedWorker:
             result.token_ids.extend(state.new_tokens)
             result.end.append(state.end)
             result.decode_tokens += len(state.new_tokens)
-            state.new_tokens = []
+            if self.guesses:
+                result.drafted.append(state.drafted)
+                result.accepted.append(state.accepted)
+            state.new_tokens, state.drafted, state.accepted = [], 0, 0
             if state.end:
                 del self.rows[row]
         self.news = set()
@@ -281,6 +293,22 @@ class SimulatedWorker:
 
     def _may_run(self, state: Row) -> bool:
         return not state.end and state.computed < state.limit
+
+    def _guess(self, state: Row) -> None:
+        """The first guesses stand; the others leave in the KV what is not the row's."""
+        tried = min(self.guesses, state.limit - state.computed)
+        stand = state.token_ids[-1] % (tried + 1) if tried > 0 else 0
+        last = state.computed + tried
+        for _ in range(stand):
+            if self._may_run(state):
+                self._forward(state, 1)
+                state.accepted += 1
+        if not state.end:
+            for position in range(state.computed, last):
+                page = state.pages[position // self.page_size]
+                assert page < self.num_pages, "only f16 pages are written"
+                self._write(page, position % self.page_size, (-1, position))
+        state.drafted += tried
 
     def _forward(self, state: Row, size: int) -> None:
         for position in range(state.computed, state.computed + size):

@@ -38,6 +38,7 @@ def machine(instruments, dice):
         max_rows=dice.choice([2, 8, 16]),
         disk={} if dice.random() < 0.8 else None,
         disk_steps=dice.randint(1, 6),
+        guesses=dice.choice([0, 3, 8]),
     )
     it.costs.prefill_tokens_per_s = dice.choice([1.0, 1e3, 1e9])
     it.worker.silent_about_keys = dice.random() < 0.3

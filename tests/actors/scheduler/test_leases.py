@@ -66,9 +66,12 @@ def make_machine(instruments):
             strategy=st.sampled_from(["first_fit", "best_fit", "round_robin"]),
             reserve=st.sampled_from([0.0, 0.2]),
             prefix_cache=st.booleans(),
+            guesses=st.sampled_from([0, 2, 6]),
         )
-        def start(self, pages, max_rows, lease, policy, strategy, reserve, prefix_cache):
-            self.worker = instruments.Worker(pages=pages, page_size=4, max_rows=max_rows, max_step_tokens=9)
+        def start(self, pages, max_rows, lease, policy, strategy, reserve, prefix_cache, guesses):
+            self.worker = instruments.Worker(
+                pages=pages, page_size=4, max_rows=max_rows, max_step_tokens=9, guesses=guesses
+            )
             self.config = SchedulerConfig(
                 lease_tokens=lease,
                 policy=policy,
