@@ -10,7 +10,7 @@ chosen. See strategy for what the next attempt does differently.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from actors.base.errors import DeadlineExceeded, RussetError
@@ -45,6 +45,8 @@ class Reflection:
         self.created = self._attempts[0].created
         self.echoed_tokens = 0
         self.reflection: inference_pb2.Reflection | None = None
+        self.note: Callable[[], str] = str
+        """Asked by nobody: it belongs to no session."""
 
     @property
     def _chosen(self) -> Generation:
@@ -126,12 +128,6 @@ class Reflection:
             async for _ in deltas:
                 pass
         return "".join(self.text)
-
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """The same as deltas: there is nothing but text."""
-        async with aclosing(self.deltas()) as deltas:
-            async for delta in deltas:
-                yield delta
 
     async def deltas(self) -> AsyncGenerator[str, None]:
         """The answer in one piece, once it is chosen. Closing it cancels the attempt that runs.
