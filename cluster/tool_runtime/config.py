@@ -80,6 +80,9 @@ class ToolsConfig(BaseModel):
     max_argument_bytes: int = Field(
         default=64 << 10, ge=256, le=1 << 20, description="Longest arguments of a call, bytes of JSON"
     )
+    max_message_bytes: int = Field(
+        default=4 << 20, ge=64 << 10, le=64 << 20, description="Longest message of a server that is read, bytes"
+    )
     max_output_chars: int = Field(
         default=16 << 10, ge=64, le=1 << 20, description="Longest result that the model reads; more is cut, and says so"
     )

@@ -158,18 +158,19 @@ class Connection:
     def _open(self) -> "Session":
         """Begin a session. Raises InvalidArgument where an environment variable is missing."""
         # Imported with the first server: who has none shall not pay for the SDK.
-        from cluster.tool_runtime.session import Session, http_transport, stdio_transport
+        from cluster.tool_runtime.session import Session
+        from cluster.tool_runtime.transports import http_transport, stdio_transport
 
-        server, timeout_s = self.server, self._config.connect_timeout_s
+        server, timeout_s, most_bytes = self.server, self._config.connect_timeout_s, self._config.max_message_bytes
         env, headers = expanded(server.env, self._environ), expanded(server.headers, self._environ)
         self._secrets = [self._environ[name] for name in (*variables(server.env), *variables(server.headers))]
         if server.url:
-            return Session(http_transport(server.url, headers, timeout_s), timeout_s)
-        command, args = server.command, list(server.args)
+            return Session(http_transport(server.url, headers, timeout_s, most_bytes), timeout_s)
+        command = [server.command, *server.args]
         if server.entry_point:
-            command, args = sys.executable, ["-m", "cluster.tool_runtime.entry_point", server.entry_point]
+            command = [sys.executable, "-m", "cluster.tool_runtime.entry_point", server.entry_point]
         directory = str(server.directory.expanduser()) if server.directory else None
-        return Session(stdio_transport(command, args, env, directory), timeout_s)
+        return Session(stdio_transport(command, env, directory, most_bytes), timeout_s)
 
     def _suspect(self, session: "Session") -> None:
         """A call took too long: a function cannot be stopped but by ending its process; a server may be well."""

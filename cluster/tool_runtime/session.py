@@ -5,48 +5,19 @@ What knows the SDK is here, and is imported when the first server is connected: 
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx2
 import mcp_types as types
 from mcp.client.client import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from cluster.tool_runtime.offers import CallFailed, Offer, Output
+from cluster.tool_runtime.transports import Tell, Transport
 
 MAX_TOOLS = 1000
 """Tools of one server; a list that goes on is cut, so that one that never ends cannot hold anything."""
-Transport = Callable[[], AbstractAsyncContextManager[Any]]
-"""Opens the streams that a session reads and writes."""
-
-
-def stdio_transport(command: str, args: list[str], env: dict[str, str], directory: str | None) -> Transport:
-    """Starts a program and talks over its standard input and output; what it says on standard error joins our own.
-
-    It gets `env`, and of the gateway's environment only what names the user, their home, shell, terminal and PATH.
-    """
-    parameters = StdioServerParameters(command=command, args=args, env=env, cwd=directory)
-    return lambda: stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
-
-
-def http_transport(url: str, headers: dict[str, str], timeout_s: float) -> Transport:
-    """Streamable HTTP. Redirects that leave the server are not followed, so headers go nowhere else."""
-
-    @asynccontextmanager
-    async def connected() -> AsyncIterator[Any]:
-        timeout = httpx2.Timeout(timeout_s, read=None)  # A call's time is kept by who calls.
-        async with (
-            httpx2.AsyncClient(headers=headers, timeout=timeout) as client,
-            streamable_http_client(url, http_client=client) as streams,
-        ):
-            yield streams
-
-    return connected
 
 
 class _Watched:
@@ -94,6 +65,7 @@ class Session:
         self.ended = asyncio.Event()
         self.offers: list[Offer] = []
         """As last listed."""
+        self._why = "its server ended before it answered"
         self._transport = transport
         self._timeout_s = timeout_s
         self._client: Client | None = None
@@ -124,7 +96,7 @@ class Session:
             return output_of(await self._connected.call_tool(tool, arguments))
         except MCPError as error:
             if self.ended.is_set():
-                raise CallFailed("its server ended before it answered") from error
+                raise CallFailed(self._why) from error
             raise CallFailed(str(error)) from error
         except Exception as error:  # An answer that is not of the protocol, or a break in the transport.
             self.end()
@@ -144,11 +116,14 @@ class Session:
         self.ended.set()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    def _tell(self, why: str) -> None:
+        self._why = why
+
     async def _run(self) -> None:
         try:
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout(self._timeout_s):
-                    client = Client(_watching(self._transport, self.ended), cache=None)
+                    client = Client(_watching(self._transport, self._tell, self.ended), cache=None)
                     self._client = await stack.enter_async_context(client)
                     await self.list()
                 self._opened.set_result(None)
@@ -164,8 +139,8 @@ class Session:
 
 
 @asynccontextmanager
-async def _watching(transport: Transport, ended: asyncio.Event) -> AsyncIterator[Any]:
-    async with transport() as (read, write):
+async def _watching(transport: Transport, tell: Tell, ended: asyncio.Event) -> AsyncIterator[Any]:
+    async with transport(tell) as (read, write):
         yield _Watched(read, ended), write
 
 

@@ -4,9 +4,12 @@ It leaves marks in the directory. With a port (0: any, printed once it listens) 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,22 @@ def much(characters: int) -> str:
 def secret(name: str) -> str:
     """A variable of the environment."""
     return os.environ.get(name, "not set")
+
+
+@server.tool()
+def chatter() -> str:
+    """Writes lines between the protocol's."""
+    for wire in (each for each in range(3, 20) if Path(f"/proc/self/fd/{each}").exists()):
+        if stat.S_ISFIFO(os.fstat(wire).st_mode):
+            with contextlib.suppress(OSError):
+                os.write(wire, b"Hello!\n{}\n")
+    return "said"
+
+
+@server.tool()
+def child() -> str:
+    """A process that ends by itself only after an hour."""
+    return str(subprocess.Popen(["sleep", "3600"]).pid)
 
 
 def only_with_token(app: Any) -> Any:

@@ -153,6 +153,36 @@ async def test_a_server_that_stands_still_is_replaced(
     await tests.until(lambda: not psutil.pid_exists(stood) or psutil.Process(stood).status() == "zombie")
 
 
+async def test_a_message_without_measure_is_not_read(bench: Callable[..., Any]) -> None:
+    tests = await bench(max_message_bytes=1 << 16)
+    assert (await tests.one("much", '{"characters": 20000}')).ok
+    run = await tests.one("much", '{"characters": 10000000}')
+    assert not run.ok
+    assert "a message of more than 65536 bytes" in run.text
+    assert (await tests.one("process")).ok
+
+
+async def test_nor_is_one_over_http(bench: Callable[..., Any], http: HttpServer) -> None:
+    tests = await bench(servers=[http.config()], environ={"TOKEN": "opensesame"}, max_message_bytes=1 << 16)
+    assert (await tests.one("much", '{"characters": 20000}')).ok
+    run = await tests.one("much", '{"characters": 10000000}')
+    assert not run.ok
+    assert "65536 bytes" in run.text
+    assert (await tests.one("process")).ok
+
+
+async def test_what_a_program_prints_beside_the_protocol_is_passed_over(bench: Callable[..., Any]) -> None:
+    tests = await bench()
+    assert (await tests.one("chatter")).text == "said"
+
+
+async def test_children_of_a_program_end_with_it(bench: Callable[..., Any]) -> None:
+    tests = await bench()
+    child = int((await tests.one("child")).text)
+    await tests.registry.stop()
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+
+
 async def test_a_program_that_cannot_be_started_is_a_clear_error(bench: Callable[..., Any]) -> None:
     tests = await bench(server={"command": "/no/such/program"})
     assert (await tests.registry.catalogue()).tools == {}
