@@ -5,6 +5,7 @@ so that what the one accepts the other runs.
 """
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
@@ -26,6 +27,7 @@ WHITESPACE = r"\x20|\x0A\x20{0,16}"
 """Between the tokens of JSON, once: a space, or a new line and its indentation. Without a bound a weak model may go on
 writing white space, which is always allowed, until its tokens are spent."""
 
+_FLEXIBLE: "JsonCompileOptions" = {"whitespace_pattern": WHITESPACE}
 _STRICT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False}
 """A schema's own x-guidance may not have keywords ignored."""
 
@@ -66,25 +68,23 @@ def _from_schema(text: str) -> str:
         raise InvalidArgument("the schema is false, which nothing satisfies")
     try:
         document = "{}" if schema is True else json.dumps(schema) if narrow_dates(schema) else text
-        return LLMatcher.grammar_from_json_schema(
-            document,
-            defaults={"whitespace_pattern": WHITESPACE},
-            overrides=_STRICT,
-        )
+        return LLMatcher.grammar_from_json_schema(document, defaults=_FLEXIBLE, overrides=_STRICT)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"the schema cannot be read: {error}") from error
 
 
-def embedded(text: str, whitespace: str = WHITESPACE) -> str:
+def embedded(text: str, layout: Mapping[str, Any] = _FLEXIBLE) -> str:
     """A schema as a part of a Lark grammar, held to as a grammar of its own would be. Raises InvalidArgument.
 
-    `whitespace`: a regular expression for what may stand between the tokens of JSON.
+    `layout`: llguidance's options for what stands between the tokens of JSON.
     """
     schema = parsed_schema(text)
     if not isinstance(schema, dict):
         schema = {} if schema else {"not": {}}
     narrow_dates(schema)
-    return f"%json {json.dumps(schema | {'x-guidance': {'whitespace_pattern': whitespace, **_STRICT}})}"
+    own = schema.get("x-guidance")
+    options = {**layout, **(own if isinstance(own, dict) else {}), **_STRICT}
+    return f"%json {json.dumps(schema | {'x-guidance': options})}"
 
 
 def _from_choice(texts: list[str]) -> str:

@@ -1,8 +1,12 @@
 """Settings of the gateway."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+ToolFormat = Literal["hermes", "smollm", "llama", "mistral", "mistral-args", "pythonic"]
+"""A name of cluster.gateway.tools.registry."""
 
 
 class GatewayConfig(BaseModel):
@@ -60,7 +64,7 @@ class GatewayConfig(BaseModel):
     grammar_timeout_s: float = Field(
         default=5, gt=0, le=60, description="Longest a request's grammar or JSON schema may take to compile, seconds"
     )
-    tool_formats: dict[str, str] = Field(
+    tool_formats: dict[str, ToolFormat] = Field(
         default={},
         description="Format in which a model writes tool calls, by model id; unset is what its chat template shows",
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from actors.base.errors import InvalidArgument
 from actors.worker.models.pretokenizers import PRE_TOKENIZERS
+from actors.worker.models.templates import joined
 from protos.gen import worker_pb2
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
@@ -84,7 +85,7 @@ def vocabulary_message(metadata: dict[str, Any], rows: int, path: Path) -> worke
     for key, token in named.items():
         if token is not None and not (isinstance(token, int) and 0 <= token < len(tokens)):
             refuse(f"tokenizer.ggml.{key} is {token!r}; ids are 0 to {len(tokens) - 1}")
-    template = metadata.get("tokenizer.chat_template", "")
+    template = joined(metadata.get("tokenizer.chat_template", ""), metadata.get("tokenizer.chat_template.tool_use"))
     if not isinstance(template, str):
         refuse("tokenizer.chat_template is no string: corrupt")
     ends = [

@@ -15,6 +15,7 @@ from actors.worker.models.families import HUGGING_FACE_NAMES, Family, assemble, 
 from actors.worker.models.gguf_tokenizer import END_OF_TURN
 from actors.worker.models.rope import frequencies, llama3
 from actors.worker.models.safetensors import Quantization, SafetensorsTensors, read_json
+from actors.worker.models.templates import joined
 from kernels.decoder import Activation, DecoderSpec, DecoderWeights, Rope
 from protos.gen import worker_pb2
 
@@ -168,12 +169,12 @@ def hugging_face_vocabulary(directory: Path, rows: int) -> worker_pb2.Vocabulary
 def _chat_template(directory: Path, settings: dict[str, Any]) -> str:
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text("utf-8")
+        tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
+        return joined(file.read_text("utf-8"), tool_use.read_text("utf-8") if tool_use.is_file() else "")
     template = settings.get("chat_template") or ""
     if isinstance(template, list):
-        # Several named ones: the default is for plain conversations.
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default", "")
+        template = joined(named.get("default", ""), named.get("tool_use"))
     if not isinstance(template, str):
         raise InvalidArgument(
             f"{directory}: chat_template is {type(template).__name__}; a string is accepted.", param="model"

@@ -10,8 +10,8 @@ from protos.gen import inference_pb2
 
 Literal = Callable[[str], str]
 """A text as a grammar has it, with special tokens for those of its parts that are such."""
-SPACES = r"\x20"
-"""Between the tokens of arguments, as models were shown them: a space, once, or none."""
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Of arguments: as models were shown them."""
 NO_PARAMETERS = '{"type":"object","properties":{},"additionalProperties":false}'
 
 
@@ -79,7 +79,7 @@ class WithJson:
 
     def arguments(self, label: str, tool: inference_pb2.Tool, literal: Literal) -> list[str]:
         """See Format."""
-        return [f"{label}: {embedded(tool.parameters or NO_PARAMETERS, whitespace=SPACES)}"]
+        return [f"{label}: {embedded(tool.parameters or NO_PARAMETERS, LAYOUT)}"]
 
     def begins(self, names: Sequence[str]) -> str:
         """See Format."""

@@ -14,7 +14,7 @@ from typing import Any
 from actors.base.errors import InvalidArgument
 from actors.base.grammar import embedded, parsed_schema
 from cluster.gateway.tools.events import Event, Parser, call
-from cluster.gateway.tools.formats import SPACES, Literal, Syntax
+from cluster.gateway.tools.formats import LAYOUT, Literal, Syntax
 from cluster.gateway.tools.groups import GroupParser
 from cluster.gateway.tools.json_call import Written
 from protos.gen import inference_pb2
@@ -62,7 +62,7 @@ class Pythonic:
         lines, each = [], [f"{label}_{place}" for place in range(len(names))]
         for rule, name in zip(each, names, strict=True):
             part = properties[name]
-            part = embedded(json.dumps({**shared, **part} if isinstance(part, dict) else part), whitespace=SPACES)
+            part = embedded(json.dumps({**shared, **part} if isinstance(part, dict) else part), LAYOUT)
             lines.append(f"{rule}: {literal(f'{name}=')} {part}")
         first = len(required)
         after = [f'", " {rule}' if place < first else f'(", " {rule})?' for place, rule in enumerate(each)]

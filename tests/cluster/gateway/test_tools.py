@@ -191,6 +191,18 @@ async def test_a_schema_that_cannot_be_enforced_binds_only_who_asks_for_it(world
         assert "#/properties/a/uniqueItems" in error["message"]
 
 
+@pytest.mark.parametrize("own", [3, None, {"whitespace_flexible": True}, {"lenient": True}])
+async def test_options_within_a_schema_are_bounded(world, own):
+    scheduler = await replica(world, answer=PARIS)
+    await world.start()
+    parameters = TOOL["function"]["parameters"] | {"x-guidance": own}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    await post(world, tools=[tool], tool_choice="required")
+    request, spaced = scheduler.requests[0], PARIS.replace('"Paris"', '  "Paris"')
+    assert lets(request, scheduler.vocabulary, PARIS)
+    assert lets(request, scheduler.vocabulary, spaced) == (own == {"whitespace_flexible": True})
+
+
 async def test_min_tokens_leaves_the_model_free_where_nothing_is_asked_of_calls(world):
     scheduler = await replica(world, answer=f"I look.{PARIS}")
     await world.start()
@@ -359,6 +371,23 @@ async def test_json_answers_and_calls_without_a_mark_cannot_be_told_apart(world)
         ("now", "{}")
     ]
     assert len(scheduler.requests) == 1
+
+
+async def test_what_a_template_refuses_is_said_in_its_words(world, make_vocabulary):
+    scheduler = await replica(world, answer="Sunny.")
+    scheduler.vocabulary = make_vocabulary(
+        "{{ tools }}{% for m in messages %}{% if m.tool_calls is defined and m.tool_calls | length > 1 %}"
+        "{{ raise_exception('one call at a time') }}{% endif %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
+    await world.start()
+    calls = [{"id": name, "type": "function", "function": {"name": "now", "arguments": "{}"}} for name in "ab"]
+    for count, status in ((1, 200), (2, 400)):
+        turns = [USER, {"role": "assistant", "content": None, "tool_calls": calls[:count]}]
+        reply = await world.client().post("/v1/chat/completions", json=ASKED | {"messages": turns})
+        assert reply.status_code == status, reply.text
+    assert "one call at a time" in reply.json()["error"]["message"]
+    assert reply.json()["error"]["param"] == "messages"
 
 
 async def test_the_same_over_grpc(world):

@@ -203,12 +203,20 @@ def test_a_template_file_wins(tmp_path):
     directory = tiny_llama.write_directory(tmp_path / "m")
     (directory / "chat_template.jinja").write_text("{{ x }}")
     assert load_model(str(directory)).vocabulary.chat_template == "{{ x }}"
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "tool_use.jinja").write_text("{{ y }}")
+    with_tools = load_model(str(directory)).vocabulary.chat_template
+    assert with_tools == "{% if tools %}{{ y }}{% else %}{{ x }}{% endif %}"
 
 
 @pytest.mark.parametrize(
     ("settings", "template"),
     [
-        ({"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]}, "b"),
+        (
+            {"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]},
+            "{% if tools %}a{% else %}b{% endif %}",
+        ),
+        ({"chat_template": [{"name": "rag", "template": "a"}, {"name": "default", "template": "b"}]}, "b"),
         ({"chat_template": None, "eos_token": 7, "bos_token": None}, ""),
         ({"chat_template": 7}, None),
     ],

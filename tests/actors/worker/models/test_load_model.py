@@ -101,6 +101,13 @@ def test_gguf_that_does_not_fit_is_refused(tmp_path, changes, said):
         load_model(str(tiny_llama.write_gguf(tmp_path / "m.gguf", **changes)))
 
 
+def test_a_template_for_tools_is_joined_to_the_default_one(tmp_path):
+    path = tiny_llama.write_gguf(
+        tmp_path / "m.gguf", tokenizer__chat_template="plain", tokenizer__chat_template__tool_use="tools"
+    )
+    assert load_model(str(path)).vocabulary.chat_template == "{% if tools %}tools{% else %}plain{% endif %}"
+
+
 def test_rope_of_a_gguf(tmp_path):
     def frequencies(**changes):
         path = tiny_llama.write_gguf(tmp_path / "m.gguf", **changes)

@@ -1,11 +1,13 @@
 """Chat templates and tools: which format one speaks, what it knows of tools, and what is written where it does not."""
 
 import json
+from typing import get_args
 
 import pytest
 
 from actors.base.vocabulary import Vocabulary
 from cluster.gateway.chat import ChatTemplate
+from cluster.gateway.config import ToolFormat
 from cluster.gateway.tools.registry import FORMATS, format_of
 from cluster.gateway.tools.template import instructions, short_id, tool_use
 from protos.gen import inference_pb2
@@ -84,6 +86,10 @@ def test_a_template_shows_its_format(source, name):
 def test_what_a_template_knows_is_found_by_trying_it(use, source, knows):
     _, found = use(source)
     assert (found.takes_tools, found.takes_calls, found.takes_system, found.arguments_as_text) == knows
+
+
+def test_every_format_can_be_configured():
+    assert set(get_args(ToolFormat)) == set(FORMATS)
 
 
 def conversation():
