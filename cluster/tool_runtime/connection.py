@@ -45,6 +45,8 @@ class Connection:
         self._environ = environ
         self._secrets: list[str] = []
         self._session: Session | None = None
+        self._stopped = False
+        """Whether its process was ended to stop a function."""
         self._closing: set[asyncio.Task[Any]] = set()
         self._tried = asyncio.Event()
         """Set once it was, or could not be, reached for the first time."""
@@ -119,8 +121,10 @@ class Connection:
                 pause_s = max(pause_s, FIRST_PAUSE_S)
             else:
                 problem = "its session ended"
-                if await self._use(session) > LAST_PAUSE_S:
-                    pause_s = 0.0  # What lived long is connected again at once.
+                lived_s = await self._use(session)
+                if lived_s > LAST_PAUSE_S or self._stopped:
+                    pause_s = 0.0  # What lived long, or was ended from here, is connected again at once.
+                self._stopped = False
                 self._connecting()
             finally:
                 if session is not None:
@@ -175,6 +179,7 @@ class Connection:
     def _suspect(self, session: "Session") -> None:
         """A call took too long: a function cannot be stopped but by ending its process; a server may be well."""
         if self.server.entry_point:
+            self._stopped = not session.ended.is_set()
             session.end()
         else:
             self._close(asyncio.create_task(self._probe(session, PROBE_S)))

@@ -53,10 +53,16 @@ def stuck() -> str:
     while True:
         time.sleep(3600)
 
+def either(stuck: bool) -> str:
+    """Ends or does not."""
+    while stuck:
+        time.sleep(3600)
+    return "ended"
+
 number = 7
 '''
 ENTRY_POINTS = "[russet.tools]\n" + "\n".join(
-    f"{name} = plugin_of_tests:{name}" for name in ("many", "add", "later", "process", "stuck", "number")
+    f"{name} = plugin_of_tests:{name}" for name in ("many", "add", "later", "process", "stuck", "either", "number")
 )
 
 
@@ -320,6 +326,17 @@ async def test_a_function_that_takes_no_notice_is_killed(
     assert "longer than 1 s" in run.text
     process = int((tmp_path / "mark").read_text())
     await tests.until(lambda: not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie")
+
+
+async def test_a_function_that_is_killed_again_and_again_is_there_at_once(
+    bench: Callable[..., Any], plugin: Callable[[str], ServerConfig]
+) -> None:
+    tests = await bench(servers=[plugin("either")], call_timeout_s=60)
+    for _ in range(2):
+        assert (await tests.one("either", '{"stuck": false}')).ok
+        (run,) = await tests.run(("either", '{"stuck": true}'), allowance_s=0.5)
+        assert "given up" in run.text
+    assert (await tests.one("either", '{"stuck": false}')).ok
 
 
 async def test_entry_points_do_not_run_in_this_process(
