@@ -79,6 +79,8 @@ class Drafter:
         self._rows: dict[int, _Row] = {}
         self._traffic = Traffic()
         self._acceptance = Acceptance()
+        self._fruitless = 0
+        """Looks in a row that found nothing."""
         self.pause = 0
         """After `draft` proposed nothing: steps that the engine may run before it asks again, 0 to MOST_PAUSE."""
 
@@ -89,7 +91,7 @@ class Drafter:
         """
         row = self._rows[slot] = _Row(prompt_tokens, pool, reference)
         row.reference_text.sync(reference)
-        self.pause = 0
+        self._fruitless = self.pause = 0
 
     def drop(self, slot: int, tokens: Int32) -> None:
         """A row left, whose tokens were these; its output joins its pool. A slot without a row is no error."""
@@ -113,7 +115,8 @@ class Drafter:
             self._ask(proposer, contexts, guesses, of_step)
         trees = [self._grown(context, of_row, least) for context, of_row in zip(contexts, guesses, strict=True)]
         counts = chosen([tree.chances for tree in trees], of_step, beside.rows)
-        self.pause = 0 if any(counts) else paused(self.pause, beside.rows)
+        self._fruitless = 0 if any(counts) else self._fruitless + 1
+        self.pause = paused(self._fruitless, beside.rows) if self._fruitless else 0
         return [tree.draft(count) if count else None for tree, count in zip(trees, counts, strict=True)]
 
     def _read(self, context: Context, least: float) -> list[Guess]:

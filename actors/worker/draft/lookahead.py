@@ -25,8 +25,10 @@ LENGTHEN = 0.25
 """By what part of it drafts may lengthen a step of which some row has none: others' drafts are no use to it."""
 
 LEAST_LOOKAHEAD, FIRST_LOOKAHEAD, MOST_LOOKAHEAD = 2, 6, 8
+PATIENCE = 4
+"""Rows looked at in vain before a pause: a look costs little beside what leaving the engine's shortest path costs."""
 PAUSE_PER_ROW, MOST_PAUSE = 4, 16
-"""Most steps without a look at the rows: so many for each, and in all."""
+"""Steps without a look at the rows: so many for each, and most in all. Shorter ones would not be on that path."""
 RAISE_ABOVE, LOWER_BELOW = 0.9, 0.5
 """Acceptance rates of a row beyond which its lookahead changes."""
 
@@ -99,12 +101,12 @@ def worthwhile_depth(rates: Sequence[float], price: Price, proposal_ms: Callable
     return best
 
 
-def paused(pause: int, rows: int) -> int:
-    """Steps to run without looking for drafts, after a look that found none; `pause` were run before it.
+def paused(fruitless: int, rows: int) -> int:
+    """Steps to run without looking for drafts after so many looks in a row that found none, the newest included.
 
     A row alone gains most and is looked at often; looking at many costs more and finds little.
     """
-    return min(max(2 * pause, rows), PAUSE_PER_ROW * rows, MOST_PAUSE)
+    return 0 if fruitless * rows < PATIENCE else min(PAUSE_PER_ROW * rows, MOST_PAUSE)
 
 
 def adapted(lookahead: int, rate: float) -> int:
