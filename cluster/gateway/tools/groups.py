@@ -46,7 +46,9 @@ class GroupParser:
         self._before = ""
         """What stands before the group: characters of `between` and the marker."""
         self._held = ""
-        """Outside of groups: what may still become part of one."""
+        """Outside of groups: what may become a marker."""
+        self._space: list[str] = []
+        """Characters of `between` that are no text where a group follows, or the answer's end after one."""
         self._beside = True
         """Whether no text came since the answer began, or since the last group."""
         self._called = False
@@ -65,39 +67,44 @@ class GroupParser:
         if self._group is not None:
             self._group.cut()
             self._leave(self._group, events)
-        elif not (self._called and not self._held.strip(self._between)):
-            events.append(Text(self._held))
+        elif self._held or not self._called:
+            events.append(Text(self._spaced(self._held)))
         self._held = ""
         return joined(events)
 
     def _outside(self, text: str, at: int, events: list[Event]) -> int:
-        start = at
         if self._beside:
-            while start < len(text) and text[start] in self._between:
-                start += 1
-            if start < len(text) and text[start] in self._openings:
-                return self._enter(text[at:start], start)
-        marked = text.find(self._marker, start) if self._marker else -1
-        if self._beside and marked == start:
-            return self._enter(text[at : start + len(self._marker)], start + len(self._marker))
-        certain = marked if marked >= 0 else len(text) - self._partial(text[start:])
-        if self._beside and start == certain:  # nothing but space and perhaps the beginning of a marker
-            self._held = text[at:]
-            return len(text)
-        events.append(Text(text[at:certain]))
-        self._beside = False
+            start = len(text) - len(text[at:].lstrip(self._between))
+            self._space.append(text[at:start])
+            at = start
+            if at == len(text):
+                return at
+            if text[at] in self._openings:
+                return self._enter("", at)
+        marked = text.find(self._marker, at)
+        if self._beside and marked == at:
+            return self._enter(self._marker, at + len(self._marker))
+        certain = marked if marked >= 0 else len(text) - self._partial(text[at:])
+        if certain > at:
+            events.append(Text(self._spaced(text[at:certain])))
+            self._beside = False
         if marked >= 0:
             return self._enter(self._marker, marked + len(self._marker))
         self._held = text[certain:]
         return len(text)
+
+    def _spaced(self, text: str) -> str:
+        """The text after the space that was held back."""
+        spaced, self._space = "".join([*self._space, text]), []
+        return spaced
 
     def _partial(self, text: str) -> int:
         """Length of the longest end of the text with which the marker begins."""
         lengths = range(min(len(text), len(self._marker) - 1), 0, -1)
         return next((length for length in lengths if self._marker.startswith(text[-length:])), 0)
 
-    def _enter(self, before: str, at: int) -> int:
-        self._group, self._before = self._make(), before
+    def _enter(self, marker: str, at: int) -> int:
+        self._group, self._before = self._make(), self._spaced(marker)
         return at
 
     def _within(self, group: Group, text: str, at: int, events: list[Event]) -> int:
