@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from actors.base.errors import InvalidArgument, RussetError, TooLarge
 from actors.base.telemetry import Telemetry
@@ -32,6 +33,15 @@ SCORE_TIMEOUT_S = 60.0
 SESSIONS_KEPT = 16384
 CHOSEN_KEPT = 16384
 FLUSH_S = 3.0
+
+
+class Attempt(NamedTuple):
+    """What a request is, that is one of several attempts at an answer."""
+
+    answer_id: str = ""
+    """The answer's; empty where it is an answer by itself."""
+    asserted: Sequence[inference_pb2.Grammar] = ()
+    """Languages that its text has to be of, without being held to them."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.records import Finished, Records, demands_of, question_of, said
+from cluster.gateway.records import Attempt, Finished, Records, demands_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.tools.plan import ToolPlan
@@ -91,6 +91,11 @@ class Requests:
 class Generation:
     """An AnswerStream of one job. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
 
+    # What makes one answer of several generations tells of these: cluster.gateway.tool_loop and .reflect.
+    tool_runs: Sequence[inference_pb2.ToolRun] = ()
+    reflection: inference_pb2.Reflection | None = None
+    attempt = Attempt()
+
     def __init__(
         self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, within: Within | None
     ) -> None:
@@ -109,12 +114,6 @@ class Generation:
         self._plan: ToolPlan | None = None
         kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
-        self.answer_id = self.id
-        """The answer that it is one attempt at: by default its own."""
-        self.asserted: Sequence[inference_pb2.Grammar] = ()
-        """Languages that its text has to be of, without being held to them."""
-        self.reflection: inference_pb2.Reflection | None = None
-        """A generation is not looked back at (see cluster.gateway.reflect)."""
         self.created = int(time.time())
         self.created_ms = int(time.time() * 1000)
         self.text: list[str] = []
@@ -138,11 +137,6 @@ class Generation:
     def tool_calls(self) -> Sequence[inference_pb2.ToolCall]:
         """Tools that it calls, as far as they are certain; where something cut the answer, the last may be cut too."""
         return self._answering.calls if self._answering else ()
-
-    @property
-    def tool_runs(self) -> Sequence[inference_pb2.ToolRun]:
-        """A generation runs nothing (cluster.gateway.tool_loop does)."""
-        return ()
 
     @property
     def finish(self) -> inference_pb2.FinishReason:
@@ -385,8 +379,8 @@ class Generation:
                 question=question_of(self._request),
                 session=self._conversation.kept,
                 text=said(text, self.tool_calls),
-                demands=demands_of(self._request, text, calls, self.asserted),
-                answer_id=self.answer_id,
+                demands=demands_of(self._request, text, calls, self.attempt.asserted),
+                answer_id=self.attempt.answer_id,
                 prompt_ids=list(job.generate.token_ids),
                 answer_ids=job.emitted[: self._tokens],
                 prefix_hashes=list(job.route.prefix_hashes),

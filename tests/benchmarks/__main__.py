@@ -12,7 +12,7 @@ and workloads beside mlx-lm's server, where tests/benchmarks/install-peers insta
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap, .perplexity,
-.schemas and .grammars.
+.schemas, .grammars, .quality and .reflect.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from actors.base.errors import DeadlineExceeded, RussetError
-from cluster.gateway.records import question_of
+from cluster.gateway.records import Attempt, question_of
 from cluster.gateway.reflect.asked import ATTEMPTS, DEADLINE_MS, check_readable, check_reflect
 from cluster.gateway.reflect.assertions import Judgement, asks_quality, asserted, demanded, judged
 from cluster.gateway.reflect.constraint import WEAKENED, candidates, weakened
@@ -180,9 +180,9 @@ class Reflection:
         problems = self._judgements[-1].problems if made else ()
         request = attempt_request(self._asked, strategy, made, answer, problems, self._enforceable)
         generation = self._requests.begin(request, self._caller)
-        generation.asserted = asserted(self._asked)
+        answer_id = self.id if made else ""
+        generation.attempt = Attempt(answer_id, asserted(self._asked))
         if made:
-            generation.answer_id = self.id
             generation.id = f"{self.id}-{made + 1}"
         self._attempts.append(generation)
         self._strategies.append(strategy)
