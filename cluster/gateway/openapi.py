@@ -158,7 +158,7 @@ def _harmless(values: tuple[Any, ...]) -> Schema:
 def _operation(method: str, path: str, summary: str, *, streams: bool = False) -> Schema:
     ok: Schema = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        ok["text/event-stream"] = {"schema": {"type": "string"}}
+        ok["text/event-stream"] = {}  # A schema would be read as that of each event by some, of the whole by others.
     problem = {
         "application/json": {
             "schema": {"$ref": f"#/components/schemas/{'AnthropicsError' if path == '/v1/messages' else 'Error'}"}
