@@ -88,7 +88,9 @@ def assemble(rows: Rows, slots: Int32, counts: Int32, drafted: Drafted | None = 
     known = rows.known[slots]
     draws = draws_of(row_starts, np.flatnonzero(after == known).astype(np.int32), drafted)
     if drafted is not None:
-        tokens[drafted.at(row_starts)] = drafted.tokens
+        for row, draft in drafted.rows.items():
+            end = row_starts[row + 1]
+            tokens[end - len(draft.tokens) : end] = draft.tokens
     logits_at = draws.at
     scores = scores_of(rows, slots, counts, row_starts) if rows.score_from[slots].any() else None
     if scores is not None:

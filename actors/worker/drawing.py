@@ -108,8 +108,8 @@ def _drawn(
     return Drawn(new.tokens, new.counts, told, {}, of_prompts, new.accepted if step.drafted is not None else None)
 
 
-def _compact(kv: Kv, step: Step, row: int, path: Int32) -> None:
+def _compact(kv: Kv, step: Step, row: int, path: list[int]) -> None:
     """Bring the tokens of a row's accepted path to where they stand; the others are written over by what follows."""
     count, batch = int(step.counts[row]), step.batch
-    whole = [*range(count), *(path + count).tolist()]
+    whole = [*range(count), *(count + node for node in path)]
     kv.move_tokens(*compaction(int(batch.lengths[row]), whole, batch.page_table[row], kv.page_size))

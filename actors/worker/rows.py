@@ -66,12 +66,12 @@ class Seen:
             self._size += 1
         self._output_counts[place] += 1
 
-    def after(self, tokens: Int32) -> tuple[Int32, Int32]:
+    def after(self, tokens: list[int]) -> tuple[Int32, Int32]:
         """ids and output_counts as they would be after `tokens` more of output; both new."""
-        more = [int(token) for token in dict.fromkeys(tokens.tolist()) if token not in self._place]
+        more = [token for token in dict.fromkeys(tokens) if token not in self._place]
         ids = np.concatenate([self.ids, np.array(more, np.int32)])
         counts = np.concatenate([self.output_counts, np.zeros(len(more), np.int32)])
-        for token in tokens.tolist():
+        for token in tokens:
             counts[self._place[token] if token in self._place else self._size + more.index(token)] += 1
         return ids, counts
 

@@ -17,7 +17,7 @@ def drawing_batch(rows: Rows, slots: Int32, draws: Draws, drafted: Drafted) -> S
 
 
 def sample_batch(
-    rows: Rows, slots: Int32, ahead: Int32 | None = None, guessed: Callable[[int], Int32] | None = None
+    rows: Rows, slots: Int32, ahead: Int32 | None = None, guessed: Callable[[int], list[int]] | None = None
 ) -> SampleBatch:
     """Parameters for `slots` [R], whose KV holds all their known tokens: the token drawn stands at position `known`.
 
@@ -77,7 +77,7 @@ def wanted_logprobs(tops: Int32) -> Logprobs | None:
     return asked(asking, tops[asking]) if len(asking) else None
 
 
-def _seen(seen: Seen | None, guessed: Callable[[int], Int32] | None, index: int) -> tuple[Int32, Int32]:
+def _seen(seen: Seen | None, guessed: Callable[[int], list[int]] | None, index: int) -> tuple[Int32, Int32]:
     """Distinct ids before a draw, and how often each is in the output."""
     if seen is None:
         return NO_IDS, NO_IDS
@@ -86,11 +86,12 @@ def _seen(seen: Seen | None, guessed: Callable[[int], Int32] | None, index: int)
     return seen.ids, seen.output_counts
 
 
-def _guessed(draws: Draws, drafted: Drafted, draw: int) -> Int32:
+def _guessed(draws: Draws, drafted: Drafted, draw: int) -> list[int]:
     """The drafted tokens before a draw."""
     row, last = int(draws.row[draw]), int(np.searchsorted(draws.row, draws.row[draw], "right")) - 1
     # A row draws after its last tokens, the last of them the last.
-    return drafted.path(row, int(drafted.counts[row]) - 1 - (last - draw))
+    draft = drafted.rows.get(row)
+    return [] if draft is None else draft.path(len(draft.tokens) - 1 - (last - draw))
 
 
 def _starts(spans: list[Int32]) -> Int32:

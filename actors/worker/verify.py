@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.worker.draft.draft import Draft
 from kernels.decoder import Int32
@@ -31,8 +30,31 @@ class Draws(NamedTuple):
     ahead: Int32  # [D], drafted tokens between the row's newest and the token drawn: it stands at known + ahead
 
 
+class RowDraft(NamedTuple):
+    """The draft of one row, as lists: what is done with them between two steps is little for each, and NumPy's calls
+    are not."""
+
+    tokens: list[int]
+    parents: list[int]  # index among the tokens; -1: the row's newest one
+    depths: list[int]  # tokens from the newest one; a child of that has 1
+    forced: int  # leading tokens that are certain: a chain from the newest one, not drawn
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each token follows the one before it."""
+        return self.depths[-1] == len(self.tokens)
+
+    def path(self, node: int) -> list[int]:
+        """The tokens from the one after the row's newest to `node`."""
+        way: list[int] = []
+        while node >= 0:
+            way.append(self.tokens[node])
+            node = self.parents[node]
+        return way[::-1]
+
+
 class Guess(NamedTuple):
-    """A row's draft where it is a chain."""
+    """What a grammar has to know of a row's draft, which is a chain."""
 
     forced: list[int]
     tokens: list[int]
@@ -41,65 +63,43 @@ class Guess(NamedTuple):
 NO_GUESS = Guess([], [])
 
 
-class Drafted(NamedTuple):
-    """The drafts of a step of R rows, N tokens in all."""
+class Drafted:
+    """The drafts of a step of R rows."""
 
-    counts: Int32  # [R], tokens of each row; 0: it is not drafted for
-    tokens: Int32  # [N], a row's one after the other
-    parents: Int32  # [N], index among the row's; -1: the row's newest token
-    depths: Int32  # [N], tokens from the newest one; a child of that has 1
-    forced: Int32  # [R], leading tokens that are certain: a chain from the newest one, not drawn
+    def __init__(self, drafts: Sequence[Draft | None], forced: Sequence[int]) -> None:
+        """For each row its draft, or None, and how many leading tokens of it are forced."""
+        self.rows: dict[int, RowDraft] = {}
+        """By index into the step's rows; those that are drafted for."""
+        counts = [0] * len(drafts)
+        for row, draft in enumerate(drafts):
+            if draft is not None:
+                tokens, parents = draft.tokens.tolist(), draft.parents.tolist()
+                self.rows[row] = RowDraft(tokens, parents, _depths(parents), forced[row])
+                counts[row] = len(tokens)
+        self.counts = np.array(counts, np.int32)
+        """[R], tokens of each row."""
 
     @classmethod
     def of(cls, drafts: Sequence[Draft | None], forced: Sequence[int]) -> Self | None:
-        """The drafts of a step's rows, of each so many leading tokens `forced`; None where there are none."""
-        if not any(draft is not None and len(draft.tokens) for draft in drafts):
-            return None
-        there = [draft for draft in drafts if draft is not None]
-        counts = np.array([0 if draft is None else len(draft.tokens) for draft in drafts], np.int32)
-        parents = np.concatenate([draft.parents for draft in there]).astype(np.int32)
-        depths = np.concatenate([_depths(draft.parents) for draft in there])
-        tokens = np.concatenate([draft.tokens for draft in there]).astype(np.int32)
-        return cls(counts, tokens, parents, depths, np.array(forced, np.int32))
-
-    @property
-    def starts(self) -> Int32:
-        """[R + 1], where the tokens of each row begin."""
-        return np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32)
-
-    def at(self, row_starts: Int32) -> NDArray[np.intp]:
-        """[N], where the tokens are in a batch whose rows end with theirs."""
-        ends = np.repeat(row_starts[1:] - self.starts[1:], self.counts)
-        return ends + np.arange(len(self.tokens))
+        """The drafts of a step's rows; None where there are none."""
+        return cls(drafts, forced) if any(draft is not None for draft in drafts) else None
 
     def lineage(self, row_starts: Int32) -> Int32 | None:
         """Batch.parents of a batch whose rows end with these tokens; None where every token follows the one before."""
-        if (self.parents == np.concatenate([np.arange(-1, count - 1) for count in self.counts])).all():
+        if all(draft.is_chain for draft in self.rows.values()):
             return None
         lengths = np.diff(row_starts)
-        parents = np.arange(-1, int(lengths.sum()) - 1) - np.repeat(row_starts[:-1], lengths)
-        parents[self.at(row_starts)] = self.parents + np.repeat(lengths - self.counts, self.counts)
-        return parents.astype(np.int32)
+        parents = (np.arange(-1, int(lengths.sum()) - 1) - np.repeat(row_starts[:-1], lengths)).astype(np.int32)
+        for row, draft in self.rows.items():
+            end, count = int(row_starts[row + 1]), len(draft.tokens)
+            before = int(lengths[row]) - count
+            parents[end - count : end] = [parent + before for parent in draft.parents]
+        return parents
 
-    def of_row(self, row: int) -> slice:
-        """The row's tokens."""
-        starts = self.starts
-        return slice(int(starts[row]), int(starts[row + 1]))
-
-    def guess(self, row: int) -> "Guess":
-        """What a grammar has to know of the row's draft: a chain."""
-        tokens, forced = self.tokens[self.of_row(row)].tolist(), int(self.forced[row])
-        return Guess(tokens[:forced], tokens[forced:])
-
-    def path(self, row: int, node: int) -> Int32:
-        """The row's tokens from the one after its newest to `node` (an index among them)."""
-        span = self.of_row(row)
-        tokens, parents = self.tokens[span], self.parents[span]
-        way = []
-        while node >= 0:
-            way.append(int(tokens[node]))
-            node = int(parents[node])
-        return np.array(way[::-1], np.int32)
+    def guess(self, row: int) -> Guess:
+        """What a grammar has to know of a row's draft."""
+        draft = self.rows.get(row)
+        return NO_GUESS if draft is None else Guess(draft.tokens[: draft.forced], draft.tokens[draft.forced :])
 
 
 class Verified(NamedTuple):
@@ -107,9 +107,9 @@ class Verified(NamedTuple):
 
     tokens: Int32  # [R, W], the new tokens of each row, from the left; -1 elsewhere
     counts: Int32  # [R], by how many tokens each row's KV has grown
-    stood: NDArray[np.intp]  # indices of the draws whose tokens are among `tokens`, in order
+    stood: Int32  # indices of the draws whose tokens are among `tokens`, in order
     accepted: Int32  # [R], drafted tokens that stood, forced ones included
-    moves: list[tuple[int, Int32]]
+    moves: list[tuple[int, list[int]]]
     """Of rows whose path is not the beginning of their draft: the row, and the nodes of the path in order."""
 
 
@@ -117,16 +117,22 @@ def draws_of(row_starts: Int32, ends: Int32, drafted: Drafted | None) -> Draws:
     """Where a step draws whose rows `ends` [E] come to the end of what they know."""
     if drafted is None:
         return Draws(row_starts[1:][ends] - 1, ends, np.zeros(len(ends), np.int32))
-    draws = np.where(np.isin(np.arange(len(drafted.counts)), ends), drafted.counts - drafted.forced + 1, 0)
-    row = np.repeat(np.arange(len(draws), dtype=np.int32), draws)
-    firsts = row_starts[1:] - draws
-    nth = np.arange(len(row), dtype=np.int32) - np.repeat(np.cumsum(draws) - draws, draws).astype(np.int32)
-    at = (firsts[row] + nth).astype(np.int32)
-    # The newest token has depth 0, its descendants are in the order of the batch.
-    node = at - (row_starts[1:] - drafted.counts)[row]
-    depths = np.append(drafted.depths, 0)
-    ahead = np.where(node < 0, 0, depths[np.where(node < 0, -1, drafted.starts[:-1][row] + node)])
-    return Draws(at, row, ahead.astype(np.int32))
+    at: list[int] = []
+    rows: list[int] = []
+    ahead: list[int] = []
+    for row, end in zip(ends.tolist(), row_starts[1:][ends].tolist(), strict=True):
+        draft = drafted.rows.get(row)
+        if draft is None:
+            at.append(end - 1)
+            rows.append(row)
+            ahead.append(0)
+            continue
+        count, forced = len(draft.tokens), draft.forced
+        at += range(end - count + forced - 1, end)
+        rows += [row] * (count - forced + 1)
+        ahead.append(forced)
+        ahead += draft.depths[forced:]
+    return Draws(np.array(at, np.int32), np.array(rows, np.int32), np.array(ahead, np.int32))
 
 
 def verified(draws: Draws, counts: Int32, drafted: Drafted | None, drawn: Int32, stop_ids: Int32) -> Verified:
@@ -139,61 +145,66 @@ def verified(draws: Draws, counts: Int32, drafted: Drafted | None, drawn: Int32,
     if drafted is None:
         tokens = np.full((rows, 1), -1, np.int32)
         tokens[draws.row, 0] = drawn
-        return Verified(tokens, counts, np.arange(len(drawn)), accepted, [])
+        return Verified(tokens, counts, np.arange(len(drawn), dtype=np.int32), accepted, [])
     grown = counts.copy()
-    said: list[list[int]] = [[] for _ in range(rows)]
+    drawn_tokens, draw_rows = drawn.tolist(), draws.row.tolist()
+    said: dict[int, list[int]] = {}
     stood: list[int] = []
-    moves: list[tuple[int, Int32]] = []
-    firsts = np.searchsorted(draws.row, np.arange(rows + 1))
-    for row in range(rows):
-        first, end = int(firsts[row]), int(firsts[row + 1])
-        if first == end:
-            continue
-        if not drafted.counts[row]:
-            said[row].append(int(drawn[first]))
+    moves: list[tuple[int, list[int]]] = []
+    first = 0
+    while first < len(draw_rows):
+        row = draw_rows[first]
+        draft = drafted.rows.get(row)
+        if draft is None:
+            said[row] = [drawn_tokens[first]]
             stood.append(first)
+            first += 1
             continue
-        walk = _walk(drafted, row, drawn[first:end], stop_ids[row])
+        end = first + len(draft.tokens) - draft.forced + 1
+        walk = walked(draft, drawn_tokens[first:end], stop_ids[row].tolist())
         said[row] = walk.tokens
         stood += [first + draw for draw in walk.draws]
-        grown[row] = counts[row] - 1 + len(walk.tokens)
+        grown[row] += len(walk.path)
         accepted[row] = len(walk.path)
-        if walk.path != list(range(len(walk.path))):
-            moves.append((row, np.array(walk.path, np.int32)))
-    tokens = np.full((rows, max(1, max(map(len, said)))), -1, np.int32)
-    for row, new in enumerate(said):
+        if walk.path and walk.path[-1] != len(walk.path) - 1:
+            moves.append((row, walk.path))
+        first = end
+    tokens = np.full((rows, max(map(len, said.values()), default=1)), -1, np.int32)
+    for row, new in said.items():
         tokens[row, : len(new)] = new
-    return Verified(tokens, grown, np.array(stood, np.intp), accepted, moves)
+    return Verified(tokens, grown, np.array(stood, np.int32), accepted, moves)
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
+    """How far a row's draft is what was drawn."""
+
     tokens: list[int]  # what the row says
     path: list[int]  # nodes that stand and whose KV is wanted, in order
     draws: list[int]  # draws of the row that stand
 
 
-def _walk(drafted: Drafted, row: int, drawn: Int32, stop_ids: Int32) -> _Walk:
-    """Follow a row's draft as far as it is what was drawn."""
-    span, forced = drafted.of_row(row), int(drafted.forced[row])
-    guesses, parents = drafted.tokens[span].tolist(), drafted.parents[span].tolist()
-    children = {(parent, token): node for node, (parent, token) in enumerate(zip(parents, guesses, strict=True))}
-    stops = set(stop_ids.tolist())
-    tokens, path, draws = guesses[:forced], list(range(forced)), []
+def walked(draft: RowDraft, drawn: Sequence[int], stop_ids: Sequence[int]) -> Walk:
+    """Follow a draft: `drawn` are the tokens after its last forced one (or the newest) and after each that follows."""
+    forced = draft.forced
+    children = {
+        (parent, token): node for node, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True))
+    }
+    tokens, path, draws = draft.tokens[:forced], list(range(forced)), []
     node = forced - 1
     while True:
         draw = node + 1 - forced
-        token = int(drawn[draw])
+        token = drawn[draw]
         tokens.append(token)
         draws.append(draw)
-        following = children.get((node, token), -1) if token not in stops else -1
-        if following < 0:
-            return _Walk(tokens, path, draws)
+        following = children.get((node, token), -1)
+        if following < 0 or token in stop_ids:
+            return Walk(tokens, path, draws)
         path.append(following)
         node = following
 
 
-def _depths(parents: Int32) -> Int32:
+def _depths(parents: Sequence[int]) -> list[int]:
     depths: list[int] = []
-    for parent in parents.tolist():
+    for parent in parents:
         depths.append(1 if parent < 0 else depths[parent] + 1)
-    return np.array(depths, np.int32)
+    return depths

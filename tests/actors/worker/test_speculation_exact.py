@@ -174,16 +174,15 @@ def test_samples_are_of_the_targets_distribution(toy, scheduler, drafter) -> Non
 
 def test_a_verifier_that_accepts_too_much_shows(toy, scheduler, monkeypatch) -> None:
     """One that takes every fourth guess that was not drawn."""
-    walk = verify._walk
+    walk = verify.walked
     calls = 0
 
-    def lenient(drafted: Any, row: int, drawn: Int32, stop_ids: Int32) -> Any:
+    def lenient(draft: Any, drawn: list[int], stop_ids: list[int]) -> Any:
         nonlocal calls
         calls += 1
         if calls % 4 == 0:
-            drawn = drawn.copy()
-            drawn[0] = drafted.tokens[drafted.of_row(row)][0]
-        return walk(drafted, row, drawn, stop_ids)
+            drawn = [draft.tokens[0], *drawn[1:]]
+        return walk(draft, drawn, stop_ids)
 
-    monkeypatch.setattr(verify, "_walk", lenient)
+    monkeypatch.setattr(verify, "walked", lenient)
     assert _surprise(_sampled(toy, scheduler, Likeliest(branches=False))) < SURPRISED / 1e6
