@@ -1,5 +1,6 @@
 """Tool calls of the real, weak model, asked for as people ask: by OpenAI's client and its helpers."""
 
+import asyncio
 import json
 from typing import Any, Literal
 
@@ -151,3 +152,26 @@ async def test_a_session_goes_on_after_a_call(local: LocalCluster) -> None:
     assert second.status_code == 200, second.text
     usage = second.json()["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] >= first.json()["usage"]["prompt_tokens"] - 32
+
+
+async def test_rows_with_tools_are_in_a_mixed_batch_what_they_are_alone(local: LocalCluster) -> None:
+    """And rows without tools are beside them what they are alone."""
+    plain = {"model": MODEL, "messages": QUESTION, "max_tokens": 24}
+    kinds = [
+        plain,
+        plain | {"tools": TOOLS},
+        plain | {"tools": TOOLS, "tool_choice": "required"},
+        plain | {"response_format": {"type": "json_object"}, "tools": TOOLS},
+    ]
+    rows = [kind | {"seed": seed} for seed in range(2) for kind in kinds]
+
+    async with httpx.AsyncClient(base_url=local.http, timeout=120) as http:
+
+        async def said(row: dict[str, Any]) -> tuple[str | None, list[tuple[str, str]], str]:
+            choice = (await http.post("/v1/chat/completions", json=row)).json()["choices"][0]
+            calls = [call["function"] for call in choice["message"].get("tool_calls", [])]
+            written = [(call["name"], call["arguments"]) for call in calls]
+            return choice["message"]["content"], written, choice["finish_reason"]
+
+        alone = [await said(row) for row in rows]
+        assert list(await asyncio.gather(*map(said, rows))) == alone
