@@ -6,6 +6,7 @@ cache as far as it has whole pages. KV is held as f16, the only form that there 
 """
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,9 @@ def call(method: str, sampling: dict[str, Any] | None = None, **ask: Any) -> Row
     return Row(method, {"sampling": sampling or {}, **ask})
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "keep", "parameters": PERSON}}
+OPENAIS = TOOL["function"] | {"type": "function"}
+ANTHROPICS = {"name": "keep", "input_schema": PERSON}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
 ROWS: dict[str, Row] = {
     "greedy": text(temperature=0),
@@ -102,6 +106,11 @@ ROWS: dict[str, Row] = {
     "rpc bias": call("Chat", {"logitBias": {"260": 5.0}}, minTokens=8),
     "rpc grammar": call("Complete", grammar={"choice": {"texts": CHOICES}}),
     "rpc penalties": call("Complete", {"presencePenalty": 1.0, "topK": 50}, stop=["."]),
+    "a tool": chat(tools=[TOOL], tool_choice="required", logprobs=True),
+    "tools as it likes": chat(tools=[TOOL], temperature=0.5),
+    "rpc tool": Row("Chat", {"sampling": {}, "tool": "keep"}),
+    "messages, tool": Row("messages", {"tools": [ANTHROPICS], "tool_choice": {"type": "any"}}),
+    "responses, tool": Row("responses", {"store": False, "tools": [OPENAIS], "tool_choice": "required"}),
     "messages": Row("messages", {"stop_sequences": ["."], "top_k": 60}),
     "responses": Row("responses", {"store": False, "top_p": 0.8}),
 }  # fmt: skip
@@ -111,14 +120,18 @@ async def said(http: httpx.AsyncClient, stub: InferenceStub, place: int, row: Ro
     """What a client is told that is of the row: texts, log-probabilities, why it ended, tokens counted."""
     prompt, question = f"{place}. {STORY}Once upon a time there was", f"Tell me about the number {place}."
     if row.to[0].isupper():
-        decoding = {"maxTokens": 48, **row.ask, "sampling": {"temperature": 1, "seed": place + 1} | row.ask["sampling"]}
+        ask = {name: value for name, value in row.ask.items() if name != "tool"}
+        decoding = {"maxTokens": 48, **ask, "sampling": {"temperature": 1, "seed": place + 1} | row.ask["sampling"]}
         if row.to == "Chat":
-            chatting = {"messages": [{"role": "user", "content": question}], "decoding": decoding}
+            chatting: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "decoding": decoding}
+            if "tool" in row.ask:
+                chatting["tools"] = [{"name": row.ask["tool"], "parameters": json.dumps(PERSON)}]
+                chatting["toolChoice"] = {"name": row.ask["tool"]}
             answer = MessageToDict(await stub.Chat(ParseDict(chatting, inference_pb2.ChatRequest())))
         else:
             completing = {"text": prompt, "decoding": decoding}
             answer = MessageToDict(await stub.Complete(ParseDict(completing, inference_pb2.CompleteRequest())))
-        return [answer.get(field) for field in ("text", "finishReason", "logprobs", "others")]
+        return without_ids([answer.get(field) for field in TOLD])
     common = {"temperature": 1.0, "max_tokens": 48, "seed": place + 1}
     greedy = {"temperature": 0, "max_tokens": 48}  # this API has no seed, nor has the next
     chatting = {"messages": [{"role": "user", "content": question}]}
@@ -132,10 +145,23 @@ async def said(http: httpx.AsyncClient, stub: InferenceStub, place: int, row: Ro
     assert reply.status_code == 200, (row, reply.text)
     answer = reply.json()
     if row.to == "responses":
-        return [item["content"] for item in answer["output"]], answer["status"], answer["usage"]["output_tokens"]
+        return without_ids(answer["output"]), answer["status"], answer["usage"]["output_tokens"]
     if row.to == "messages":
-        return answer["content"], answer["stop_reason"], answer["usage"]["output_tokens"]
-    return answer["choices"], answer["usage"]["completion_tokens"]
+        return without_ids(answer["content"]), answer["stop_reason"], answer["usage"]["output_tokens"]
+    return without_ids(answer["choices"]), answer["usage"]["completion_tokens"]
+
+
+TOLD = ("text", "finishReason", "logprobs", "others", "toolCalls")
+
+
+def without_ids(value: Any) -> Any:
+    """Without what is drawn anew for each answer: the ids of calls and items. (A token's id is a number.)"""
+    if isinstance(value, list):
+        return [without_ids(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: each for name, each in value.items() if name not in ("id", "call_id") or isinstance(each, int)}
+    return {name: without_ids(each) for name, each in kept.items()}
 
 
 def batches() -> list[list[str]]:

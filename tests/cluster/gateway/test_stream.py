@@ -101,3 +101,43 @@ def test_a_beginning_that_comes_to_nothing_is_released():
 @pytest.mark.parametrize(("text", "stop", "before"), [("xabc", ["b", "abc"], "xa"), ("xab", ["b", "ab"], "x")])
 def test_the_first_to_end_wins_and_then_the_longest(text, stop, before):
     assert run([text.encode()], stop)[0] == before
+
+
+class Spelling:
+    """Byte-fallback and whole-character tokens: ids below 256 are bytes, the others are characters."""
+
+    special_ids = frozenset({1 << 30})
+
+    def token_bytes(self, token):
+        return bytes([token]) if token < 256 else chr(token).encode()
+
+
+spelled = st.lists(st.integers(0, 255) | st.sampled_from([ord(c) for c in "東é😀\u200d\ufe0f"]), max_size=30)
+
+
+@given(spelled, stops, st.lists(st.integers(0, 4)), st.integers(0, 30))
+def test_no_replacement_character_that_the_tokens_do_not_spell(ids, stop, groups, length):
+    """Streamed in any groups, ended by a stop text or cut off by its length, each piece is of whole characters."""
+    ids = [token for token in ids if not 0x80 <= token < 256 or token >= 256] if length % 2 else ids
+    cut_off = ids[:length]
+    stream, pieces, rest = TextStream(Spelling(), stop), [], list(cut_off)
+    for size in groups:
+        pieces.append(stream.push(rest[:size]))
+        rest = rest[size:]
+    pieces += [stream.push(rest), stream.finish()]
+    whole = b"".join(map(Spelling().token_bytes, cut_off)).decode("utf-8", "replace")
+    assert "".join(pieces) == expected(whole, stop)[0]
+    for piece in pieces:
+        piece.encode()  # no half of a surrogate pair
+    if all(token < 0x80 or token >= 256 for token in cut_off):
+        assert "\ufffd" not in "".join(pieces)
+
+
+@given(st.text(alphabet="aé東😀", min_size=1, max_size=12), st.lists(st.integers(0, 60)), st.integers(0, 48))
+def test_only_a_character_that_the_length_cut_is_replaced_and_only_at_the_end(text, places, length):
+    data = text.encode()[:length]
+    stream = TextStream(Pieces(cut(data, places)))
+    streamed = "".join(stream.push([token]) for token in range(len(cut(data, places))))
+    assert "\ufffd" not in streamed
+    assert text.startswith(streamed)
+    assert stream.finish() == ("" if streamed.encode() == data else "\ufffd")
