@@ -8,7 +8,7 @@ from pathlib import Path
 from actors.worker.models.catalogue import locate
 from actors.worker.slab import available_memory
 from cluster.config import Config, ModelConfig
-from cluster.topology import Demand, Node, Topology, place
+from cluster.topology import Demand, Node, Topology, check_store, place
 
 WEIGHTS_IN_MEMORY = 1.3
 """Bytes in memory per byte of a model's files: packed weights beside what loading them takes."""
@@ -24,6 +24,7 @@ def planned(config: Config, node: str) -> tuple[Config, Topology]:
     both before anything is started.
     """
     here = Node(node, cores(), available_memory())
+    check_store([here], config.memory.store)
     topology = place([here], [_demand(model) for model in config.models])
     for placement in topology.placements:
         log.info("%s on %s with %d threads: %s", placement.replica_id, node, placement.threads, placement.because)

@@ -96,6 +96,8 @@ class Config(BaseModel):
                 "directory": _absolute(self.memory.directory) or home / "memory",
                 "key_file": key_file,
                 "embedder": _absolute(self.memory.embedder),
+                "server_key_file": _absolute(self.memory.server_key_file),
+                "server_ca_file": _absolute(self.memory.server_ca_file),
             }
         )
         gateway = self.gateway.model_copy(update={"api_keys_file": _absolute(self.gateway.api_keys_file)})
@@ -198,7 +200,9 @@ def _explain(error: Any, sources: list[tuple[str, dict[str, Any]]]) -> str:
     dotted = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"{dotted} ({origin}): there is no such setting; `russet config` lists them all"
-    return f"{dotted} = {error['input']!r} ({origin}): {error['msg']}"
+    # Of a section as a whole the message names what is wrong; its values may hold a key.
+    value = "" if isinstance(error["input"], Mapping) else f" = {error['input']!r}"
+    return f"{dotted}{value} ({origin}): {error['msg']}"
 
 
 def _has(source: Any, path: list[str]) -> bool:

@@ -208,7 +208,7 @@ def _share(config: Config, bundle: int) -> float:
 def deploy(config: Config) -> None:
     """Start every deployment on the cluster this process is connected to; returns before they are ready."""
     serve.start(proxy_location="Disabled")
-    text = config.model_dump_json()
+    text = config.model_dump_json(context={"secrets": True})
     targets = [
         serve.RunTarget(_deployment(actor, name, config).bind(text), name=name, route_prefix=None)
         for name, actor in (("memory", Memory), ("router", Router), ("learner", Learner), ("gateway", Gateway))

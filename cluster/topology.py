@@ -87,6 +87,17 @@ def place(nodes: Sequence[Node], demands: Sequence[Demand]) -> Topology:
     )
 
 
+def check_store(nodes: Sequence[Node], store: str) -> None:
+    """Raises InvalidArgument for an embedded store with several nodes: memory started on another would find nothing."""
+    if store == "embedded" and len(nodes) > 1:
+        names = ", ".join(sorted(node.id for node in nodes))
+        raise InvalidArgument(
+            f"memory.store is 'embedded', which one node can use, and there are {len(nodes)} ({names}); set it to "
+            "'server' with memory.server_url, and `russet memory migrate --to server` takes what there is along",
+            param="memory.store",
+        )
+
+
 def _refusal(demand: Demand, index: int, free: dict[str, int]) -> str:
     room = ", ".join(f"{node}: {_gb(left)} free" for node, left in sorted(free.items())) or "there are no nodes"
     return (

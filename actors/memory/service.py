@@ -7,9 +7,8 @@ from typing import Any
 
 from actors.base.errors import InvalidArgument
 from actors.base.telemetry import Telemetry
-from actors.memory import chain, limits, policies, sessions
+from actors.memory import limits
 from actors.memory.config import MemoryConfig
-from actors.memory.edge import EdgeCollection
 from actors.memory.embedder import Embedder
 from actors.memory.graph import Graph
 from actors.memory.hot import HotTier
@@ -17,7 +16,8 @@ from actors.memory.ownership import Ownership, keyring_of
 from actors.memory.policies import Policies
 from actors.memory.quality.scorer import Scorer
 from actors.memory.sessions import Sessions
-from actors.memory.store import Schema
+from actors.memory.store import Collection, Schema
+from actors.memory.stores import open_store, schemas
 from actors.memory.witness import HeadFile, WitnessLog
 from protos.gen import memory_pb2, memory_pb2_grpc
 
@@ -56,17 +56,18 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         if self._given is None:
             stack.callback(embedder.close)
 
-        async def collection(
-            name: str, keywords: tuple[str, ...], integers: tuple[str, ...], floats: tuple[str, ...] = ()
-        ) -> EdgeCollection:
-            schema = Schema(name, embedder.width, embedder.model, keywords, integers, floats)
-            opened = await asyncio.to_thread(EdgeCollection, directory, schema)
+        store = await asyncio.to_thread(open_store, config, config.store)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+
+        async def collection(schema: Schema) -> Collection:
+            opened = await asyncio.to_thread(store.collection, schema)
             stack.push_async_callback(asyncio.to_thread, opened.close)
             return opened
 
-        self._kept = await collection("session", sessions.KEYWORDS, sessions.INTEGERS)
-        entries = await collection("witness", chain.KEYWORDS, chain.INTEGERS, chain.FLOATS)
-        self._rules = await collection("policy", policies.KEYWORDS, policies.INTEGERS)
+        wanted = schemas(embedder.width, embedder.model)
+        self._kept = await collection(wanted.session)
+        entries = await collection(wanted.witness)
+        self._rules = await collection(wanted.policy)
         # Last: whoever gets here owns the directory, and so the hot tier's server.
         hot = HotTier(config, directory, self._telemetry)
         stack.push_async_callback(hot.stop)

@@ -4,7 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.base.errors import InvalidArgument
+
 Value = str | int | bool
+VECTOR = "text"
+"""The name of the vector within a point."""
+PAGE = 250
+"""Entries of a page, and of a request that writes."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,11 @@ class Schema:
     keywords: tuple[str, ...] = ()
     integers: tuple[str, ...] = ()
     floats: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What data has to have been made with to be opened."""
+        return {"width": self.width, "embedder": self.embedder, "metric": "cosine"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +53,15 @@ class Collection(Protocol):
     schema: Schema
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Insert or replace by id, all or none. On return it outlives this process, though not yet the machine.
+        """Insert or replace by id, in order. On return it outlives this process, though not yet the machine.
 
-        Another width is an InvalidArgument naming both. A store that fails raises Internal, here and below.
+        Another width is an InvalidArgument naming both, and nothing is written. A store that fails raises Internal,
+        one that is away Unavailable, here and below; after either, some or all of them may be there.
         """
         ...
 
-    def get(self, ids: Sequence[str]) -> list[Entry]:
-        """Those of `ids` that are there, without vectors."""
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Entry]:
+        """Those of `ids` that are there, in any order; their vectors (of length 1) only where asked for."""
         ...
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -64,7 +76,7 @@ class Collection(Protocol):
         """Entries ordered by the payload field `by`, largest first unless `descending` is false."""
         ...
 
-    def pages(self, where: Where) -> Iterator[list[Entry]]:
+    def pages(self, where: Where, *, vectors: bool = False) -> Iterator[list[Entry]]:
         """All of them, some at a time, in no order that means anything."""
         ...
 
@@ -75,3 +87,27 @@ class Collection(Protocol):
     def close(self) -> None:
         """Flush and release."""
         ...
+
+
+class Store(Protocol):
+    """Where collections are: a directory of this machine, or a server."""
+
+    shown: str
+    """As messages name it."""
+
+    def collection(self, schema: Schema) -> Collection:
+        """Open one, making it where it is not there yet. Data of another identity is an InvalidArgument naming both."""
+        ...
+
+    def close(self) -> None:
+        """After its collections."""
+        ...
+
+
+def check_width(schema: Schema, vector: Sequence[float]) -> None:
+    """Raises InvalidArgument, naming both, for a vector of another width than the collection's."""
+    if len(vector) != schema.width:
+        raise InvalidArgument(
+            f"a vector of width {len(vector)} for collection {schema.name}, whose width is {schema.width} "
+            f"({schema.embedder})"
+        )

@@ -81,3 +81,13 @@ def test_one_name_for_two_models(tmp_path: Path) -> None:
     file.write_text('[[models]]\nmodel = "x/a.gguf"\n[[models]]\nmodel = "y/a.gguf"\n')
     with pytest.raises(InvalidArgument, match=r"'a'.*model_id"):
         load(file, None, {})
+
+
+def test_the_store_s_key_is_never_shown(tmp_path: Path) -> None:
+    key = {"RUSSET_MEMORY__SERVER_KEY": "s3cret"}
+    url = {"memory.server_url": "http://far.example:6333", "home": str(tmp_path)}
+    with pytest.raises(InvalidArgument, match=r"memory \(command line\).*in the clear") as refused:
+        load(None, url, key)
+    config = load(None, url | {"memory.server_url": "https://far.example:6333"}, key)
+    assert "s3cret" not in config.model_dump_json() + repr(config) + str(refused.value)
+    assert config.memory.key_of_server() == "s3cret"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.base.errors import InvalidArgument
-from cluster.topology import Demand, Node, place
+from cluster.topology import Demand, Node, check_store, place
 
 GB = 10**9
 nodes_ = st.lists(st.integers(1, 64), min_size=1, max_size=6).map(
@@ -47,3 +47,11 @@ def test_refusal_has_the_numbers() -> None:
         place([Node("a", 8, 4 * GB)], [Demand("big", 1, 8 * GB, GB)])
     with pytest.raises(InvalidArgument, match="there are no nodes"):
         place([], [Demand("m", 1, GB, GB)])
+
+
+def test_an_embedded_store_is_for_one_node() -> None:
+    nodes = [Node("a", 8, GB), Node("b", 8, GB)]
+    with pytest.raises(InvalidArgument, match=r"memory\.store is 'embedded'.* 2 \(a, b\).*'server'.*migrate"):
+        check_store(nodes, "embedded")
+    check_store(nodes, "server")
+    check_store(nodes[:1], "embedded")
