@@ -118,7 +118,7 @@ class Encoder:
             if not 0 <= min(row) <= max(row) < self.spec.vocab:
                 raise ValueError(f"text {index} has ids {min(row)}..{max(row)}; accepted: 0 to {self.spec.vocab - 1}")
         vectors = np.empty((len(ids), self.width), np.float32)
-        for batch in _batches([len(row) for row in ids]):
+        for batch in batches([len(row) for row in ids]):
             longest = len(ids[batch[-1]])
             tokens = np.zeros((len(batch), longest), np.int32)
             lengths = np.array([len(ids[index]) for index in batch], np.int32)
@@ -154,11 +154,11 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array) -> mx.a
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=visible)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices by length, cut where a batch's padded tokens would pass BATCH_TOKENS or a quarter would be padding."""
+def batches(lengths: Sequence[int], most_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices by length, cut where a batch's padded tokens would pass `most_tokens` or a quarter would be padding."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and ((len(batch) + 1) * lengths[index] > BATCH_TOKENS or lengths[batch[0]] * 4 < lengths[index] * 3):
+        if batch and ((len(batch) + 1) * lengths[index] > most_tokens or lengths[batch[0]] * 4 < lengths[index] * 3):
             yield batch
             batch = []
         batch.append(index)

@@ -5,6 +5,7 @@ here. `linear` stands in where the compiled kernels are missing: NumPy brings a 
 compute at once and have no gradient: inference only.
 """
 
+import itertools
 import math
 
 import mlx.core as mx
@@ -56,13 +57,17 @@ def attention(q: mx.array, k: mx.array, v: mx.array, lengths: mx.array) -> mx.ar
     queries, keys, values = (np.ascontiguousarray(np.asarray(array)) for array in (q, k, v))
     queries = queries * np.float32(queries.shape[-1] ** -0.5)
     out = np.empty_like(queries)
-    for row, length in enumerate(np.asarray(lengths).tolist()):
-        transposed, own_values = keys[row, :, :length].swapaxes(1, 2), values[row, :, :length]
+    counts = np.asarray(lengths)
+    # Neighbours of one length go together: of short texts, a call of NumPy for each costs more than what it computes.
+    edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
+    for begin, end in itertools.pairwise(edges):
+        length = int(counts[begin])
+        transposed, own_values = keys[begin:end, :, :length].swapaxes(2, 3), values[begin:end, :, :length]
         block = max(_ONE_THREAD // (length * queries.shape[-1]), 1)
         for first in range(0, queries.shape[2], block):
-            scores = queries[row, :, first : first + block] @ transposed
+            scores = queries[begin:end, :, first : first + block] @ transposed
             scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
             scores /= scores.sum(axis=-1, keepdims=True)
-            out[row, :, first : first + block] = scores @ own_values
+            out[begin:end, :, first : first + block] = scores @ own_values
     return mx.array(out)

@@ -1,23 +1,26 @@
 """Memory's embedder: a sentence encoder on our kernels, one thread, so that it never crowds the engine out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.base.errors import InvalidArgument
-from kernels.encoder import Encoder
+from kernels.encoder import Encoder, batches
 
 MAX_TEXTS = 2048
 MAX_CHARACTERS = 1 << 20
-TURN = 16
-"""Texts embedded before another caller gets its turn: a witness batch must not hold up a request's one question."""
-BACKGROUND_TURN = 4
-"""The same of those that come last."""
+TURN_TOKENS = 512
+"""Computed before another caller gets its turn: a witness batch must not hold up a request's one question."""
+BACKGROUND_TOKENS = 256
+"""The same for those that come last."""
+TURN_CHARACTERS = 1 << 16
+"""Tokenized before another caller gets its turn."""
 
 
 def default_directory() -> Path:
@@ -52,7 +55,7 @@ class Embedder:
         """Vectors [len(texts), width], L2-normalised, and the tokens read. Raises InvalidArgument past the limits."""
         self._asking += 1
         try:
-            return await self._in_turns(texts, TURN)
+            return await self._in_turns(texts, TURN_TOKENS)
         finally:
             self._asking -= 1
             if not self._asking:
@@ -63,30 +66,45 @@ class Embedder:
 
     async def embed_last(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """As embed, whenever nobody waits there."""
-        return await self._in_turns(texts, BACKGROUND_TURN, last=True)
+        return await self._in_turns(texts, BACKGROUND_TOKENS, last=True)
 
     async def _in_turns(
-        self, texts: Sequence[str], each: int, *, last: bool = False
+        self, texts: Sequence[str], most_tokens: int, *, last: bool = False
     ) -> tuple[NDArray[np.float32], int]:
         if len(texts) > MAX_TEXTS:
             raise InvalidArgument(f"{len(texts)} texts to embed; at most {MAX_TEXTS} at a time", param="input")
         if (longest := max(map(len, texts), default=0)) > MAX_CHARACTERS:
             raise InvalidArgument(f"a text of {longest} characters to embed; at most {MAX_CHARACTERS}", param="input")
-        loop = asyncio.get_running_loop()
-        vectors, tokens = np.empty((len(texts), self.width), np.float32), 0
-        for start in range(0, len(texts), each):
-            while last and self._asking:
-                self._behind.append(loop.create_future())
-                await self._behind[-1]
-            turn = list(texts[start : start + each])
-            vectors[start : start + each], read = await loop.run_in_executor(self._thread, self._embed, turn)
-            tokens += read
-        return vectors, tokens
+        ids: list[list[int]] = []
+        for some in _by_characters(texts):
+            ids += await self._turn(self._encoder.tokenize, some, last)
+        vectors, lengths = np.empty((len(texts), self.width), np.float32), [len(row) for row in ids]
+        # Of all texts those of like length go together: little is padding, and a turn is the same work for any texts.
+        for batch in batches(lengths, most_tokens):
+            vectors[batch] = await self._turn(self._encoder.embed_ids, [ids[index] for index in batch], last)
+        return vectors, sum(lengths)
 
-    def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        vectors = self._encoder.embed(texts)
-        return vectors, self._encoder.count_tokens(texts)
+    async def _turn(self, work: Callable[[list[Any]], Any], what: list[Any], last: bool) -> Any:
+        loop = asyncio.get_running_loop()
+        while last and self._asking:
+            self._behind.append(loop.create_future())
+            await self._behind[-1]
+        return await loop.run_in_executor(self._thread, work, what)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
+
+
+def _by_characters(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in order, cut where they would pass TURN_CHARACTERS."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        if some and size + len(text) > TURN_CHARACTERS:
+            yield some
+            some, size = [], 0
+        some.append(text)
+        size += len(text)
+    if some:
+        yield some

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kernels import cpu
-from kernels.encoder import BATCH_TOKENS, Encoder, _batches
+from kernels.encoder import BATCH_TOKENS, Encoder, batches
 from tests.oracles import float64
 
 TEXTS = [
@@ -128,9 +128,10 @@ def test_bad_ids_are_named(encoder: Encoder, row: list[int], message: str) -> No
 
 def test_batches_are_bounded_and_cover_all() -> None:
     lengths = np.random.default_rng(0).integers(1, 257, 500).tolist()
-    batches = list(_batches(lengths))
-    assert sorted(index for batch in batches for index in batch) == list(range(500))
-    for batch in batches:
+    for most in (BATCH_TOKENS, 300):
+        cut = list(batches(lengths, most))
+        assert sorted(index for batch in cut for index in batch) == list(range(500))
+    for batch in batches(lengths):
         longest = max(lengths[index] for index in batch)
         assert longest * len(batch) <= BATCH_TOKENS
         assert 4 * min(lengths[index] for index in batch) >= 3 * longest

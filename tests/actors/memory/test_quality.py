@@ -138,20 +138,19 @@ async def test_scores_stand_in_the_witness_log_and_cannot_be_changed(opening):
             await memory.stub.AppendWitness(AppendWitnessRequest(entries=[wrong]))
 
 
-async def test_scoring_lets_everybody_else_go_first(embedder):
+async def test_scoring_lets_everybody_else_go_first(embedder, monkeypatch):
     order = []
-    embed = embedder._embed
+    embed_ids = embedder._encoder.embed_ids
 
-    def noting(texts):
-        order.append(texts[0][:5])
-        return embed(texts)
+    def noting(ids):
+        order.append(ids[0][1])
+        return embed_ids(ids)
 
-    embedder._embed = noting
-    try:
-        last = asyncio.create_task(embedder.embed_last([f"last {at}" for at in range(12)]))
-        first = [asyncio.create_task(embedder.embed([f"{at}rst {at}"] * 40)) for at in range(2)]
-        await asyncio.gather(last, *first)
-    finally:
-        del embedder._embed
-    assert sorted(order[:7]) == ["0rst "] * 3 + ["1rst "] * 3 + ["last "], "one turn of it was under way"
-    assert order[7:] == ["last "] * 2
+    monkeypatch.setattr(embedder._encoder, "embed_ids", noting)
+    # Three turns each: 4 x 64 tokens of those that come last, 16 x 32 of the others.
+    last = asyncio.create_task(embedder.embed_last(["last " * 62] * 12))
+    first = [asyncio.create_task(embedder.embed([word * 30] * 40)) for word in ("north ", "south ")]
+    await asyncio.gather(last, *first)
+    words = embedder._encoder._tokenizer.decode
+    assert sorted(words([each]) for each in order[:6]) == ["north"] * 3 + ["south"] * 3
+    assert [words([each]) for each in order[6:]] == ["last"] * 3

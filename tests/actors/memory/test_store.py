@@ -159,6 +159,8 @@ async def test_embed(opening, transport):
         assert (reply.model, reply.width) == ("all-MiniLM-L6-v2", 384)
         assert reply.prompt_tokens > len(texts) * 3
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        alone = np.array((await memory.stub.Embed(EmbedRequest(texts=texts[20:21]))).values, np.float32)
+        assert np.allclose(vectors[20], alone, atol=2e-6), "each in its own place, whatever it was batched with"
         assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
         assert len((await memory.stub.Embed(EmbedRequest())).values) == 0
         with pytest.raises(InvalidArgument, match="2049 texts to embed; at most 2048"):
