@@ -6,7 +6,8 @@ Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, w
 speculation (with drafts and without), mixed (rows that ask for different things, beside plain ones), long (at 4,096
 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy (beside
 float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv (quantized KV beside
-full precision), sessions (looking them up), overhead (gateway, router and scheduler around a worker that answers at
+full precision), sessions (looking them up), memory (search, inserts and
+restart with 100,000 entries, and embedding), overhead (gateway, router and scheduler around a worker that answers at
 once), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a session
 after a restart). Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
 tests/benchmarks/install-peers installed them.
@@ -31,6 +32,7 @@ from tests.benchmarks import (
     itl,
     kv,
     larger,
+    memory,
     mixed,
     overhead,
     picture,
@@ -59,6 +61,7 @@ PARTS = {
         prefix.PART,
         kv.PART,
         sessions.PART,
+        memory.PART,
         overhead.PART,
         serving.PART,
         workloads.PART,
