@@ -71,12 +71,9 @@ class Embedder:
     async def _in_turns(
         self, texts: Sequence[str], most_tokens: int, *, last: bool = False
     ) -> tuple[NDArray[np.float32], int]:
-        if len(texts) > MAX_TEXTS:
-            raise InvalidArgument(f"{len(texts)} texts to embed; at most {MAX_TEXTS} at a time", param="input")
-        if (longest := max(map(len, texts), default=0)) > MAX_CHARACTERS:
-            raise InvalidArgument(f"a text of {longest} characters to embed; at most {MAX_CHARACTERS}", param="input")
+        check_texts(texts)
         ids: list[list[int]] = []
-        for some in _by_characters(texts):
+        for some in by_characters(texts):
             ids += await self._turn(self._encoder.tokenize, some, last)
         vectors, lengths = np.empty((len(texts), self.width), np.float32), [len(row) for row in ids]
         # Of all texts those of like length go together: little is padding, and a turn is the same work for any texts.
@@ -96,7 +93,15 @@ class Embedder:
         self._thread.shutdown()
 
 
-def _by_characters(texts: Sequence[str]) -> Iterator[list[str]]:
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises InvalidArgument for too many texts, or one that is too long."""
+    if len(texts) > MAX_TEXTS:
+        raise InvalidArgument(f"{len(texts)} texts to embed; at most {MAX_TEXTS} at a time", param="input")
+    if (longest := max(map(len, texts), default=0)) > MAX_CHARACTERS:
+        raise InvalidArgument(f"a text of {longest} characters to embed; at most {MAX_CHARACTERS}", param="input")
+
+
+def by_characters(texts: Sequence[str]) -> Iterator[list[str]]:
     """Texts in order, cut where they would pass TURN_CHARACTERS."""
     some: list[str] = []
     size = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.base.errors import InvalidArgument
 from actors.base.telemetry import Telemetry
-from actors.memory import limits
+from actors.memory import limits, static_embedder
 from actors.memory.config import MemoryConfig
 from actors.memory.embedder import Embedder
 from actors.memory.graph import Graph
@@ -16,6 +16,7 @@ from actors.memory.ownership import Ownership, keyring_of
 from actors.memory.policies import Policies
 from actors.memory.quality.scorer import Scorer
 from actors.memory.sessions import Sessions
+from actors.memory.static_embedder import StaticEmbedder
 from actors.memory.store import Collection, Schema
 from actors.memory.stores import open_store, schemas
 from actors.memory.witness import HeadFile, WitnessLog
@@ -55,6 +56,10 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         embedder = self._embedder = self._given or await asyncio.to_thread(Embedder, config.embedder)
         if self._given is None:
             stack.callback(embedder.close)
+        installed = static_embedder.package()
+        self._fast = StaticEmbedder(installed) if installed is not None else None
+        if self._fast is not None:
+            stack.callback(self._fast.close)
 
         store = await asyncio.to_thread(open_store, config, config.store)
         stack.push_async_callback(asyncio.to_thread, store.close)
@@ -86,10 +91,24 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
 
     async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
         """Unit vectors of texts."""
-        vectors, tokens = await self._embedder.embed(request.texts)
+        own = self._embedder
+        if self._fast is not None and request.model == self._fast.model:
+            vectors, tokens = await self._fast.embed(request.texts, request.dimensions)
+        elif request.model not in ("", own.model):
+            there = ", ".join(self._embedders())
+            raise InvalidArgument(f"there is no embedder {request.model!r}; accepted: {there}", param="model")
+        elif request.dimensions not in (0, own.width):
+            raise InvalidArgument(
+                f"dimensions is {request.dimensions}; accepted of {own.model}: {own.width}", param="dimensions"
+            )
+        else:
+            vectors, tokens = await own.embed(request.texts)
         return memory_pb2.EmbedReply(
-            model=self._embedder.model, values=vectors.ravel(), width=self._embedder.width, prompt_tokens=tokens
+            model=request.model or own.model, values=vectors.ravel(), width=vectors.shape[1], prompt_tokens=tokens
         )
+
+    def _embedders(self) -> list[str]:
+        return [self._embedder.model, *([self._fast.model] if self._fast is not None else [])]
 
     async def Score(self, request: memory_pb2.ScoreRequest, context: Any) -> memory_pb2.ScoreReply:
         """How good answers are."""
@@ -168,6 +187,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         """Counts."""
         return memory_pb2.StatusReply(
             embedder=self._embedder.model,
+            embedders=self._embedders(),
             width=self._embedder.width,
             sessions=await asyncio.to_thread(self._kept.count),
             witness_entries=self.witness.head.next_sequence,

@@ -175,10 +175,10 @@ class Api:
     async def embed(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/embeddings."""
         parsed = parse(body, EmbeddingBody)
-        reply = await self._models.embed(inference_pb2.EmbedRequest(model=parsed.model, texts=embedding_texts(parsed)))
-        width = len(reply.vectors[0].values)
-        if parsed.dimensions not in (None, width):
-            raise InvalidArgument(f"dimensions is {parsed.dimensions}; accepted is {width}", param="dimensions")
+        asked = inference_pb2.EmbedRequest(model=parsed.model, texts=embedding_texts(parsed))
+        if parsed.dimensions is not None:
+            asked.dimensions = parsed.dimensions
+        reply = await self._models.embed(asked)
         return Reply(embeddings(reply, parsed.encoding_format))
 
     async def feedback(self, request: Request, body: bytes, caller: Caller) -> Reply:

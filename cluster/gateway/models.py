@@ -1,4 +1,4 @@
-"""Which models answer now, and the embedder among them."""
+"""Which models answer now, and the embedders among them."""
 
 import time
 
@@ -19,18 +19,22 @@ class Models:
     def __init__(self, routes: Routes, memory: MemoryStub) -> None:
         self._routes = routes
         self._memory = memory
-        self._embedder = ""
+        self._embedders: list[str] = []
         self._asked_s = -STATUS_TTL_S
         self._since_s = int(time.time())
 
     async def cards(self) -> list[inference_pb2.ModelCard]:
-        """Chat models with a ready replica, the default first; then the embedder where memory is there."""
+        """Chat models with a ready replica, the default first; then the embedders where memory is there."""
         cards = cards_of(await self._routes.refresh())
         try:
-            embedder = await self._embedder_name()
+            embedders = await self._embedder_names()
         except RussetError:
             return cards
-        return [*cards, inference_pb2.ModelCard(id=embedder, kind="embedding", created_s=self._since_s, replicas=1)]
+        more = [
+            inference_pb2.ModelCard(id=embedder, kind="embedding", created_s=self._since_s, replicas=1)
+            for embedder in embedders
+        ]
+        return [*cards, *more]
 
     async def card(self, model: str) -> inference_pb2.ModelCard:
         """One of them. Raises ModelNotFound."""
@@ -48,21 +52,27 @@ class Models:
         for index, text in enumerate(texts):
             if not text:
                 raise InvalidArgument(f"input[{index}] is empty; accepted are texts with content", param="input")
-        embedder = await self._embedder_name()
-        if request.model not in ("", "auto") and request.model.lower() != embedder.lower():
-            raise _unknown(request.model, [embedder])
-        reply = await self._memory.Embed(memory_pb2.EmbedRequest(texts=texts), timeout=EMBED_TIMEOUT_S)
+        if request.HasField("dimensions") and not request.dimensions:
+            raise InvalidArgument("dimensions is 0; accepted are numbers from 1", param="dimensions")
+        embedders = await self._embedder_names()
+        wanted = embedders[0] if request.model in ("", "auto") else request.model
+        chosen = next((each for each in embedders if each.lower() == wanted.lower()), None)
+        if chosen is None:
+            raise _unknown(wanted, embedders)
+        asked = memory_pb2.EmbedRequest(texts=texts, model=chosen, dimensions=request.dimensions)
+        reply = await self._memory.Embed(asked, timeout=EMBED_TIMEOUT_S)
         vectors = [
             inference_pb2.Vector(values=reply.values[start : start + reply.width])
             for start in range(0, len(texts) * reply.width, reply.width)
         ]
         return inference_pb2.EmbedReply(model=reply.model, vectors=vectors, prompt_tokens=reply.prompt_tokens)
 
-    async def _embedder_name(self) -> str:
+    async def _embedder_names(self) -> list[str]:
+        """The one that is meant where none is named comes first."""
         if time.monotonic() - self._asked_s > STATUS_TTL_S:
             status = await self._memory.Status(memory_pb2.StatusRequest(), timeout=2.0)
-            self._embedder, self._asked_s = status.embedder, time.monotonic()
-        return self._embedder
+            self._embedders, self._asked_s = list(status.embedders), time.monotonic()
+        return self._embedders
 
 
 def cards_of(table: router_pb2.ListReplicasReply) -> list[inference_pb2.ModelCard]:

@@ -112,7 +112,7 @@ class EmbeddingBody(Body):
     model: str = ""
     input: Any = Field()
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: int | None = Field(None, ge=1, le=65536)
     user: str | None = None
 
 

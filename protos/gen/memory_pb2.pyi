@@ -8,10 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("texts",)
+    __slots__ = ("texts", "model", "dimensions")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    model: str
+    dimensions: int
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., dimensions: _Optional[int] = ...) -> None: ...
 
 class EmbedReply(_message.Message):
     __slots__ = ("model", "values", "width", "prompt_tokens")
@@ -437,7 +441,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges")
+    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges", "embedders")
     EMBEDDER_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -446,6 +450,7 @@ class StatusReply(_message.Message):
     WITNESS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDERS_FIELD_NUMBER: _ClassVar[int]
     embedder: str
     width: int
     sessions: int
@@ -454,4 +459,5 @@ class StatusReply(_message.Message):
     witness_dropped: int
     policies: int
     edges: int
-    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ...) -> None: ...
+    embedders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ..., embedders: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -282,6 +282,8 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
 
     async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
         self._here()
+        if request.dimensions not in (0, 2):
+            raise InvalidArgument(f"dimensions is {request.dimensions}; accepted of MiniLM: 2", param="dimensions")
         values = [value for text in request.texts for value in (len(text), 1)]
         return memory_pb2.EmbedReply(model="MiniLM", values=values, width=2, prompt_tokens=3 * len(request.texts))
 
@@ -299,7 +301,7 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
 
     async def Status(self, request: Any, context: Any) -> memory_pb2.StatusReply:
         self._here()
-        return memory_pb2.StatusReply(embedder="MiniLM", width=2)
+        return memory_pb2.StatusReply(embedder="MiniLM", embedders=["MiniLM"], width=2)
 
     async def AppendWitness(self, request: memory_pb2.AppendWitnessRequest, context: Any) -> Any:
         self._here()
