@@ -1,6 +1,7 @@
 """The whole system in one process, on the real model, used as clients use it."""
 
 import asyncio
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -155,7 +156,13 @@ async def test_embeddings_models_health_and_metrics(local: LocalCluster) -> None
     far = sum(a * b for a, b in zip(first, third, strict=True))
     assert near > far + 0.2
     models = [model.id async for model in client(local).models.list()]
-    assert models == [MODEL, "all-MiniLM-L6-v2"]
+    fast = ["wordllama-l2-supercat-256"] if find_spec("wordllama") else []
+    assert models == [MODEL, "all-MiniLM-L6-v2", *fast]
+    for name in fast:
+        cut = (await client(local).embeddings.create(model=name, input=texts, dimensions=64)).data
+        assert [len(vector.embedding) for vector in cut] == [64] * 3
+        with pytest.raises(openai.BadRequestError, match=r"accepted of wordllama.*: 64, 128, 256"):
+            await client(local).embeddings.create(model=name, input=texts, dimensions=65)
     async with httpx.AsyncClient(base_url=local.http) as http:
         assert (await http.get("/health")).json()["status"] == "ok"
         assert (await http.get("/ready")).status_code == 200

@@ -117,8 +117,12 @@ def test_russet_commands_exist_with_their_options(page: Path) -> None:
         if not match:
             continue
         assert match[1] in commands(), f"{page.name}: {code}"
-        known = {name for each in commands()[match[1]].params for name in (*each.opts, "--help")}
-        used = [part.split("=")[0] for part in shlex.split(match[2] or "") if part.startswith("-")]
+        command, words = commands()[match[1]], shlex.split(match[2] or "")
+        if words and (below := getattr(command, "commands", None)):
+            assert words[0] in below, f"{page.name}: {code}"
+            command = below[words[0]]
+        known = {name for each in command.params for name in (*each.opts, "--help")}
+        used = [part.split("=")[0] for part in words if part.startswith("-")]
         assert set(used) <= known, f"{page.name}: {code}"
 
 
