@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.choices import Choices
@@ -259,4 +260,4 @@ def model_row(card: inference_pb2.ModelCard) -> dict[str, Any]:
 
 def dumps(value: Any) -> bytes:
     """JSON without spaces."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return to_json(value)

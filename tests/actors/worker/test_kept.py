@@ -121,7 +121,7 @@ def test_the_order_of_use_outlives_the_process(tmp_path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path, Path], object]] = {
-    "a byte changed": lambda path, other: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
+    "a byte changed": lambda path, other: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
     "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path, other: path.write_bytes(b""),
     "grown": lambda path, other: path.write_bytes(path.read_bytes() * 2),
