@@ -61,13 +61,31 @@ class Client:
         """The tools that the server itself can run, and where they come from."""
         return self._ask("GET", "/v1/russet/tools").json()
 
+    def routers(self) -> list[dict[str, Any]]:
+        """The named routers, by name."""
+        return self._ask("GET", "/v1/routers").json()["data"]
+
+    def train_router(self, name: str, examples: list[dict[str, str | None]], *, add: bool) -> dict[str, Any]:
+        """Train a named router on texts and labels, or `add` them to those it has."""
+        path = f"/v1/routers/{quote(name, safe='')}"
+        asked = ("POST", f"{path}/examples") if add else ("PUT", path)
+        return self._ask(*asked, {"examples": examples}, timeout_s=1800).json()
+
+    def delete_router(self, name: str) -> bool:
+        """Forget a named router; False where there was none."""
+        return self._ask("DELETE", f"/v1/routers/{quote(name, safe='')}").json()["deleted"]
+
+    def classify(self, router: str, text: str) -> dict[str, Any]:
+        """Which of a router's labels a text belongs to."""
+        return self._ask("POST", "/v1/router/classify", {"router": router, "text": text}).json()
+
     def metrics(self) -> str:
         """The text of /metrics."""
         return self._ask("GET", "/metrics").text
 
-    def _ask(self, method: str, path: str) -> httpx.Response:
+    def _ask(self, method: str, path: str, body: Any = None, timeout_s: float = 120) -> httpx.Response:
         try:
-            response = self._http.request(method, path)
+            response = self._http.request(method, path, json=body, timeout=httpx.Timeout(10, read=timeout_s))
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         _check(response)

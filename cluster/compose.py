@@ -107,12 +107,18 @@ async def serve_memory(config: Config, directory: Directory) -> Serving:
 async def serve_router(config: Config, directory: Directory) -> Serving:
     """The router actor."""
     from actors.router.service import RouterService
-    from protos.gen.router_pb2_grpc import add_RouterServicer_to_server
+    from protos.gen.memory_pb2_grpc import MemoryStub
+    from protos.gen.router_pb2_grpc import add_RouterServicer_to_server, add_SemanticServicer_to_server
 
     telemetry = telemetry_of(config.telemetry, "router", "0")
-    return await _serve(
-        "router", "router", RouterService(config.router, telemetry), add_RouterServicer_to_server, directory, telemetry
-    )
+    memory = connect(directory.find("memory"))
+
+    def add(service: RouterService, server: Any) -> None:
+        add_RouterServicer_to_server(service, server)
+        add_SemanticServicer_to_server(service.semantic, server)
+
+    service = RouterService(config.router, telemetry, memory=MemoryStub(memory))
+    return await _serve("router", "router", service, add, directory, telemetry, [memory])
 
 
 async def serve_learner(config: Config, directory: Directory) -> Serving:
@@ -167,7 +173,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     from cluster.gateway.service import Gateway
     from protos.gen.learner_pb2_grpc import LearnerStub
     from protos.gen.memory_pb2_grpc import MemoryStub
-    from protos.gen.router_pb2_grpc import RouterStub
+    from protos.gen.router_pb2_grpc import RouterStub, SemanticStub
 
     telemetry = telemetry_of(config.telemetry, "gateway", replica)
     channels = [connect(directory.find(service)) for service in ("router", "memory", "learner")]
@@ -176,7 +182,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     async def metrics() -> bytes:
         return await scrape(await directory.services())
 
-    stubs = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
+    stubs = RouterStub(router), MemoryStub(memory), LearnerStub(learner), SemanticStub(router)
     gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 

@@ -13,6 +13,7 @@ from actors.memory.embedder import Embedder
 from actors.memory.graph import Graph
 from actors.memory.hot import HotTier
 from actors.memory.ownership import Ownership, keyring_of
+from actors.memory.patterns import Patterns
 from actors.memory.policies import Policies
 from actors.memory.quality.scorer import Scorer
 from actors.memory.sessions import Sessions
@@ -73,6 +74,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self._kept = await collection(wanted.session)
         entries = await collection(wanted.witness)
         self._rules = await collection(wanted.policy)
+        self.patterns = Patterns(await collection(wanted.patterns))
         # Last: whoever gets here owns the directory, and so the hot tier's server.
         hot = HotTier(config, directory, self._telemetry)
         stack.push_async_callback(hot.stop)
@@ -171,6 +173,25 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         """All, then every change."""
         async for policy in self.policies.watch(request.types):
             yield policy
+
+    async def PutPatterns(self, request: memory_pb2.PutPatternsRequest, context: Any) -> memory_pb2.PutPatternsReply:
+        """Insert or replace examples of named routers."""
+        await self.patterns.put(request.patterns)
+        return memory_pb2.PutPatternsReply()
+
+    async def DeletePatterns(
+        self, request: memory_pb2.DeletePatternsRequest, context: Any
+    ) -> memory_pb2.DeletePatternsReply:
+        """Forget them."""
+        await self.patterns.delete(request.patterns)
+        return memory_pb2.DeletePatternsReply()
+
+    async def ReadPatterns(
+        self, request: memory_pb2.ReadPatternsRequest, context: Any
+    ) -> AsyncIterator[memory_pb2.Patterns]:
+        """All, some at a time."""
+        async for page in self.patterns.read():
+            yield memory_pb2.Patterns(patterns=page)
 
     async def UpdateEdges(self, request: memory_pb2.UpdateEdgesRequest, context: Any) -> memory_pb2.UpdateEdgesReply:
         """Strengthen or weaken edges."""

@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from actors.base.errors import InvalidArgument
-from actors.memory import chain, policies, sessions
+from actors.memory import chain, patterns, policies, sessions
 from actors.memory.config import MemoryConfig
 from actors.memory.edge import EdgeStore
 from actors.memory.store import Schema, Store
@@ -17,6 +17,7 @@ class Schemas(NamedTuple):
     session: Schema
     witness: Schema
     policy: Schema
+    patterns: Schema
 
 
 def schemas(width: int, embedder: str) -> Schemas:
@@ -25,6 +26,7 @@ def schemas(width: int, embedder: str) -> Schemas:
         session=Schema("session", width, embedder, sessions.KEYWORDS, sessions.INTEGERS),
         witness=Schema("witness", width, embedder, chain.KEYWORDS, chain.INTEGERS, chain.FLOATS),
         policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS),
+        patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),
     )
 
 

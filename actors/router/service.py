@@ -13,7 +13,9 @@ from actors.router.affinity import Affinity
 from actors.router.config import RouterConfig
 from actors.router.fleet import Fleet, Replica
 from actors.router.policy import Ask, View, confidence, explain, rank, uncached
+from actors.router.semantic.service import SemanticService
 from protos.gen import router_pb2, router_pb2_grpc
+from protos.gen.memory_pb2_grpc import MemoryStub
 
 AUTO = ("", "auto")
 RETRY_AFTER_S = 1.0
@@ -23,7 +25,16 @@ DECISION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 class RouterService(router_pb2_grpc.RouterServicer):
     """Answers Route from memory alone: no call of another actor, no lock. See router.proto."""
 
-    def __init__(self, config: RouterConfig, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: RouterConfig,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+        memory: MemoryStub | None = None,
+    ) -> None:
+        """Without `memory` there are no named routers."""
+        self.semantic = None if memory is None else SemanticService(memory, telemetry)
+        """The named routers, a service of their own."""
         self._config = config
         self._telemetry = telemetry
         self.fleet = Fleet(config, telemetry, clock)
@@ -32,10 +43,14 @@ class RouterService(router_pb2_grpc.RouterServicer):
         self._decisions = telemetry.counter("russet_router_decisions_total", "Decisions by outcome", ("outcome",))
 
     async def start(self) -> None:
-        """Replicas announce themselves; there is nothing to begin."""
+        """Begin to rebuild the named routers; replicas announce themselves."""
+        if self.semantic is not None:
+            await self.semantic.start()
 
     async def stop(self) -> None:
-        """There is nothing to end."""
+        """End what start() began."""
+        if self.semantic is not None:
+            await self.semantic.stop()
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""

@@ -30,6 +30,7 @@ from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
+from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.openai import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_COMPLETIONS,
@@ -62,16 +63,18 @@ class Api:
         health: Health,
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
+        routers: NamedRouters,
     ) -> None:
         self._requests = requests
         self._models = models
         self._health = health
         self._gate = gate
         self._metrics = metrics
+        self._routers = routers
 
     def app(self) -> Starlette:
         """The ASGI app."""
-        config, telemetry = self._requests.config, self._requests.telemetry
+        config, telemetry, named = self._requests.config, self._requests.telemetry, self._routers
 
         def route(
             path: str, method: str, handler: Handler, *, keyed: bool = True, error_body: ErrorBody = body_of
@@ -93,6 +96,12 @@ class Api:
             route("/v1/russet/sessions/{session:path}", "GET", self.get_session),
             route("/v1/russet/sessions/{session:path}", "DELETE", self.delete_session),
             route("/v1/russet/tools", "GET", self.list_tools),
+            route("/v1/router/classify", "POST", named.classify),
+            route("/v1/routers", "GET", named.listed),
+            route("/v1/routers/{router}", "PUT", named.train),
+            route("/v1/routers/{router}", "DELETE", named.delete),
+            route("/v1/routers/{router}/examples", "POST", named.add),
+            route("/v1/routers/{router}/prune", "POST", named.prune),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),
@@ -104,7 +113,7 @@ class Api:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from cluster.gateway import anthropic, responses
 from cluster.gateway.bodies import ANY
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
+from cluster.gateway.named_routers import ClassifyBody, ExamplesBody, PruneBody
 from cluster.gateway.openai import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_COMPLETIONS,
@@ -35,6 +36,9 @@ class Reads(NamedTuple):
     unsupported: dict[str, tuple[Any, ...]]
     streams: bool
     summary: str
+    method: str = "post"
+    of_router: bool = False
+    """The path has a router's name."""
 
 
 BODIES = (
@@ -50,8 +54,13 @@ BODIES = (
     ),
     Reads("/v1/embeddings", EmbeddingBody, {}, False, "Sentence embeddings"),
     Reads("/v1/feedback", FeedbackBody, {}, False, "Rate an answer"),
+    Reads("/v1/router/classify", ClassifyBody, {}, False, "Which of a named router's labels a text belongs to"),
+    Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put", True),
+    Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it", "post", True),
+    Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it", "post", True),
 )  # fmt: skip
 
+_ROUTER = {"name": "router", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _RESPONSE = {"name": "response", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -73,6 +82,8 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/russet/sessions/{session}", "One of them with its messages", [_SESSION]),
     ("delete", "/v1/russet/sessions/{session}", "Forget it", [_SESSION]),
     ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
+    ("get", "/v1/routers", "The caller's named routers, and those that ship", []),
+    ("delete", "/v1/routers/{router}", "Forget one", [_ROUTER]),
     ("get", "/v1/models", "Models that answer now", []),
     ("get", "/v1/models/{model}", "One of them", [_MODEL]),
     ("get", "/health", "Whether a token comes out", []),
@@ -88,10 +99,11 @@ def document(version: str) -> Schema:
     paths: dict[str, Schema] = {}
     for reads in BODIES:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reads.model.__name__}"}}}
-        paths[reads.path] = {
-            "post": _operation("post", reads.path, reads.summary, streams=reads.streams)
-            | {"requestBody": {"required": True, "content": content}}
-        }
+        operation = _operation(reads.method, reads.path, reads.summary, streams=reads.streams)
+        operation |= {"requestBody": {"required": True, "content": content}}
+        if reads.of_router:
+            operation["parameters"] = [_ROUTER]
+        paths.setdefault(reads.path, {})[reads.method] = operation
     for method, path, summary, parameters in OTHERS:
         operation = _operation(method, path, summary) | {"parameters": parameters}
         paths.setdefault(path, {})[method] = operation

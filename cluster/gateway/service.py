@@ -15,6 +15,7 @@ from cluster.gateway.grpc import InferenceService
 from cluster.gateway.health import Health
 from cluster.gateway.http import Api, HttpServer
 from cluster.gateway.models import Models
+from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
@@ -26,7 +27,7 @@ from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
-from protos.gen.router_pb2_grpc import RouterStub
+from protos.gen.router_pb2_grpc import RouterStub, SemanticStub
 
 NO_TOOLS = ToolsConfig()
 
@@ -47,6 +48,7 @@ class Gateway:
         router: RouterStub,
         memory: MemoryStub,
         learner: LearnerStub,
+        semantic: SemanticStub,
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         tools: ToolsConfig = NO_TOOLS,
@@ -66,7 +68,7 @@ class Gateway:
         )
         self._grammars = requests.grammars
         models, gate = Models(self._routes, memory), Gate(config)
-        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics)
+        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics, NamedRouters(semantic))
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate))]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")

@@ -384,6 +384,52 @@ class WatchPoliciesRequest(_message.Message):
     types: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, types: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Pattern(_message.Message):
+    __slots__ = ("tenant", "router", "text", "label", "embedding", "features")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    router: str
+    text: str
+    label: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    features: bytes
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., text: _Optional[str] = ..., label: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., features: _Optional[bytes] = ...) -> None: ...
+
+class Patterns(_message.Message):
+    __slots__ = ("patterns",)
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    patterns: _containers.RepeatedCompositeFieldContainer[Pattern]
+    def __init__(self, patterns: _Optional[_Iterable[_Union[Pattern, _Mapping]]] = ...) -> None: ...
+
+class PutPatternsRequest(_message.Message):
+    __slots__ = ("patterns",)
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    patterns: _containers.RepeatedCompositeFieldContainer[Pattern]
+    def __init__(self, patterns: _Optional[_Iterable[_Union[Pattern, _Mapping]]] = ...) -> None: ...
+
+class PutPatternsReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeletePatternsRequest(_message.Message):
+    __slots__ = ("patterns",)
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    patterns: _containers.RepeatedCompositeFieldContainer[Pattern]
+    def __init__(self, patterns: _Optional[_Iterable[_Union[Pattern, _Mapping]]] = ...) -> None: ...
+
+class DeletePatternsReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadPatternsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class EdgeUpdate(_message.Message):
     __slots__ = ("source", "target", "kind", "factor", "add")
     SOURCE_FIELD_NUMBER: _ClassVar[int]

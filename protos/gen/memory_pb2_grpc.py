@@ -94,6 +94,21 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.WatchPoliciesRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.Policy.FromString,
                 _registered_method=True)
+        self.PutPatterns = channel.unary_unary(
+                '/russet.memory.v1.Memory/PutPatterns',
+                request_serializer=protos_dot_gen_dot_memory__pb2.PutPatternsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.PutPatternsReply.FromString,
+                _registered_method=True)
+        self.DeletePatterns = channel.unary_unary(
+                '/russet.memory.v1.Memory/DeletePatterns',
+                request_serializer=protos_dot_gen_dot_memory__pb2.DeletePatternsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.DeletePatternsReply.FromString,
+                _registered_method=True)
+        self.ReadPatterns = channel.unary_stream(
+                '/russet.memory.v1.Memory/ReadPatterns',
+                request_serializer=protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.Patterns.FromString,
+                _registered_method=True)
         self.UpdateEdges = channel.unary_unary(
                 '/russet.memory.v1.Memory/UpdateEdges',
                 request_serializer=protos_dot_gen_dot_memory__pb2.UpdateEdgesRequest.SerializeToString,
@@ -191,6 +206,26 @@ class MemoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutPatterns(self, request, context):
+        """Examples of the named routers, by (tenant, router, text). Durable once it returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePatterns(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadPatterns(self, request, context):
+        """All of them, of every tenant: what a router is rebuilt from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateEdges(self, request, context):
         """Strengthen or weaken edges; weights stay within [0, 1].
         """
@@ -272,6 +307,21 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.WatchPolicies,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.WatchPoliciesRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.Policy.SerializeToString,
+            ),
+            'PutPatterns': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPatterns,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.PutPatternsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.PutPatternsReply.SerializeToString,
+            ),
+            'DeletePatterns': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePatterns,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.DeletePatternsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.DeletePatternsReply.SerializeToString,
+            ),
+            'ReadPatterns': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadPatterns,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.Patterns.SerializeToString,
             ),
             'UpdateEdges': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateEdges,
@@ -613,6 +663,87 @@ class Memory:
             '/russet.memory.v1.Memory/WatchPolicies',
             protos_dot_gen_dot_memory__pb2.WatchPoliciesRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPatterns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/PutPatterns',
+            protos_dot_gen_dot_memory__pb2.PutPatternsRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.PutPatternsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePatterns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/DeletePatterns',
+            protos_dot_gen_dot_memory__pb2.DeletePatternsRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.DeletePatternsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPatterns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/russet.memory.v1.Memory/ReadPatterns',
+            protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.Patterns.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 from protos.gen import scheduler_pb2 as protos_dot_gen_dot_scheduler__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/gen/router.proto\x12\x10russet.router.v1\x1a\x1aprotos/gen/inference.proto\x1a\x1aprotos/gen/scheduler.proto\"\x98\x02\n\x0cRouteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x15\n\rprefix_hashes\x18\x06 \x03(\x06\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0f\n\x07\x65xclude\x18\t \x03(\t\x12\x11\n\tisa_class\x18\n \x01(\t\x12\x11\n\tembedding\x18\x0b \x03(\x02\x12\x17\n\x0fsession_replica\x18\x0c \x01(\t\"u\n\nRouteReply\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.russet.router.v1.Candidate\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x04 \x03(\t\"\xc8\x01\n\tCandidate\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x35\n\x05terms\x18\x04 \x03(\x0b\x32&.russet.router.v1.Candidate.TermsEntry\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x11\n\tisa_class\x18\x06 \x01(\t\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x83\x02\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x11\n\tisa_class\x18\x06 \x01(\t\x12.\n\x04load\x18\x07 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x13\n\x0bincarnation\x18\t \x01(\t\x12\x0f\n\x07leaving\x18\n \x01(\x08\x12\x18\n\x10worker_addresses\x18\x0b \x03(\t\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x15\n\x13ListReplicasRequest\"o\n\x07Replica\x12\x31\n\x05state\x18\x01 \x01(\x0b\x32\".russet.router.v1.HeartbeatRequest\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x02\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0f\n\x07since_s\x18\x04 \x01(\x03\"W\n\x11ListReplicasReply\x12+\n\x08replicas\x18\x01 \x03(\x0b\x32\x19.russet.router.v1.Replica\x12\x15\n\rdefault_model\x18\x02 \x01(\t\"\xa7\x01\n\rReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x15\n\rprefix_hashes\x18\x05 \x03(\x06\x12\x11\n\tsucceeded\x18\x06 \x01(\x08\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x02\x12\x0f\n\x07tpot_ms\x18\x08 \x01(\x02\"\r\n\x0bReportReply2\xd7\x02\n\x06Router\x12J\n\x05Route\x12\x1e.russet.router.v1.RouteRequest\x1a\x1c.russet.router.v1.RouteReply\"\x03\x90\x02\x01\x12V\n\tHeartbeat\x12\".russet.router.v1.HeartbeatRequest\x1a .russet.router.v1.HeartbeatReply\"\x03\x90\x02\x02\x12_\n\x0cListReplicas\x12%.russet.router.v1.ListReplicasRequest\x1a#.russet.router.v1.ListReplicasReply\"\x03\x90\x02\x01\x12H\n\x06Report\x12\x1f.russet.router.v1.ReportRequest\x1a\x1d.russet.router.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/gen/router.proto\x12\x10russet.router.v1\x1a\x1aprotos/gen/inference.proto\x1a\x1aprotos/gen/scheduler.proto\"\x98\x02\n\x0cRouteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x15\n\rprefix_hashes\x18\x06 \x03(\x06\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0f\n\x07\x65xclude\x18\t \x03(\t\x12\x11\n\tisa_class\x18\n \x01(\t\x12\x11\n\tembedding\x18\x0b \x03(\x02\x12\x17\n\x0fsession_replica\x18\x0c \x01(\t\"u\n\nRouteReply\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.russet.router.v1.Candidate\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x04 \x03(\t\"\xc8\x01\n\tCandidate\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x35\n\x05terms\x18\x04 \x03(\x0b\x32&.russet.router.v1.Candidate.TermsEntry\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x11\n\tisa_class\x18\x06 \x01(\t\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x83\x02\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x11\n\tisa_class\x18\x06 \x01(\t\x12.\n\x04load\x18\x07 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x13\n\x0bincarnation\x18\t \x01(\t\x12\x0f\n\x07leaving\x18\n \x01(\x08\x12\x18\n\x10worker_addresses\x18\x0b \x03(\t\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x15\n\x13ListReplicasRequest\"o\n\x07Replica\x12\x31\n\x05state\x18\x01 \x01(\x0b\x32\".russet.router.v1.HeartbeatRequest\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x02\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0f\n\x07since_s\x18\x04 \x01(\x03\"W\n\x11ListReplicasReply\x12+\n\x08replicas\x18\x01 \x03(\x0b\x32\x19.russet.router.v1.Replica\x12\x15\n\rdefault_model\x18\x02 \x01(\t\"\xa7\x01\n\rReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x15\n\rprefix_hashes\x18\x05 \x03(\x06\x12\x11\n\tsucceeded\x18\x06 \x01(\x08\x12\x0f\n\x07ttft_ms\x18\x07 \x01(\x02\x12\x0f\n\x07tpot_ms\x18\x08 \x01(\x02\"\r\n\x0bReportReply\"&\n\x07\x45xample\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"a\n\x12TrainRouterRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\x12+\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\x19.russet.router.v1.Example\"h\n\x12PruneRouterRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x13\n\x0bmerge_above\x18\x05 \x01(\x02\"5\n\x13\x44\x65leteRouterRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\"\"\n\x11\x44\x65leteRouterReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"$\n\x12ListRoutersRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"A\n\x10ListRoutersReply\x12-\n\x07routers\x18\x01 \x03(\x0b\x32\x1c.russet.router.v1.RouterCard\"\xa3\x01\n\nRouterCard\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\r\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x10\n\x08\x65mbedder\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x02\x12\x19\n\x11\x63\x61libration_error\x18\x06 \x01(\x02\x12\x13\n\x0bhead_weight\x18\x07 \x01(\x02\x12\x0f\n\x07shipped\x18\x08 \x01(\x08\"L\n\x0bRouterReply\x12,\n\x06router\x18\x01 \x01(\x0b\x32\x1c.russet.router.v1.RouterCard\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\r\"?\n\x0f\x43lassifyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xd2\x01\n\rClassifyReply\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\x10\n\x08in_scope\x18\x03 \x01(\x08\x12\x13\n\x0bscope_score\x18\x04 \x01(\x02\x12\x17\n\x0fscope_threshold\x18\x05 \x01(\x02\x12\x32\n\x0c\x61lternatives\x18\x06 \x03(\x0b\x32\x1c.russet.router.v1.LabelScore\x12*\n\nneighbours\x18\x07 \x03(\x0b\x32\x16.russet.router.v1.Near\"/\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"7\n\x04Near\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nsimilarity\x18\x03 \x01(\x02\x32\xd7\x02\n\x06Router\x12J\n\x05Route\x12\x1e.russet.router.v1.RouteRequest\x1a\x1c.russet.router.v1.RouteReply\"\x03\x90\x02\x01\x12V\n\tHeartbeat\x12\".russet.router.v1.HeartbeatRequest\x1a .russet.router.v1.HeartbeatReply\"\x03\x90\x02\x02\x12_\n\x0cListReplicas\x12%.russet.router.v1.ListReplicasRequest\x1a#.russet.router.v1.ListReplicasReply\"\x03\x90\x02\x01\x12H\n\x06Report\x12\x1f.russet.router.v1.ReportRequest\x1a\x1d.russet.router.v1.ReportReply2\xa9\x04\n\x08Semantic\x12W\n\x0bTrainRouter\x12$.russet.router.v1.TrainRouterRequest\x1a\x1d.russet.router.v1.RouterReply\"\x03\x90\x02\x02\x12W\n\x0b\x41\x64\x64\x45xamples\x12$.russet.router.v1.TrainRouterRequest\x1a\x1d.russet.router.v1.RouterReply\"\x03\x90\x02\x02\x12W\n\x0bPruneRouter\x12$.russet.router.v1.PruneRouterRequest\x1a\x1d.russet.router.v1.RouterReply\"\x03\x90\x02\x02\x12_\n\x0c\x44\x65leteRouter\x12%.russet.router.v1.DeleteRouterRequest\x1a#.russet.router.v1.DeleteRouterReply\"\x03\x90\x02\x02\x12\\\n\x0bListRouters\x12$.russet.router.v1.ListRoutersRequest\x1a\".russet.router.v1.ListRoutersReply\"\x03\x90\x02\x01\x12S\n\x08\x43lassify\x12!.russet.router.v1.ClassifyRequest\x1a\x1f.russet.router.v1.ClassifyReply\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTER'].methods_by_name['Heartbeat']._serialized_options = b'\220\002\002'
   _globals['_ROUTER'].methods_by_name['ListReplicas']._loaded_options = None
   _globals['_ROUTER'].methods_by_name['ListReplicas']._serialized_options = b'\220\002\001'
+  _globals['_SEMANTIC'].methods_by_name['TrainRouter']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['TrainRouter']._serialized_options = b'\220\002\002'
+  _globals['_SEMANTIC'].methods_by_name['AddExamples']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['AddExamples']._serialized_options = b'\220\002\002'
+  _globals['_SEMANTIC'].methods_by_name['PruneRouter']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['PruneRouter']._serialized_options = b'\220\002\002'
+  _globals['_SEMANTIC'].methods_by_name['DeleteRouter']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['DeleteRouter']._serialized_options = b'\220\002\002'
+  _globals['_SEMANTIC'].methods_by_name['ListRouters']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['ListRouters']._serialized_options = b'\220\002\001'
+  _globals['_SEMANTIC'].methods_by_name['Classify']._loaded_options = None
+  _globals['_SEMANTIC'].methods_by_name['Classify']._serialized_options = b'\220\002\001'
   _globals['_ROUTEREQUEST']._serialized_start=102
   _globals['_ROUTEREQUEST']._serialized_end=382
   _globals['_ROUTEREPLY']._serialized_start=384
@@ -63,6 +75,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST']._serialized_end=1394
   _globals['_REPORTREPLY']._serialized_start=1396
   _globals['_REPORTREPLY']._serialized_end=1409
-  _globals['_ROUTER']._serialized_start=1412
-  _globals['_ROUTER']._serialized_end=1755
+  _globals['_EXAMPLE']._serialized_start=1411
+  _globals['_EXAMPLE']._serialized_end=1449
+  _globals['_TRAINROUTERREQUEST']._serialized_start=1451
+  _globals['_TRAINROUTERREQUEST']._serialized_end=1548
+  _globals['_PRUNEROUTERREQUEST']._serialized_start=1550
+  _globals['_PRUNEROUTERREQUEST']._serialized_end=1654
+  _globals['_DELETEROUTERREQUEST']._serialized_start=1656
+  _globals['_DELETEROUTERREQUEST']._serialized_end=1709
+  _globals['_DELETEROUTERREPLY']._serialized_start=1711
+  _globals['_DELETEROUTERREPLY']._serialized_end=1745
+  _globals['_LISTROUTERSREQUEST']._serialized_start=1747
+  _globals['_LISTROUTERSREQUEST']._serialized_end=1783
+  _globals['_LISTROUTERSREPLY']._serialized_start=1785
+  _globals['_LISTROUTERSREPLY']._serialized_end=1850
+  _globals['_ROUTERCARD']._serialized_start=1853
+  _globals['_ROUTERCARD']._serialized_end=2016
+  _globals['_ROUTERREPLY']._serialized_start=2018
+  _globals['_ROUTERREPLY']._serialized_end=2094
+  _globals['_CLASSIFYREQUEST']._serialized_start=2096
+  _globals['_CLASSIFYREQUEST']._serialized_end=2159
+  _globals['_CLASSIFYREPLY']._serialized_start=2162
+  _globals['_CLASSIFYREPLY']._serialized_end=2372
+  _globals['_LABELSCORE']._serialized_start=2374
+  _globals['_LABELSCORE']._serialized_end=2421
+  _globals['_NEAR']._serialized_start=2423
+  _globals['_NEAR']._serialized_end=2478
+  _globals['_ROUTER']._serialized_start=2481
+  _globals['_ROUTER']._serialized_end=2824
+  _globals['_SEMANTIC']._serialized_start=2827
+  _globals['_SEMANTIC']._serialized_end=3380
 # @@protoc_insertion_point(module_scope)

@@ -150,3 +150,135 @@ class ReportRequest(_message.Message):
 class ReportReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Example(_message.Message):
+    __slots__ = ("text", "label")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    label: str
+    def __init__(self, text: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
+
+class TrainRouterRequest(_message.Message):
+    __slots__ = ("tenant", "router", "examples")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    router: str
+    examples: _containers.RepeatedCompositeFieldContainer[Example]
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ...) -> None: ...
+
+class PruneRouterRequest(_message.Message):
+    __slots__ = ("tenant", "router", "texts", "labels", "merge_above")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_ABOVE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    router: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    merge_above: float
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., merge_above: _Optional[float] = ...) -> None: ...
+
+class DeleteRouterRequest(_message.Message):
+    __slots__ = ("tenant", "router")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    router: str
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ...) -> None: ...
+
+class DeleteRouterReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class ListRoutersRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class ListRoutersReply(_message.Message):
+    __slots__ = ("routers",)
+    ROUTERS_FIELD_NUMBER: _ClassVar[int]
+    routers: _containers.RepeatedCompositeFieldContainer[RouterCard]
+    def __init__(self, routers: _Optional[_Iterable[_Union[RouterCard, _Mapping]]] = ...) -> None: ...
+
+class RouterCard(_message.Message):
+    __slots__ = ("router", "examples", "labels", "embedder", "accuracy", "calibration_error", "head_weight", "shipped")
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDER_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    HEAD_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SHIPPED_FIELD_NUMBER: _ClassVar[int]
+    router: str
+    examples: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    embedder: str
+    accuracy: float
+    calibration_error: float
+    head_weight: float
+    shipped: bool
+    def __init__(self, router: _Optional[str] = ..., examples: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., embedder: _Optional[str] = ..., accuracy: _Optional[float] = ..., calibration_error: _Optional[float] = ..., head_weight: _Optional[float] = ..., shipped: _Optional[bool] = ...) -> None: ...
+
+class RouterReply(_message.Message):
+    __slots__ = ("router", "changed")
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    router: RouterCard
+    changed: int
+    def __init__(self, router: _Optional[_Union[RouterCard, _Mapping]] = ..., changed: _Optional[int] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("tenant", "router", "text")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    router: str
+    text: str
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ClassifyReply(_message.Message):
+    __slots__ = ("label", "confidence", "in_scope", "scope_score", "scope_threshold", "alternatives", "neighbours")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    IN_SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    confidence: float
+    in_scope: bool
+    scope_score: float
+    scope_threshold: float
+    alternatives: _containers.RepeatedCompositeFieldContainer[LabelScore]
+    neighbours: _containers.RepeatedCompositeFieldContainer[Near]
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., scope_threshold: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., neighbours: _Optional[_Iterable[_Union[Near, _Mapping]]] = ...) -> None: ...
+
+class LabelScore(_message.Message):
+    __slots__ = ("label", "confidence")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    confidence: float
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
+
+class Near(_message.Message):
+    __slots__ = ("text", "label", "similarity")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    label: str
+    similarity: float
+    def __init__(self, text: _Optional[str] = ..., label: _Optional[str] = ..., similarity: _Optional[float] = ...) -> None: ...

@@ -228,3 +228,296 @@ class Router:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class SemanticStub:
+    """Named routers: a user trains one on examples of each label and asks which label a text belongs to.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.TrainRouter = channel.unary_unary(
+                '/russet.router.v1.Semantic/TrainRouter',
+                request_serializer=protos_dot_gen_dot_router__pb2.TrainRouterRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+                _registered_method=True)
+        self.AddExamples = channel.unary_unary(
+                '/russet.router.v1.Semantic/AddExamples',
+                request_serializer=protos_dot_gen_dot_router__pb2.TrainRouterRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+                _registered_method=True)
+        self.PruneRouter = channel.unary_unary(
+                '/russet.router.v1.Semantic/PruneRouter',
+                request_serializer=protos_dot_gen_dot_router__pb2.PruneRouterRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+                _registered_method=True)
+        self.DeleteRouter = channel.unary_unary(
+                '/russet.router.v1.Semantic/DeleteRouter',
+                request_serializer=protos_dot_gen_dot_router__pb2.DeleteRouterRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.DeleteRouterReply.FromString,
+                _registered_method=True)
+        self.ListRouters = channel.unary_unary(
+                '/russet.router.v1.Semantic/ListRouters',
+                request_serializer=protos_dot_gen_dot_router__pb2.ListRoutersRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.ListRoutersReply.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/russet.router.v1.Semantic/Classify',
+                request_serializer=protos_dot_gen_dot_router__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.ClassifyReply.FromString,
+                _registered_method=True)
+
+
+class SemanticServicer:
+    """Named routers: a user trains one on examples of each label and asks which label a text belongs to.
+    """
+
+    def TrainRouter(self, request, context):
+        """Replace a router's examples, or make it; returns once it answers by them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddExamples(self, request, context):
+        """Add examples; one whose text is there already takes the new label.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneRouter(self, request, context):
+        """Remove examples by text, by label, or by being all but the same as another of their label.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRouter(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRouters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SemanticServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'TrainRouter': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrainRouter,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.TrainRouterRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.RouterReply.SerializeToString,
+            ),
+            'AddExamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddExamples,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.TrainRouterRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.RouterReply.SerializeToString,
+            ),
+            'PruneRouter': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneRouter,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.PruneRouterRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.RouterReply.SerializeToString,
+            ),
+            'DeleteRouter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRouter,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.DeleteRouterRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.DeleteRouterReply.SerializeToString,
+            ),
+            'ListRouters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRouters,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.ListRoutersRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.ListRoutersReply.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.ClassifyRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.ClassifyReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'russet.router.v1.Semantic', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('russet.router.v1.Semantic', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Semantic:
+    """Named routers: a user trains one on examples of each label and asks which label a text belongs to.
+    """
+
+    @staticmethod
+    def TrainRouter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/TrainRouter',
+            protos_dot_gen_dot_router__pb2.TrainRouterRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/AddExamples',
+            protos_dot_gen_dot_router__pb2.TrainRouterRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneRouter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/PruneRouter',
+            protos_dot_gen_dot_router__pb2.PruneRouterRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.RouterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRouter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/DeleteRouter',
+            protos_dot_gen_dot_router__pb2.DeleteRouterRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.DeleteRouterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRouters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/ListRouters',
+            protos_dot_gen_dot_router__pb2.ListRoutersRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.ListRoutersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/Classify',
+            protos_dot_gen_dot_router__pb2.ClassifyRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.ClassifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

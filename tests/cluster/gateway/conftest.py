@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.base.channel import connect
-from actors.base.errors import Internal, InvalidArgument, TooLarge, Unavailable
+from actors.base.errors import Internal, InvalidArgument, NotFound, TooLarge, Unavailable
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
@@ -256,6 +256,50 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         return router_pb2.ReportReply()
 
 
+class FakeSemantic(router_pb2_grpc.SemanticServicer):
+    """One router "shop" a tenant, of what it was last trained on; a text's label is the first there is."""
+
+    def __init__(self) -> None:
+        self.trained: dict[str, router_pb2.TrainRouterRequest] = {}
+        """By tenant."""
+        self.asked: list[Any] = []
+
+    def _reply(self, request: Any) -> router_pb2.RouterReply:
+        self.asked.append(request)
+        trained = self.trained.get(request.tenant, router_pb2.TrainRouterRequest())
+        labels = sorted({each.label for each in trained.examples if each.label})
+        card = router_pb2.RouterCard(router=trained.router, examples=len(trained.examples), labels=labels, accuracy=0.5)
+        return router_pb2.RouterReply(router=card, changed=1)
+
+    async def TrainRouter(self, request: router_pb2.TrainRouterRequest, context: Any) -> router_pb2.RouterReply:
+        self.trained[request.tenant] = request
+        return self._reply(request)
+
+    async def AddExamples(self, request: router_pb2.TrainRouterRequest, context: Any) -> router_pb2.RouterReply:
+        return self._reply(request)
+
+    async def PruneRouter(self, request: router_pb2.PruneRouterRequest, context: Any) -> router_pb2.RouterReply:
+        return self._reply(request)
+
+    async def DeleteRouter(self, request: router_pb2.DeleteRouterRequest, context: Any) -> router_pb2.DeleteRouterReply:
+        return router_pb2.DeleteRouterReply(found=self.trained.pop(request.tenant, None) is not None)
+
+    async def ListRouters(self, request: router_pb2.ListRoutersRequest, context: Any) -> router_pb2.ListRoutersReply:
+        return router_pb2.ListRoutersReply(routers=[self._reply(request).router] if self.trained else [])
+
+    async def Classify(self, request: router_pb2.ClassifyRequest, context: Any) -> router_pb2.ClassifyReply:
+        if request.tenant not in self.trained:
+            raise NotFound("there is no router", param="router")
+        return router_pb2.ClassifyReply(
+            label=self._reply(request).router.labels[0],
+            confidence=0.75,
+            alternatives=[router_pb2.LabelScore(label="other", confidence=0.25)],
+            neighbours=[router_pb2.Near(text=request.text, label="other", similarity=0.5)],
+            scope_score=1,
+            scope_threshold=2,
+        )
+
+
 class FakeMemory(memory_pb2_grpc.MemoryServicer):
     """Keeps what it is given; embeds a text as [length, 1]; an answer's quality is its length / 1024."""
 
@@ -361,6 +405,7 @@ class World:
         self.bell = Bell()
         self.until = self.bell.until
         self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
+        self.semantic = FakeSemantic()
         self.telemetry = Telemetry(service="gateway")
         self.servers: dict[str, Server] = {}
         self.channels: list[Any] = []
@@ -396,6 +441,7 @@ class World:
             ("router", router_pb2_grpc.add_RouterServicer_to_server, router_pb2_grpc.RouterStub, self.router),
             ("memory", memory_pb2_grpc.add_MemoryServicer_to_server, memory_pb2_grpc.MemoryStub, self.memory),
             ("learner", learner_pb2_grpc.add_LearnerServicer_to_server, learner_pb2_grpc.LearnerStub, self.learner),
+            ("semantic", router_pb2_grpc.add_SemanticServicer_to_server, router_pb2_grpc.SemanticStub, self.semantic),
         ):
             channel = connect(await self.serve(name, add, servicer))
             self.channels.append(channel)

@@ -133,6 +133,10 @@ FULL: dict[str, dict[str, Any]] = {
         "max_tokens": 3, "system": [{"type": "text", "text": "a"}], "stop_sequences": ["x"],
     },
     "/v1/embeddings": {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 2, "user": "u"},
+    "/v1/router/classify": {"router": "shop", "text": "a"},
+    "/v1/routers/{router}": {"examples": [{"text": "a", "label": "b"}, {"text": "c", "label": None}]},
+    "/v1/routers/{router}/examples": {"examples": [{"text": "a", "label": "b"}]},
+    "/v1/routers/{router}/prune": {"texts": ["a"], "labels": ["b"], "merge_above": 0.5},
     "/v1/feedback": {"response_id": "x", "rating": 0.5, "comment": "c"},
 }  # fmt: skip
 """Bodies of which something is replaced by anything."""

@@ -8,7 +8,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway import anthropic, openai, responses
+from cluster.gateway import anthropic, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
 from cluster.gateway.openapi import BODIES, Reads, document
@@ -22,6 +22,10 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
     "/v1/embeddings": {"input": "x"},
     "/v1/feedback": {"response_id": "x", "rating": 1},
+    "/v1/router/classify": {"router": "x", "text": "x"},
+    "/v1/routers/{router}": {"examples": [{"text": "x", "label": "y"}]},
+    "/v1/routers/{router}/examples": {"examples": [{"text": "x", "label": None}]},
+    "/v1/routers/{router}/prune": {"labels": ["x"]},
 }
 """A body to put a field into: with what other fields need to be accepted."""
 READ: dict[str, Callable[[Any], Any]] = {
@@ -31,6 +35,10 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/messages": anthropic.messages_request,
     "/v1/embeddings": openai.embedding_texts,
     "/v1/feedback": openai.feedback_request,
+    "/v1/router/classify": named_routers.classify_request,
+    "/v1/routers/{router}": named_routers.examples_of,
+    "/v1/routers/{router}/examples": named_routers.examples_of,
+    "/v1/routers/{router}/prune": named_routers.prune_request,
 }
 """What a handler does with a body before it asks any actor."""
 

@@ -1,0 +1,1 @@
+"""Named routers: trained on examples of each label, asked which label a text belongs to."""

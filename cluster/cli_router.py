@@ -1,0 +1,116 @@
+"""`russet router`: train named routers, look at them, and ask them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.base.errors import InvalidArgument
+from cluster.client import Client
+from cluster.lifecycle import running_url
+
+app = typer.Typer(name="router", help="Train, list, ask and delete named routers.", no_args_is_help=True)
+out = Console()
+
+Name = Annotated[str, typer.Argument(help="The router's name")]
+Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
+Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
+Tenant = Annotated[str | None, typer.Option(help="Whose routers, where the gateway asks for no key")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
+AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
+
+
+@app.command()
+def train(
+    name: Name,
+    data: Annotated[Path, typer.Option(help="JSONL of {text, label}; label null: out of the router's scope")],
+    add: Annotated[bool, typer.Option(help="Add to the examples there are")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    tenant: Tenant = None,
+    config: ConfigFile = None,
+) -> None:
+    """Train a router on the examples of a file, and say how it does on examples held out in turn."""
+    examples = read_examples(data)
+    trained = Client(url or running_url(config), key, tenant).train_router(name, examples, add=add)
+    if as_json:
+        out.print_json(json.dumps(trained))
+    else:
+        out.print(_table([trained]))
+
+
+@app.command("list")
+def list_routers(
+    as_json: AsJson = False, url: Url = None, key: Key = None, tenant: Tenant = None, config: ConfigFile = None
+) -> None:
+    """List the caller's routers and those that come with Russet."""
+    rows = Client(url or running_url(config), key, tenant).routers()
+    if as_json:
+        out.print_json(json.dumps(rows))
+    else:
+        out.print(_table(rows))
+
+
+@app.command()
+def classify(
+    name: Name,
+    text: Annotated[str, typer.Argument(help="The text to label")],
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    tenant: Tenant = None,
+    config: ConfigFile = None,
+) -> None:
+    """Ask a router which label a text belongs to."""
+    found = Client(url or running_url(config), key, tenant).classify(name, text)
+    if as_json:
+        out.print_json(json.dumps(found))
+        return
+    scope = "" if found["in_scope"] else " (out of scope)"
+    out.print(f"{found['label']} {found['confidence']:.2f}{scope}", markup=False)
+    for near in found["neighbours"]:
+        out.print(f"  near {near['similarity']:.2f}: {near['text']} ({near['label']})", markup=False)
+
+
+@app.command()
+def delete(name: Name, url: Url = None, key: Key = None, tenant: Tenant = None, config: ConfigFile = None) -> None:
+    """Forget a router."""
+    deleted = Client(url or running_url(config), key, tenant).delete_router(name)
+    out.print(f"router {name} is deleted" if deleted else f"there was no router {name}", markup=False)
+
+
+def read_examples(path: Path) -> list[dict[str, str | None]]:
+    """The rows of a JSONL file of {text, label}. Raises InvalidArgument naming the line that is something else."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}", param="data") from None
+    examples = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text, label = row["text"], row["label"]
+            if not isinstance(text, str) or not isinstance(label, str | None):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise InvalidArgument(
+                f'line {number} of {path} is {line[:80]!r}; accepted is {{"text": ..., "label": ...}}', param="data"
+            ) from None
+        examples.append({"text": text, "label": label})
+    return examples
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("router", "examples", "labels", "held-out accuracy", "calibration error", "from")
+    for row in rows:
+        held = row["held_out"]
+        cells = str(row["examples"]), str(len(row["labels"])), f"{held['accuracy']:.3f}"
+        origin = "Russet" if row["shipped"] else "you"
+        table.add_row(row["id"], *cells, f"{held['calibration_error']:.3f}", origin)
+    return table
