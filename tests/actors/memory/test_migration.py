@@ -18,7 +18,9 @@ from protos.gen.memory_pb2 import (
     AppendWitnessRequest,
     EmbedRequest,
     GetSessionRequest,
+    Pattern,
     Policy,
+    PutPatternsRequest,
     PutPolicyRequest,
     PutSessionRequest,
     SearchPoliciesRequest,
@@ -118,6 +120,8 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             vector = (await memory.stub.Embed(EmbedRequest(texts=["a rule"]))).values
             policy = Policy(id="p", type="pattern", source="manual", confidence=0.5, embedding=vector)
             await memory.stub.PutPolicy(PutPolicyRequest(policy=policy))
+            pattern = Pattern(tenant="t", router="r", text="x", label="y", features=b"z")
+            await memory.stub.PutPatterns(PutPatternsRequest(patterns=[pattern]))
         file = directory.parent / "russet.toml"
         file.write_text(f"[memory]\ndirectory = '{directory}'\nserver_url = '{stub.url}'\n")
         told = CliRunner().invoke(app, ["memory", "migrate", "--to", "server", "--config", str(file)])
@@ -139,6 +143,7 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             ("session", 1, 0),
             ("witness", 6, 1),
             ("policy", 1, 0),
+            ("patterns", 1, 0),
         ]
         async with opening() as memory:
             assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).entries == 6
