@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
 
 from actors.base.errors import InvalidArgument
 from actors.router.semantic import head, neighbours
-from actors.router.semantic.calibration import expected_calibration_error, sharpness
+from actors.router.semantic.calibration import expected_calibration_error, log_softmax, log_total, sharpness
 from actors.router.semantic.features import VIEWS, Features, rarity, weighed
 
 FOLDS = 5
@@ -93,7 +92,7 @@ def fit(features: Features, given: Sequence[str]) -> Fitted:
     known = targets[targets >= 0]
     _, views, weight, mixed, held = min(_tried(inside, known, len(labels)), key=lambda each: each[0])
     factor = sharpness(mixed, known)
-    probabilities = np.exp(log_softmax(mixed * factor, axis=1))
+    probabilities = np.exp(log_softmax(mixed * factor))
     right = probabilities.argmax(axis=1) == known
     idf = rarity(inside.words)
     fitted = head.fit(_dense(inside, views), weighed(inside.words, idf, WORDS), known, len(labels))
@@ -157,7 +156,7 @@ class Classifier:
         logits = fitted.head.logits(dense, weighed(features.words, fitted.rarity, WORDS))
         found = self._neighbours.nearest(_unit(dense)[0])
         mixed = _mixed(logits, neighbours.votes(found, self._targets, len(fitted.labels)), fitted.head_weight)
-        probabilities = np.exp(log_softmax(mixed * fitted.sharpness, axis=1))[0]
+        probabilities = np.exp(log_softmax(mixed * fitted.sharpness))[0]
         best = np.argsort(-probabilities, kind="stable")[: 1 + ALTERNATIVES]
         return Decision(
             [(fitted.labels[place], float(probabilities[place])) for place in best],
@@ -183,17 +182,17 @@ def _folds(targets: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _mixed(logits: NDArray[np.float32], votes: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    return weight * log_softmax(logits, axis=1) + (1 - weight) * votes
+    return weight * log_softmax(logits) + (1 - weight) * votes
 
 
 def _loss(mixed: NDArray[np.float32], targets: NDArray[np.intp]) -> float:
-    sharp = log_softmax(mixed * sharpness(mixed, targets), axis=1)
+    sharp = log_softmax(mixed * sharpness(mixed, targets))
     return -float(sharp[np.arange(len(targets)), targets].mean())
 
 
 def _energy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Higher is more at home (Liu et al. 2020, "Energy-based Out-of-distribution Detection")."""
-    return np.asarray(logsumexp(logits, axis=1))
+    return log_total(logits)
 
 
 def _threshold(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float:
