@@ -214,7 +214,9 @@ class Engine:
         """End the steady stretch: Rows is up to date again."""
         steady, self._steady = self._steady, None
         if steady is not None:
-            steady.settle()
+            steps, rows = steady.settle(), len(steady.row)
+            if steps and steady.seconds:
+                self._speculation.took(rows, rows, steady.seconds * 1e3 / steps, None, steps)
 
     def _apply_arrived(self) -> None:
         applied = False
@@ -323,6 +325,7 @@ class Engine:
             computed = self._steady.take(drawn[:, 0])
             if self._steady.left and not self._grammars.forcing:
                 self._steps += 1
+                self._steady.seconds += seconds + waited
                 end, row = self._steady.running, self._steady.row
                 self._record(row, computed, outcome, end, {}, seconds, waited, decoded=len(drawn), prefilled=0)
                 self._failed_steps = 0
@@ -352,6 +355,8 @@ class Engine:
             raise RuntimeError(f"no row could be computed in {FATAL_AFTER} steps; the last: {reason}")
         if not errors:
             self._cost.learn(step.work, seconds * 1e3)
+            if not prefilled:
+                self._speculation.took(len(slots), decoded, (seconds + waited) * 1e3, step.drafted)
             self._rest()
 
     def _rest(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from actors.worker.draft.draft import Context, Draft
 from actors.worker.draft.drafter import Drafter
+from actors.worker.draft.gain import Gains
 from actors.worker.grammar import Grammars
 from actors.worker.rows import Rows
 from actors.worker.step_cost import StepCost, Work, attended
@@ -24,6 +25,9 @@ class Speculation:
         self._rows = rows
         self._grammars = grammars
         self._drafter = drafter
+        self._gains = Gains()
+        self.pause: int | None = None if drafter is None else 0
+        """For how many steps nothing is to be verified, as far as can be told; None: until rows come or change."""
 
     def start(self, slot: int, start: worker_pb2.RowStart) -> None:
         """A row entered."""
@@ -36,10 +40,12 @@ class Speculation:
         if self._drafter is not None:
             self._drafter.drop(slot, self._rows.tokens[slot, : self._rows.known[slot]])
 
-    @property
-    def pause(self) -> int | None:
-        """For how many steps nothing is to be verified, as far as can be told; None: until rows come or change."""
-        return None if self._drafter is None else self._drafter.pause
+    def took(self, rows: int, tokens: int, ms: float, drafted: Drafted | None, steps: int = 1) -> None:
+        """As Gains.took; of each of `steps` steps."""
+        if self._drafter is not None:
+            guessed = drafted is not None and any(len(row.tokens) > row.forced for row in drafted.rows.values())
+            if guessed or drafted is None:
+                self._gains.took(rows, tokens, ms, guessed, steps)
 
     def drafted(self, slots: Int32, counts: Int32, step_tokens: int, cost: StepCost | None) -> Drafted | None:
         """The drafts of a step that computes `counts` [R] tokens of `slots`, and at most step_tokens in all."""
@@ -83,12 +89,16 @@ class Speculation:
     def _chosen(
         self, contexts: list[Context], slots: Int32, counts: Int32, at: Int32, cost: StepCost | None
     ) -> list[Draft | None]:
-        if self._drafter is None:
+        rest = self._gains.rest(len(at))
+        if self._drafter is None or rest:
+            self.pause = None if self._drafter is None else rest
             return [_led(None, list(context.forced)) for context in contexts]
         lengths = self._rows.computed[slots]
         reads = sum(attended(count, length) for count, length in zip(counts.tolist(), lengths.tolist(), strict=True))
         beside = Work(int(counts.sum()) - len(at), len(at), reads)
-        return self._drafter.draft(contexts, cost, beside)
+        drafts = self._drafter.draft(contexts, cost, beside)
+        self.pause = self._drafter.pause
+        return drafts
 
 
 def _led(draft: Draft | None, forced: list[int]) -> Draft | None:

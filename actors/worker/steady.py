@@ -28,6 +28,8 @@ class Steady:
         count = len(slots)
         self.running = np.zeros(len(slots), np.int8)
         """RowEnd of every row."""
+        self.seconds = 0.0
+        """What its steps have taken, the gaps before them included; the engine adds it up."""
         self._lengths = rows.computed[slots]
         self._tokens = rows.tokens[slots, self._lengths]
         self._drawn: list[Int32] = []
@@ -74,8 +76,8 @@ class Steady:
         self.left = 0 if not self._stops.isdisjoint(drawn.tolist()) else self.left - 1
         return self._lengths
 
-    def settle(self) -> None:
-        """Bring Rows up to date."""
+    def settle(self) -> int:
+        """Bring Rows up to date; how many steps were taken."""
         rows, slots, taken = self._rows, self._slots, len(self._drawn)
         if taken:
             at = rows.known[slots][:, None] + np.arange(taken, dtype=np.int32)
@@ -83,3 +85,4 @@ class Steady:
             rows.known[slots] += taken
             rows.computed[slots] += taken
             self._drawn.clear()
+        return taken
