@@ -12,7 +12,7 @@ BINS = 10
 def log_total(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log of the sum of exponentials of each row; [n, classes] to [n].
 
-    scipy.special has it for every case; for one row that is slow, and it was felt in the time in which a text is classified.
+    scipy.special has it for every case; for one row that is slow, which is felt when a text is classified.
     """
     most = logits.max(axis=1)
     return np.asarray(most + np.log(np.exp(logits - most[:, None]).sum(axis=1)), np.float32)

@@ -182,7 +182,7 @@ def _folds(targets: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _mixed(logits: NDArray[np.float32], votes: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    return weight * log_softmax(logits) + (1 - weight) * votes
+    return np.asarray(weight * log_softmax(logits) + (1 - weight) * votes, np.float32)
 
 
 def _loss(mixed: NDArray[np.float32], targets: NDArray[np.intp]) -> float:
