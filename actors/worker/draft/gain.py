@@ -5,6 +5,7 @@ nearly free while weights are read, many are not. So the line proposes, and the 
 with drafts did not bring more tokens a millisecond than steps without, drafts rest for a while, longer each time.
 """
 
+import math
 from dataclasses import dataclass, field
 
 TRIAL = 12
@@ -62,18 +63,20 @@ class _Rows:
 
 
 class Gains:
-    """The measurements of one engine, by the number of rows that decode."""
+    """The measurements of one engine, by about how many rows decode: a batch whose rows end one by one is not tried
+    anew at each number."""
 
     def __init__(self) -> None:
         self._of: dict[int, _Rows] = {}
 
     def rest(self, rows: int) -> int:
         """Steps of `rows` decoding rows before drafts may be tried again; 0: now."""
-        return self._of[rows].left if rows in self._of else 0
+        of = self._of.get(_about(rows))
+        return of.left if of is not None else 0
 
     def took(self, rows: int, tokens: int, ms: float, drafted: bool, steps: int = 1) -> None:
         """Steps of `rows` decoding rows and nothing else brought `tokens` each in `ms`, the gap before it included."""
-        of = self._of.setdefault(rows, _Rows())
+        of = self._of.setdefault(_about(rows), _Rows())
         if not drafted:
             of.plain.add(tokens, ms, steps)
             of.left = max(of.left - steps, 0)
@@ -88,3 +91,8 @@ class Gains:
             of.drafted = _Pace()
         else:
             of.rest = LEAST_REST
+
+
+def _about(rows: int) -> int:
+    """The same for numbers of rows that differ by less than a quarter; to five rows each has its own."""
+    return round(3 * math.log2(rows))

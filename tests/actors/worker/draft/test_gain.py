@@ -51,3 +51,15 @@ def test_an_interrupted_step_says_little() -> None:
     steps(gains, 1, TRIAL, 3, 6.0, drafted=True)
     gains.took(1, 3, 5000.0, drafted=True)
     assert gains.rest(1) == 0
+
+
+def test_a_batch_that_shrinks_is_not_tried_at_each_number_of_rows() -> None:
+    gains = Gains()
+    steps(gains, 16, TRIAL, 16, 10.0, drafted=False)
+    steps(gains, 16, TRIAL, 16, 12.0, drafted=True)
+    assert gains.rest(15) == gains.rest(16) == LEAST_REST
+    steps(gains, 3, TRIAL, 3, 10.0, drafted=False)
+    steps(gains, 3, TRIAL, 3, 12.0, drafted=True)
+    assert gains.rest(3)
+    assert not gains.rest(2), "few rows are measured by themselves"
+    assert not gains.rest(4)
