@@ -26,7 +26,7 @@ BATCHES = (8, 16)
 PAIRS = 5
 """Of each kind in a round."""
 LEAST = 0.92
-"""What issue 5 asks for: a throughput loss of at most 8 %."""
+"""What is asked for: a throughput loss of at most 8 %."""
 
 
 class Row(NamedTuple):
