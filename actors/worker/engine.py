@@ -263,6 +263,7 @@ class Engine:
         if plan.copy_from:
             self._kv.copy_pages(np.array(plan.copy_from, np.int32), np.array(plan.copy_to, np.int32))
         self._live = slots[~rows.ended[slots]]
+        self._ask_again()
         self._step_tokens, self._plan_id = plan.step_tokens, plan.plan_id
         self._itl_target_ms = plan.itl_target_us / 1e3
         if not len(self._live):
@@ -343,6 +344,7 @@ class Engine:
         if ended.any():
             rows.ended[slots[ended]] = True
             self._live = self._live[~rows.ended[self._live]]
+            self._ask_again()
         decoded = int(counts[step.decode].sum())
         by_row = {int(rows.row[slots[index]]): message for index, message in errors.items()}
         prefilled = int(counts.sum()) - decoded
@@ -358,6 +360,11 @@ class Engine:
             if not prefilled:
                 self._speculation.took(len(slots), decoded, (seconds + waited) * 1e3, step.drafted)
             self._rest()
+
+    def _ask_again(self) -> None:
+        """The batch is another one: what was said of guessing held for the one before."""
+        if self._pause is not None:
+            self._pause = 0
 
     def _rest(self) -> None:
         """Begin a stretch of steps without drafts, where there is to be one."""

@@ -1,6 +1,6 @@
 """An answer as every API tells it to its client: one generation, or several that the gateway makes one of."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from cluster.gateway.tools.reader import Delta
@@ -125,3 +125,12 @@ class AnswerStream(Protocol):
     async def answer(self) -> str:
         """Wait for its end; the whole text."""
         ...
+
+
+def summed(usages: Iterable[inference_pb2.Usage]) -> inference_pb2.Usage:
+    """The usage of an answer that several generations made: each count over all of them."""
+    total = inference_pb2.Usage()
+    for usage in usages:
+        for field, count in usage.ListFields():
+            setattr(total, field.name, getattr(total, field.name) + count)
+    return total

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
+from cluster.gateway.answer_stream import summed
 from cluster.gateway.conversation import Within
 from cluster.gateway.requests import KINDS, Caller, Generation, Requests
 from cluster.gateway.server_tools import check_asked, chosen, first_request, run_of
@@ -71,11 +72,7 @@ class ToolLoop:
     @property
     def usage(self) -> inference_pb2.Usage:
         """Of all generations: a prompt that was read in each is counted in each."""
-        total = inference_pb2.Usage()
-        for each in self._generations:
-            for field, count in each.usage.ListFields():
-                setattr(total, field.name, getattr(total, field.name) + count)
-        return total
+        return summed(each.usage for each in self._generations)
 
     @property
     def tells_logprobs(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from actors.base.errors import DeadlineExceeded, RussetError
+from cluster.gateway.answer_stream import summed
 from cluster.gateway.records import Attempt, question_of
 from cluster.gateway.reflect.asked import ATTEMPTS, DEADLINE_MS, check_readable, check_reflect
 from cluster.gateway.reflect.assertions import Judgement, asks_quality, asserted, demanded, judged
@@ -71,11 +72,7 @@ class Reflection:
     @property
     def usage(self) -> inference_pb2.Usage:
         """Of all attempts: a prompt that was read in each is counted in each."""
-        total = inference_pb2.Usage()
-        for each in self._attempts:
-            for field, count in each.usage.ListFields():
-                setattr(total, field.name, getattr(total, field.name) + count)
-        return total
+        return summed(each.usage for each in self._attempts)
 
     @property
     def tells_logprobs(self) -> bool:

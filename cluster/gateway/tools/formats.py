@@ -1,6 +1,7 @@
 """What a format is: how one family of models writes calls."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -68,14 +69,14 @@ class Format(Protocol):
         ...
 
 
-class WithJson:
+class WithJson(ABC):
     """What formats have in common whose arguments are JSON objects."""
 
     tail = ""
 
+    @abstractmethod
     def head(self, name: str) -> str:
         """See Format."""
-        raise NotImplementedError
 
     def arguments(self, label: str, tool: inference_pb2.Tool, literal: Literal) -> list[str]:
         """See Format."""

@@ -36,3 +36,14 @@ def test_it_is_asked_again_when_the_pause_is_over(toy, scheduler, pause: int) ->
     gaps = [after - before for before, after in zip(drafter.asked, drafter.asked[1:], strict=False)]
     assert gaps
     assert set(gaps) == {pause + 1}
+
+
+def test_a_pause_ends_with_the_batch_that_it_was_said_of(toy, scheduler) -> None:
+    """Rows whose sampling depends on their tokens never enter a stretch: nothing else would end it."""
+    drafter = Silent(500)
+    rows = scheduler(toy, drafter=drafter)
+    for row, length in ((0, 20), (1, 60), (2, 90)):
+        rows.start(row, [1, 2, 3 + row], max_length=length, frequency_penalty=0.5)
+    rows.run()
+    # When the first could be guessed for, when one and another had ended, and no more often.
+    assert [known for known in drafter.asked if known > 4] == [20, 60]
