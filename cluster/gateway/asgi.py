@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from actors.base.errors import InvalidArgument, RussetError, TooLarge, Unavailable, mapping_of
 from actors.base.telemetry import Telemetry, extracted
+from cluster.gateway.caller import Caller
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.errors import body_of, headers_of
-from cluster.gateway.requests import Caller
 
 log = logging.getLogger(__name__)
 

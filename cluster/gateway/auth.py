@@ -2,8 +2,8 @@
 
 from actors.base.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from actors.base.keys import ApiKeys
+from cluster.gateway.caller import Caller
 from cluster.gateway.config import GatewayConfig
-from cluster.gateway.requests import Caller
 
 TENANT_CHARS = 128
 

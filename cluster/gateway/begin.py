@@ -1,9 +1,10 @@
 """Which answer a request gets: one generation, or several that are told as one."""
 
 from cluster.gateway.answer_stream import AnswerStream
+from cluster.gateway.caller import Caller
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.reflect.reflection import Reflection
-from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.requests import Requests
 from cluster.gateway.tool_loop import ToolLoop
 from protos.gen import inference_pb2
 

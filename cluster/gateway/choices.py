@@ -9,10 +9,11 @@ from typing import NamedTuple, TypeVar
 from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.begin import begin
+from cluster.gateway.caller import Caller
 from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.requests import Requests
 from cluster.gateway.seeds import derived_seed
 from cluster.gateway.tools.reader import Delta
 from protos.gen import inference_pb2

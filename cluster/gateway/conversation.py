@@ -70,6 +70,8 @@ class Conversation:
         """Turns of it that the request's messages follow."""
         self.kept: memory_pb2.Session | None = None
         """The session with this answer, once it has ended."""
+        self.retrieval_s = 0.0
+        """How long it took to read the session and whatever else was retrieved for the request."""
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncGenerator[None, None]:
@@ -90,6 +92,7 @@ class Conversation:
             yield
 
     async def _continued(self, sent: inference_pb2.ChatRequest) -> inference_pb2.ChatRequest:
+        began = time.monotonic()
         try:
             stored = await self._sessions.read(self._tenant, sent.session_id)
         except (Unavailable, DeadlineExceeded) as error:
@@ -98,6 +101,7 @@ class Conversation:
             raise Unavailable(
                 f"session {sent.session_id[:80]!r} cannot be read now: {error.message}", retry_after_s=1.0
             ) from error
+        self.retrieval_s += time.monotonic() - began
         if stored is None:
             return sent
         self.stored = stored

@@ -6,11 +6,12 @@ from typing import Any
 
 from actors.base.errors import InvalidArgument, TooLarge
 from cluster.gateway.auth import Gate
+from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.limits import check
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.requests import Requests
 from cluster.gateway.server_tools import listed
 from protos.gen import inference_pb2, inference_pb2_grpc
 

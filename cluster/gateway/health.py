@@ -4,7 +4,8 @@ import asyncio
 import time
 
 from actors.base.errors import RussetError, Unavailable
-from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.caller import Caller
+from cluster.gateway.requests import Requests
 from protos.gen import inference_pb2
 
 PROBE = inference_pb2.CompleteRequest(

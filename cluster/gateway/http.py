@@ -24,6 +24,7 @@ from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Repl
 from cluster.gateway.auth import Gate
 from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
+from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
@@ -45,7 +46,7 @@ from cluster.gateway.openai import (
     feedback_request,
 )
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.requests import Caller, Requests
+from cluster.gateway.requests import Requests
 from cluster.gateway.responses_output import Writer
 from cluster.gateway.server_tools import listed, page
 from protos.gen import inference_pb2, memory_pb2

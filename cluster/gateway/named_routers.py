@@ -5,7 +5,7 @@ from starlette.requests import Request
 from cluster.gateway.answers import dumps
 from cluster.gateway.asgi import Reply
 from cluster.gateway.bodies import Body, parse
-from cluster.gateway.requests import Caller
+from cluster.gateway.caller import Caller
 from protos.gen import router_pb2
 from protos.gen.router_pb2_grpc import SemanticStub
 

@@ -9,6 +9,8 @@ Each queue is bounded and drops its oldest, counted. An actor that is away is no
 import asyncio
 import hashlib
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +77,17 @@ class Finished:
     demands: list[memory_pb2.Demand] = field(default_factory=list)
     """What of it was asked to be of a form."""
     embedding: list[float] = field(default_factory=list)
+    embedding_ms: float = 0.0
+    """Its share of the time in which its batch's questions were embedded, after the answer."""
+    retrieval_ms: float = 0.0
     quality: memory_pb2.Quality | None = None
+    options: Sequence[memory_pb2.RouteOption] = ()
+    """What the router chose among, the chosen one first."""
+    kv_format: str = ""
+    adapter: str = ""
+    adapter_version: int = 0
+    documents: Sequence[memory_pb2.WitnessDocument] = ()
+    """Retrieved for the prompt, best first."""
 
 
 class Records:
@@ -169,12 +181,15 @@ class Records:
         asked = [finished for finished in batch if finished.question]
         if asked:
             request = memory_pb2.EmbedRequest(texts=[finished.question[:EMBED_CHARS] for finished in asked])
+            began = time.monotonic()
             try:
                 reply = await self._memory.Embed(request, timeout=10.0)
             except RussetError as error:
                 log.info("questions stay without embedding: %s", error)
             else:
+                each_ms = (time.monotonic() - began) * 1e3 / len(asked)
                 for index, finished in enumerate(asked):
+                    finished.embedding_ms = each_ms
                     finished.embedding = list(reply.values[index * reply.width : (index + 1) * reply.width])
         for box in self._embedded:
             for finished in batch:
@@ -254,12 +269,21 @@ def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
         route=finished.route,
         usage=finished.usage,
         latency=memory_pb2.Latency(
+            embedding_ms=finished.embedding_ms,
+            retrieval_ms=finished.retrieval_ms,
             routing_ms=finished.routing_ms,
             queue_ms=timings.queue_us / 1e3,
             prefill_ms=timings.prefill_us / 1e3,
             decode_ms=timings.decode_us / 1e3,
             total_ms=finished.total_ms,
+            ttft_ms=finished.ttft_ms,
+            tpot_ms=finished.tpot_ms,
         ),
+        options=finished.options,
+        adapter=finished.adapter,
+        adapter_version=finished.adapter_version,
+        kv_format=finished.kv_format,
+        documents=finished.documents,
         finish=finished.finish,
         error=finished.error,
         query_embedding=finished.embedding,
@@ -268,6 +292,26 @@ def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
         quality=finished.quality.total if finished.quality else None,
         scores=finished.quality,
     )
+
+
+def options_of(decision: router_pb2.RouteReply, chosen: str) -> list[memory_pb2.RouteOption]:
+    """A routing decision's candidates with their probabilities, which sum to 1; the replica `chosen` comes first.
+
+    The router's best has the decision's confidence. The others share the rest by exp(score / stake), where the stake is
+    the largest score, as in actors.router.policy.confidence; alone, a candidate has all.
+    """
+    candidates = decision.candidates
+    if not candidates:
+        return []
+    stake = max(1.0, *(abs(each.score) for each in candidates))
+    weights = [math.exp(each.score / stake) for each in candidates[1:]]
+    first = decision.confidence if weights else 1.0
+    shares = [first, *((1.0 - first) * weight / sum(weights) for weight in weights)]
+    options = [
+        memory_pb2.RouteOption(model=decision.model, replica=each.replica_id, score=each.score, probability=share)
+        for each, share in zip(candidates, shares, strict=True)
+    ]
+    return sorted(options, key=lambda option: option.replica != chosen)
 
 
 def trajectory(finished: Finished) -> learner_pb2.Trajectory:

@@ -7,13 +7,13 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
 from cluster.gateway.answering import Answering
 from cluster.gateway.asking import asked_of
+from cluster.gateway.caller import Caller
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.checks import check_request
 from cluster.gateway.config import GatewayConfig
@@ -22,13 +22,13 @@ from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.records import Attempt, Finished, Records, demands_of, question_of, said
+from cluster.gateway.records import Attempt, Finished, Records, demands_of, options_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.tools.plan import ToolPlan
 from cluster.gateway.tools.reader import Delta
 from cluster.tool_runtime.runtime import ToolRuntime
-from protos.gen import inference_pb2, router_pb2, scheduler_pb2
+from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
 
 MAX_REVISIONS = 3
 KINDS = {True: ("chatcmpl", "chat"), False: ("cmpl", "text_completion")}
@@ -38,13 +38,6 @@ FINISH_NAMES = {
     inference_pb2.FINISH_LENGTH: "length",
     inference_pb2.FINISH_TOOL_CALLS: "tool_calls",
 }
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks. `tenant` is the name of the key, or what an open gateway was told."""
-
-    tenant: str = ""
 
 
 class Requests:
@@ -91,10 +84,12 @@ class Requests:
 class Generation:
     """An AnswerStream of one job. Iterate deltas() once; the other fields fill as it goes, all of them by its end."""
 
-    # What makes one answer of several generations tells of these: cluster.gateway.tool_loop and .reflect.
+    # cluster.gateway.tool_loop and .reflect, which make one answer of several generations, tell of these.
     tool_runs: Sequence[inference_pb2.ToolRun] = ()
     reflection: inference_pb2.Reflection | None = None
     attempt = Attempt()
+    documents: Sequence[memory_pb2.WitnessDocument] = ()
+    """Retrieved for the prompt, best first; for the witness log."""
 
     def __init__(
         self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, within: Within | None
@@ -114,8 +109,8 @@ class Generation:
         self._plan: ToolPlan | None = None
         kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
         self.created_ms = int(time.time() * 1000)
+        self.created = self.created_ms // 1000
         self.text: list[str] = []
         """The deltas so far that are text."""
         self.note: Callable[[], str] = str
@@ -301,8 +296,8 @@ class Generation:
         requests, stored = self._requests, self._conversation.stored
         requests.views[route.model] = view
         most = requests.config.max_tokens_default
-        asked = await asked_of(self._request, view, route.model, requests.grammars, stored.token_ids, most)
-        generate, self._plan, self._tail = asked
+        given = self._request, view, route.model, requests.grammars, stored.token_ids, most
+        generate, self._plan, self._tail = await asked_of(*given)
         generate.request_id, generate.tenant = self.id, self._caller.tenant
         route.prompt_tokens, route.max_tokens = generate.prompt_tokens, generate.max_tokens
         route.prefix_hashes[:] = prefix_hashes(generate.token_ids)
@@ -354,8 +349,7 @@ class Generation:
             return
         job, now = self._job, time.monotonic()
         first = self._first_token_s or now
-        after = max(0.0, self._last_token_s - first)
-        each_s = after / (self._tokens - 1) if self._tokens > 1 else None
+        each_s = max(0.0, self._last_token_s - first) / (self._tokens - 1) if self._tokens > 1 else None
         self._requests.measurements.record(
             self._operation,
             job.route.model if job else "",
@@ -366,8 +360,9 @@ class Generation:
         )
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
-        text = "".join(self.text[1:] if self._answering and self._answering.echoed else self.text)
-        calls = self._answering.whole_calls if self._answering else ()
+        answering = self._answering
+        text = "".join(self.text[1:] if answering and answering.echoed else self.text)
+        calls = answering.whole_calls if answering else ()
         self._requests.records.put(
             Finished(
                 id=self.id,
@@ -392,5 +387,9 @@ class Generation:
                 ttft_ms=(first - self._arrived_s) * 1e3,
                 tpot_ms=(each_s or 0.0) * 1e3,
                 total_ms=(now - self._arrived_s) * 1e3,
+                retrieval_ms=self._conversation.retrieval_s * 1e3,
+                options=options_of(job.decision, job.candidate.replica_id) if job.decision else (),
+                kv_format=self.kv.format,
+                documents=self.documents,
             )
         )

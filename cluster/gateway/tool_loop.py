@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from cluster.gateway.answer_stream import summed
+from cluster.gateway.caller import Caller
 from cluster.gateway.conversation import Within
-from cluster.gateway.requests import KINDS, Caller, Generation, Requests
+from cluster.gateway.requests import KINDS, Generation, Requests
 from cluster.gateway.server_tools import check_asked, chosen, first_request, run_of
 from cluster.gateway.tools.reader import Delta
 from cluster.tool_runtime.registry import ServerTool

@@ -195,7 +195,7 @@ class DeleteSessionReply(_message.Message):
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class WitnessEntry(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text", "scores")
+    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text", "scores", "options", "adapter", "adapter_version", "kv_format", "documents")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +214,11 @@ class WitnessEntry(_message.Message):
     QUERY_TEXT_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TEXT_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     session_id: str
@@ -232,10 +237,39 @@ class WitnessEntry(_message.Message):
     query_text: str
     response_text: str
     scores: Quality
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ..., scores: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
+    options: _containers.RepeatedCompositeFieldContainer[RouteOption]
+    adapter: str
+    adapter_version: int
+    kv_format: str
+    documents: _containers.RepeatedCompositeFieldContainer[WitnessDocument]
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ..., scores: _Optional[_Union[Quality, _Mapping]] = ..., options: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ..., adapter: _Optional[str] = ..., adapter_version: _Optional[int] = ..., kv_format: _Optional[str] = ..., documents: _Optional[_Iterable[_Union[WitnessDocument, _Mapping]]] = ...) -> None: ...
+
+class RouteOption(_message.Message):
+    __slots__ = ("model", "replica", "score", "probability")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    replica: str
+    score: float
+    probability: float
+    def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., score: _Optional[float] = ..., probability: _Optional[float] = ...) -> None: ...
+
+class WitnessDocument(_message.Message):
+    __slots__ = ("id", "store", "chunk", "score")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    store: str
+    chunk: int
+    score: float
+    def __init__(self, id: _Optional[str] = ..., store: _Optional[str] = ..., chunk: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Latency(_message.Message):
-    __slots__ = ("embedding_ms", "retrieval_ms", "routing_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms")
+    __slots__ = ("embedding_ms", "retrieval_ms", "routing_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms", "ttft_ms", "tpot_ms")
     EMBEDDING_MS_FIELD_NUMBER: _ClassVar[int]
     RETRIEVAL_MS_FIELD_NUMBER: _ClassVar[int]
     ROUTING_MS_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +277,8 @@ class Latency(_message.Message):
     PREFILL_MS_FIELD_NUMBER: _ClassVar[int]
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_MS_FIELD_NUMBER: _ClassVar[int]
     embedding_ms: float
     retrieval_ms: float
     routing_ms: float
@@ -250,7 +286,9 @@ class Latency(_message.Message):
     prefill_ms: float
     decode_ms: float
     total_ms: float
-    def __init__(self, embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., routing_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+    ttft_ms: float
+    tpot_ms: float
+    def __init__(self, embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., routing_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ...) -> None: ...
 
 class AppendWitnessRequest(_message.Message):
     __slots__ = ("entries",)

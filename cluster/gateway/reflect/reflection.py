@@ -15,12 +15,13 @@ from contextlib import aclosing
 
 from actors.base.errors import DeadlineExceeded, RussetError
 from cluster.gateway.answer_stream import summed
+from cluster.gateway.caller import Caller
 from cluster.gateway.records import Attempt, question_of
 from cluster.gateway.reflect.asked import ATTEMPTS, DEADLINE_MS, check_readable, check_reflect
 from cluster.gateway.reflect.assertions import Judgement, asks_quality, asserted, demanded, judged
 from cluster.gateway.reflect.constraint import WEAKENED, candidates, weakened
 from cluster.gateway.reflect.strategy import Strategy, attempt_request, best, confidence, next_strategy
-from cluster.gateway.requests import Caller, Generation, Requests
+from cluster.gateway.requests import Generation, Requests
 from protos.gen import inference_pb2, memory_pb2
 
 

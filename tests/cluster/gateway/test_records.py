@@ -6,8 +6,8 @@ import pytest
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.outbox import Outbox
-from cluster.gateway.records import Finished, is_drawn
-from protos.gen import inference_pb2, scheduler_pb2
+from cluster.gateway.records import Finished, is_drawn, options_of, witness_entry
+from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
 
 BODY = {
     "model": "tiny",
@@ -33,7 +33,12 @@ async def test_a_finished_request_reaches_memory_learner_and_router(world):
     assert entry.route.replica == entry.replica_id == "tiny-0"
     assert entry.model_revision == "r1" * 8
     assert (entry.latency.queue_ms, entry.latency.prefill_ms, entry.latency.decode_ms) == (1, 2, 3)
-    assert entry.latency.total_ms > 0
+    latency = entry.latency
+    assert latency.total_ms >= latency.ttft_ms > 0
+    assert latency.retrieval_ms > 0
+    assert latency.embedding_ms > 0
+    assert [(each.model, each.replica, each.probability) for each in entry.options] == [("tiny", "tiny-0", 1)]
+    assert entry.kv_format == "f16"
     assert list(entry.query_embedding) == list(trajectory.query_embedding) == [len("question"), 1]
     assert list(trajectory.prompt_ids) == list(scheduler.requests[0].token_ids)
     assert bytes(trajectory.answer_ids) == b"fine"
@@ -229,3 +234,21 @@ async def test_a_full_batch_does_not_wait(delay):
     box.put(2)
     assert await asyncio.wait_for(sent.get(), 5) == [1, 2]
     await box.stop()
+
+
+def test_a_decision_is_kept_with_probabilities_of_which_the_chosen_one_is_first():
+    candidates = [router_pb2.Candidate(replica_id=f"r{at}", score=-10.0 * at) for at in range(3)]
+    decision = router_pb2.RouteReply(model="m", candidates=candidates, confidence=0.75)
+    options = options_of(decision, "r1")
+    assert [option.replica for option in options] == ["r1", "r0", "r2"]
+    assert sum(option.probability for option in options) == pytest.approx(1)
+    by_replica = {option.replica: option.probability for option in options}
+    assert by_replica["r0"] == 0.75
+    assert by_replica["r1"] > by_replica["r2"] > 0
+    assert options_of(router_pb2.RouteReply(model="m"), "r1") == []
+
+
+def test_retrieved_documents_are_in_the_entry():
+    finished = ended("r0")
+    finished.documents = [memory_pb2.WitnessDocument(id="file-1", store="vs-1", chunk=3, score=0.5)]
+    assert list(witness_entry(finished).documents) == finished.documents
