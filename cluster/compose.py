@@ -126,11 +126,13 @@ async def serve_learner(config: Config, directory: Directory) -> Serving:
     from actors.learner.service import LearnerService
     from protos.gen.learner_pb2_grpc import add_LearnerServicer_to_server
     from protos.gen.memory_pb2_grpc import MemoryStub
+    from protos.gen.router_pb2_grpc import SemanticStub
 
     telemetry = telemetry_of(config.telemetry, "learner", "0")
-    memory = connect(directory.find("memory"))
-    service = LearnerService(config.learner, MemoryStub(memory), telemetry)
-    return await _serve("learner", "learner", service, add_LearnerServicer_to_server, directory, telemetry, [memory])
+    memory, router = connect(directory.find("memory")), connect(directory.find("router"))
+    service = LearnerService(config.learner, MemoryStub(memory), SemanticStub(router), telemetry)
+    channels = [memory, router]
+    return await _serve("learner", "learner", service, add_LearnerServicer_to_server, directory, telemetry, channels)
 
 
 async def serve_worker(config: Config, model: ModelConfig, replica_id: str, directory: Directory) -> Serving:

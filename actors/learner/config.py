@@ -11,7 +11,6 @@ class LearnerConfig(BaseModel):
     trajectories: int = Field(
         default=10_000, ge=1, description="Trajectories held; past it the oldest is dropped and counted"
     )
-    success_rate: float = Field(default=0.01, gt=0, le=1, description="s <- (1 - rate) s + rate * outcome, per outcome")
     edge_used: float = Field(
         default=0.05, ge=0, le=1, description="Added to the edge to a pattern that decided a route"
     )

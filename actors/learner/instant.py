@@ -1,14 +1,10 @@
 """The instant loop's decisions: what one trajectory, or one rating of it, changes in memory. Pure."""
 
-import json
 from typing import NamedTuple
 
-from actors.base.errors import InvalidArgument
+from actors.base.feedback import Feedback, outcome_of
 from actors.learner.config import LearnerConfig
 from protos.gen import learner_pb2, memory_pb2
-
-UNTRIED = 0.5
-"""Success rate of a pattern that no outcome was seen of."""
 
 
 class Edges(NamedTuple):
@@ -18,50 +14,42 @@ class Edges(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """An outcome, 0..1, that a pattern answers for."""
+    """What became of a request that a named router routed.
 
-    pattern: str
-    outcome: float
+    `outcome` is 0 (bad) to 1 (good) where it is known; `label` what the request should have had, where that is told.
+    """
+
+    tenant: str
+    request: str
+    outcome: float | None
+    label: str
 
 
 Change = Edges | Credit
 
 
 def changes_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[Change]:
-    """What a finished request changes: the edges it touches, and the credit of the pattern that routed it."""
+    """What a finished request changes: the edges it touches, and the credit of the route that it took."""
     changes: list[Change] = []
     if updates := _edges_of(trajectory, config):
         changes.append(Edges(tuple(updates)))
-    if trajectory.HasField("rating"):
-        return changes + changes_of_rating(trajectory)
+    if told := changes_of_feedback(trajectory, trajectory):
+        return changes + told
     # A client that left says nothing about the route.
-    if trajectory.pattern_used and trajectory.finish != "cancelled":
-        changes.append(Credit(trajectory.pattern_used, 0.0 if trajectory.finish == "error" else 1.0))
-    return changes
+    if not _patterns(trajectory) or trajectory.finish == "cancelled":
+        return changes
+    failed = trajectory.finish == "error"
+    return [*changes, Credit(trajectory.tenant, trajectory.id, 0.0 if failed else 1.0, "")]
 
 
-def changes_of_rating(trajectory: learner_pb2.Trajectory) -> list[Change]:
-    """What a rating (-1..1) changes: the credit of the pattern that routed the request."""
-    return [Credit(trajectory.pattern_used, (trajectory.rating + 1) / 2)] if trajectory.pattern_used else []
-
-
-def credit(policy: memory_pb2.Policy, outcome: float, rate: float) -> memory_pb2.Policy:
-    """The pattern after one more outcome: s <- (1 - rate) s + rate * outcome, one use more.
-
-    Raises InvalidArgument where its parameters are not what a pattern has.
-    """
-    try:
-        parameters = json.loads(policy.parameters or "{}")
-        success, uses = float(parameters.get("success_rate", UNTRIED)), int(parameters.get("uses", 0))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidArgument(f"pattern {policy.id} has no readable parameters: {error}", param="parameters") from None
-    success = min(max((1 - rate) * success + rate * outcome, 0.0), 1.0)
-    updated = memory_pb2.Policy()
-    updated.CopyFrom(policy)
-    updated.parameters = json.dumps(parameters | {"success_rate": success, "uses": uses + 1}, sort_keys=True)
-    updated.confidence = success
-    updated.source = "instant"
-    return updated
+def changes_of_feedback(trajectory: learner_pb2.Trajectory, told: Feedback) -> list[Change]:
+    """What feedback on a request changes: the credit of the route that it took."""
+    if not _patterns(trajectory):
+        return []
+    outcome = outcome_of(told)
+    if outcome is None and not told.label:
+        return []
+    return [Credit(trajectory.tenant, trajectory.id, outcome, told.label)]
 
 
 def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[memory_pb2.EdgeUpdate]:

@@ -3,13 +3,15 @@
 from typing import Any
 
 from actors.base.errors import InvalidArgument
+from actors.base.feedback import check_feedback
 from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
-from actors.learner.instant import changes_of, changes_of_rating
+from actors.learner.instant import changes_of, changes_of_feedback
 from actors.learner.trajectories import Ring
 from actors.learner.updates import Updates
 from protos.gen import inference_pb2, learner_pb2, learner_pb2_grpc
 from protos.gen.memory_pb2_grpc import MemoryStub
+from protos.gen.router_pb2_grpc import SemanticStub
 
 MAX_NAME = 256
 MAX_PATTERNS = 64
@@ -19,13 +21,13 @@ MAX_LIST = 1000
 class LearnerService(learner_pb2_grpc.LearnerServicer):
     """Holds trajectories; credits the patterns that routed them; strengthens and weakens edges. See learner.proto."""
 
-    def __init__(self, config: LearnerConfig, memory: MemoryStub, telemetry: Telemetry) -> None:
+    def __init__(self, config: LearnerConfig, memory: MemoryStub, semantic: SemanticStub, telemetry: Telemetry) -> None:
         self._config = config
         self.ring = Ring(config.trajectories)
-        self.updates = Updates(config, memory, telemetry)
+        self.updates = Updates(config, memory, semantic, telemetry)
         self._feedback = 0
         self._recorded_total = telemetry.counter("russet_learner_trajectories_total", "Trajectories recorded")
-        self._feedback_total = telemetry.counter("russet_learner_feedback_total", "Ratings received")
+        self._feedback_total = telemetry.counter("russet_learner_feedback_total", "Feedback received")
 
     async def start(self) -> None:
         """Begin to bring memory up to date."""
@@ -50,15 +52,19 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         return learner_pb2.RecordReply()
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
-        """Rate an answer that is still held; its pattern is credited again with what the rating says."""
-        _check_rating(request.rating)
+        """Say how good an answer is that is still held; its route is credited again with what that says."""
+        check_feedback(request)
         trajectory = self.ring.get(request.response_id)
         if trajectory is None:
             return inference_pb2.FeedbackReply(found=False)
-        trajectory.rating = request.rating
+        if request.HasField("rating"):
+            trajectory.rating = request.rating
+        for name in ("outcome", "correction", "label"):
+            if told := getattr(request, name):
+                setattr(trajectory, name, told)
         self._feedback += 1
         self._feedback_total.inc()
-        self.updates.put(changes_of_rating(trajectory))
+        self.updates.put(changes_of_feedback(trajectory, request))
         return inference_pb2.FeedbackReply(found=True)
 
     async def Status(self, request: learner_pb2.StatusRequest, context: Any) -> learner_pb2.StatusReply:
@@ -70,7 +76,7 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
             capacity=self.ring.capacity,
             feedback=self._feedback,
             edges_updated=self.updates.edges,
-            patterns=len(self.updates.credited),
+            patterns=self.updates.credited,
         )
 
     async def ListTrajectories(
@@ -94,10 +100,4 @@ def _check(trajectory: learner_pb2.Trajectory) -> None:
             f"{len(retrieved)} patterns retrieved; accepted: {MAX_PATTERNS} at most, of 1 to {MAX_NAME} characters",
             param="patterns_retrieved",
         )
-    if trajectory.HasField("rating"):
-        _check_rating(trajectory.rating)
-
-
-def _check_rating(rating: float) -> None:
-    if not -1 <= rating <= 1:
-        raise InvalidArgument(f"rating {rating}; accepted: -1 (bad) to 1 (good)", param="rating")
+    check_feedback(trajectory)

@@ -19,12 +19,14 @@ class Ring:
         return len(self._held)
 
     def add(self, trajectory: learner_pb2.Trajectory) -> bool:
-        """Hold a copy of a trajectory; False where its id was held already. A rating it got meanwhile stays."""
+        """Hold a copy of a trajectory; False where its id was held already. Feedback it got meanwhile stays."""
         held = self._held.get(trajectory.id)
         copy = learner_pb2.Trajectory()
         copy.CopyFrom(trajectory)
-        if held is not None and held.HasField("rating") and not copy.HasField("rating"):
-            copy.rating = held.rating
+        if held is not None:
+            for name in ("rating", "outcome", "correction", "label"):
+                if _told(held, name) and not _told(copy, name):
+                    setattr(copy, name, getattr(held, name))
         self._held[copy.id] = copy
         if held is not None:
             return False
@@ -41,3 +43,7 @@ class Ring:
     def newest(self, limit: int) -> list[learner_pb2.Trajectory]:
         """Up to `limit` trajectories, newest first."""
         return list(islice(reversed(self._held.values()), limit))
+
+
+def _told(trajectory: learner_pb2.Trajectory, name: str) -> bool:
+    return trajectory.HasField("rating") if name == "rating" else bool(getattr(trajectory, name))

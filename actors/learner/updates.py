@@ -1,4 +1,4 @@
-"""What memory has yet to be told: a bounded queue, sent one change at a time, tried again while memory is away."""
+"""What memory and router have yet to be told: a bounded queue, sent one by one, again while either is away."""
 
 import asyncio
 import logging
@@ -8,24 +8,26 @@ from collections.abc import Sequence
 from actors.base.errors import DeadlineExceeded, Internal, QueueFull, RussetError, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
-from actors.learner.instant import Change, Edges, credit
-from protos.gen import memory_pb2
+from actors.learner.instant import Change, Edges
+from protos.gen import memory_pb2, router_pb2
 from protos.gen.memory_pb2_grpc import MemoryStub
+from protos.gen.router_pb2_grpc import SemanticStub
 
 log = logging.getLogger(__name__)
 PASSING = (Unavailable, DeadlineExceeded, QueueFull, Internal)
 
 
 class Updates:
-    """Brings changes to memory in order.
+    """Brings changes to memory, and outcomes to the named routers, in order.
 
     A change whose call broke off is sent again, so that it may count twice: weights are clamped and steps small, while
     those lost with every restart of memory would add up.
     """
 
-    def __init__(self, config: LearnerConfig, memory: MemoryStub, telemetry: Telemetry) -> None:
+    def __init__(self, config: LearnerConfig, memory: MemoryStub, semantic: SemanticStub, telemetry: Telemetry) -> None:
         self._config = config
         self._memory = memory
+        self._semantic = semantic
         self._waiting: deque[Change] = deque()
         self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
@@ -33,7 +35,8 @@ class Updates:
         self._task: asyncio.Task[None] | None = None
         self.edges = 0
         self.dropped = 0
-        self.credited: set[str] = set()
+        self.credited = 0
+        """Outcomes that a router took."""
         self._edges_total = telemetry.counter("russet_learner_edges_total", "Edge updates that memory took")
         self._retries_total = telemetry.counter("russet_learner_retries_total", "Updates that had to be sent again")
         self._dropped_total = telemetry.counter(
@@ -94,11 +97,12 @@ class Updates:
             self.edges += len(change.updates)
             self._edges_total.inc(len(change.updates))
             return
-        request = memory_pb2.SearchPoliciesRequest(type="pattern", id=change.pattern, limit=1)
-        for found in (await self._memory.SearchPolicies(request)).policies:
-            policy = credit(found.policy, change.outcome, self._config.success_rate)
-            await self._memory.PutPolicy(memory_pb2.PutPolicyRequest(policy=policy))
-            self.credited.add(change.pattern)
+        reply = await self._semantic.Outcome(
+            router_pb2.OutcomeRequest(
+                tenant=change.tenant, id=change.request, outcome=change.outcome, label=change.label
+            )
+        )
+        self.credited += reply.found
 
     def _drop(self) -> None:
         self.dropped += 1

@@ -2,11 +2,10 @@
 
 import asyncio
 import base64
-import json
-import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from actors.base.errors import InvalidArgument
+from actors.base.pattern_id import pattern_id
 from actors.memory import limits
 from actors.memory.store import Collection, Entry, Where
 from protos.gen import memory_pb2
@@ -14,7 +13,6 @@ from protos.gen import memory_pb2
 KEYWORDS = ("tenant", "router")
 TEXT_BYTES = 64 << 10
 FEATURE_BYTES = 64 << 10
-_IDS = uuid.UUID("7f0a5c1e-37f5-4a3e-9a52-0a4f6d1c2b9e")
 
 
 class Patterns:
@@ -32,6 +30,7 @@ class Patterns:
             limits.size(len(pattern.features), FEATURE_BYTES, "features of a pattern")
             limits.name(pattern.label, "label", empty=True)
             limits.vector(pattern.embedding, width, "embedding")
+            limits.share(pattern.success, "success")
         await asyncio.to_thread(self._collection.upsert, [_entry(pattern) for pattern in patterns])
 
     async def delete(self, patterns: Sequence[memory_pb2.Pattern]) -> None:
@@ -57,7 +56,7 @@ def _check(patterns: Sequence[memory_pb2.Pattern]) -> None:
 
 
 def _point(pattern: memory_pb2.Pattern) -> str:
-    return str(uuid.uuid5(_IDS, json.dumps([pattern.tenant, pattern.router, pattern.text])))
+    return pattern_id(pattern.tenant, pattern.router, pattern.text)
 
 
 def _entry(pattern: memory_pb2.Pattern) -> Entry:
@@ -67,12 +66,19 @@ def _entry(pattern: memory_pb2.Pattern) -> Entry:
         "text": pattern.text,
         "label": pattern.label,
         "features": base64.b64encode(pattern.features).decode(),
+        "uses": pattern.uses,
     }
+    if pattern.HasField("success"):
+        payload["success"] = pattern.success
     return Entry(_point(pattern), payload, list(pattern.embedding) or None)
 
 
 def _pattern(entry: Entry) -> memory_pb2.Pattern:
     names = ("tenant", "router", "text", "label")
     return memory_pb2.Pattern(
-        **{name: entry.payload[name] for name in names}, features=base64.b64decode(entry.payload["features"])
+        **{name: entry.payload[name] for name in names},
+        features=base64.b64decode(entry.payload["features"]),
+        # Written by a version that kept no outcomes, an entry has none.
+        success=entry.payload.get("success"),
+        uses=entry.payload.get("uses", 0),
     )

@@ -8,7 +8,7 @@ from actors.base.errors import InvalidArgument, TooLarge
 from cluster.gateway.auth import Gate
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
-from cluster.gateway.limits import check
+from cluster.gateway.feedback import Feedback
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Requests
@@ -19,10 +19,11 @@ from protos.gen import inference_pb2, inference_pb2_grpc
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
-    def __init__(self, requests: Requests, models: Models, gate: Gate) -> None:
+    def __init__(self, requests: Requests, models: Models, gate: Gate, feedback: Feedback) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
+        self._feedback = feedback
 
     async def Chat(self, request: inference_pb2.ChatRequest, context: Any) -> inference_pb2.Answer:
         """A whole answer."""
@@ -59,10 +60,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         return inference_pb2.ListModelsReply(models=await self._models.cards())
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
-        """Rate an answer."""
-        self._admit(request, context)
-        check("rating", request.rating)
-        return await self._requests.records.rate(request)
+        """Say how good an answer was, or a decision."""
+        return await self._feedback.take(request, self._admit(request, context))
 
     async def ListSessions(
         self, request: inference_pb2.ListSessionsRequest, context: Any

@@ -28,6 +28,7 @@ from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
+from cluster.gateway.feedback import Feedback
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
@@ -65,6 +66,7 @@ class Api:
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
         routers: NamedRouters,
+        feedback: Feedback,
     ) -> None:
         self._requests = requests
         self._models = models
@@ -72,6 +74,7 @@ class Api:
         self._gate = gate
         self._metrics = metrics
         self._routers = routers
+        self._feedback = feedback
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -192,9 +195,9 @@ class Api:
         return Reply(embeddings(reply, parsed.encoding_format))
 
     async def feedback(self, request: Request, body: bytes, caller: Caller) -> Reply:
-        """POST /v1/feedback: {response_id, rating, comment}."""
-        reply = await self._requests.records.rate(feedback_request(parse(body, FeedbackBody)))
-        return Reply(dumps({"found": reply.found}))
+        """POST /v1/feedback: {response_id, rating, outcome, correction, label, comment}."""
+        reply = await self._feedback.take(feedback_request(parse(body, FeedbackBody)), caller)
+        return Reply(dumps({"found": reply.found} | ({"change": reply.change} if reply.change else {})))
 
     async def list_sessions(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """GET /v1/russet/sessions?limit=N: the caller's, most recent first."""

@@ -54,6 +54,7 @@ class NamedRouters:
         message.tenant = caller.tenant
         reply = await self._semantic.Classify(message, timeout=CLASSIFY_TIMEOUT_S)
         found = {
+            "id": reply.id,
             "router": message.router,
             "label": reply.label,
             "confidence": reply.confidence,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from actors.base.errors import InvalidArgument
+from actors.base.feedback import MOST, check_feedback
 from cluster.gateway.answer_format import ResponseFormat, grammar_of
 from cluster.gateway.bodies import ANY, Body, content_text, kind_of, shown
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
@@ -120,8 +121,11 @@ class FeedbackBody(Body):
     """POST /v1/feedback."""
 
     response_id: str
-    rating: float
-    comment: str = Field("", max_length=10_000)
+    rating: float | None = None
+    outcome: Literal["success", "recovered", "partial", "failure"] | None = None
+    correction: str = Field("", max_length=MOST["correction"])
+    label: str = Field("", max_length=MOST["label"])
+    comment: str = Field("", max_length=MOST["comment"])
 
 
 def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
@@ -208,8 +212,16 @@ def embedding_texts(body: EmbeddingBody) -> list[str]:
 
 def feedback_request(body: FeedbackBody) -> inference_pb2.FeedbackRequest:
     """The same as a message."""
-    check("rating", body.rating)
-    return inference_pb2.FeedbackRequest(response_id=body.response_id, rating=body.rating, comment=body.comment)
+    told = inference_pb2.FeedbackRequest(
+        response_id=body.response_id,
+        rating=body.rating,
+        comment=body.comment,
+        outcome=body.outcome,
+        correction=body.correction,
+        label=body.label,
+    )
+    check_feedback(told)
+    return told
 
 
 def _decoding(body: Generating, *, echo: bool = False) -> inference_pb2.Decoding:

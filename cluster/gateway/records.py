@@ -149,12 +149,15 @@ class Records:
         except TimeoutError:
             log.warning("records of finished requests still wait for memory, learner or router")
 
-    async def rate(self, request: inference_pb2.FeedbackRequest) -> inference_pb2.FeedbackReply:
-        """Pass a rating on to the learner, after the answer that it rates."""
+    async def chosen(self, told: inference_pb2.FeedbackRequest) -> inference_pb2.FeedbackRequest:
+        """Feedback as it is of the attempt that was chosen as the answer, which the learner knows by then."""
         await self.flush()
-        if chosen := self._chosen.get(request.response_id):
-            request = inference_pb2.FeedbackRequest(response_id=chosen, rating=request.rating, comment=request.comment)
-        return await self._learner.Feedback(request)
+        if chosen := self._chosen.get(told.response_id):
+            of_chosen = inference_pb2.FeedbackRequest()
+            of_chosen.CopyFrom(told)
+            of_chosen.response_id = chosen
+            return of_chosen
+        return told
 
     def answered_by(self, answer: str, attempt: str) -> None:
         """Remember which attempt an answer is: ratings of the answer are of it."""
@@ -330,6 +333,8 @@ def trajectory(finished: Finished) -> learner_pb2.Trajectory:
         follows=finished.follows,
         total_ms=finished.total_ms,
         quality=finished.quality.total if finished.quality else None,
+        patterns_retrieved=finished.route.patterns,
+        pattern_used=finished.route.pattern,
     )
 
 

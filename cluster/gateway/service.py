@@ -11,6 +11,7 @@ from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.failover import Dispatcher
+from cluster.gateway.feedback import Feedback
 from cluster.gateway.grpc import InferenceService
 from cluster.gateway.health import Health
 from cluster.gateway.http import Api, HttpServer
@@ -68,9 +69,11 @@ class Gateway:
         )
         self._grammars = requests.grammars
         models, gate = Models(self._routes, memory), Gate(config)
-        api = Api(requests, models, Health(requests), gate, metrics or self._own_metrics, NamedRouters(semantic))
+        feedback = Feedback(self._records, learner, semantic)
+        render = metrics or self._own_metrics
+        api = Api(requests, models, Health(requests), gate, render, NamedRouters(semantic), feedback)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
-        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate))]
+        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback))]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
         self.addresses = GatewayAddresses("", "")
         """Set by start()."""

@@ -291,16 +291,20 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("model", "replica", "explanation", "confidence")
+    __slots__ = ("model", "replica", "explanation", "confidence", "patterns", "pattern")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
     model: str
     replica: str
     explanation: _containers.RepeatedScalarFieldContainer[str]
     confidence: float
-    def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., explanation: _Optional[_Iterable[str]] = ..., confidence: _Optional[float] = ...) -> None: ...
+    patterns: _containers.RepeatedScalarFieldContainer[str]
+    pattern: str
+    def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., explanation: _Optional[_Iterable[str]] = ..., confidence: _Optional[float] = ..., patterns: _Optional[_Iterable[str]] = ..., pattern: _Optional[str] = ...) -> None: ...
 
 class Kv(_message.Message):
     __slots__ = ("format", "restored_tokens")
@@ -449,20 +453,28 @@ class ListModelsReply(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelCard, _Mapping]]] = ...) -> None: ...
 
 class FeedbackRequest(_message.Message):
-    __slots__ = ("response_id", "rating", "comment")
+    __slots__ = ("response_id", "rating", "comment", "outcome", "correction", "label")
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
     RATING_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     response_id: str
     rating: float
     comment: str
-    def __init__(self, response_id: _Optional[str] = ..., rating: _Optional[float] = ..., comment: _Optional[str] = ...) -> None: ...
+    outcome: str
+    correction: str
+    label: str
+    def __init__(self, response_id: _Optional[str] = ..., rating: _Optional[float] = ..., comment: _Optional[str] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
 
 class FeedbackReply(_message.Message):
-    __slots__ = ("found",)
+    __slots__ = ("found", "change")
     FOUND_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
     found: bool
-    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+    change: str
+    def __init__(self, found: _Optional[bool] = ..., change: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
     __slots__ = ("session_id", "model", "replica", "created_ms", "last_active_ms", "turns", "kv_tokens", "kv_format", "kv_tier", "messages")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Trajectory(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "quality")
+    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "outcome", "correction", "label", "quality")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,9 @@ class Trajectory(_message.Message):
     PATTERN_USED_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
     RATING_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
@@ -40,8 +43,11 @@ class Trajectory(_message.Message):
     pattern_used: str
     total_ms: float
     rating: float
+    outcome: str
+    correction: str
+    label: str
     quality: float
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., quality: _Optional[float] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., quality: _Optional[float] = ...) -> None: ...
 
 class RecordRequest(_message.Message):
     __slots__ = ("trajectories",)

@@ -423,20 +423,24 @@ class WatchPoliciesRequest(_message.Message):
     def __init__(self, types: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Pattern(_message.Message):
-    __slots__ = ("tenant", "router", "text", "label", "embedding", "features")
+    __slots__ = ("tenant", "router", "text", "label", "embedding", "features", "success", "uses")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     router: str
     text: str
     label: str
     embedding: _containers.RepeatedScalarFieldContainer[float]
     features: bytes
-    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., text: _Optional[str] = ..., label: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., features: _Optional[bytes] = ...) -> None: ...
+    success: float
+    uses: int
+    def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., text: _Optional[str] = ..., label: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., features: _Optional[bytes] = ..., success: _Optional[float] = ..., uses: _Optional[int] = ...) -> None: ...
 
 class Patterns(_message.Message):
     __slots__ = ("patterns",)

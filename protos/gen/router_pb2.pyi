@@ -248,7 +248,7 @@ class ClassifyRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., router: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ClassifyReply(_message.Message):
-    __slots__ = ("label", "confidence", "in_scope", "scope_score", "scope_threshold", "alternatives", "neighbours")
+    __slots__ = ("label", "confidence", "in_scope", "scope_score", "scope_threshold", "alternatives", "neighbours", "id")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     IN_SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +256,7 @@ class ClassifyReply(_message.Message):
     SCOPE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     label: str
     confidence: float
     in_scope: bool
@@ -263,7 +264,8 @@ class ClassifyReply(_message.Message):
     scope_threshold: float
     alternatives: _containers.RepeatedCompositeFieldContainer[LabelScore]
     neighbours: _containers.RepeatedCompositeFieldContainer[Near]
-    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., scope_threshold: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., neighbours: _Optional[_Iterable[_Union[Near, _Mapping]]] = ...) -> None: ...
+    id: str
+    def __init__(self, label: _Optional[str] = ..., confidence: _Optional[float] = ..., in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., scope_threshold: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., neighbours: _Optional[_Iterable[_Union[Near, _Mapping]]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class LabelScore(_message.Message):
     __slots__ = ("label", "confidence")
@@ -282,3 +284,23 @@ class Near(_message.Message):
     label: str
     similarity: float
     def __init__(self, text: _Optional[str] = ..., label: _Optional[str] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class OutcomeRequest(_message.Message):
+    __slots__ = ("tenant", "id", "outcome", "label")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    id: str
+    outcome: float
+    label: str
+    def __init__(self, tenant: _Optional[str] = ..., id: _Optional[str] = ..., outcome: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
+
+class OutcomeReply(_message.Message):
+    __slots__ = ("found", "change")
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    change: str
+    def __init__(self, found: _Optional[bool] = ..., change: _Optional[str] = ...) -> None: ...

@@ -270,6 +270,11 @@ class SemanticStub:
                 request_serializer=protos_dot_gen_dot_router__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_router__pb2.ClassifyReply.FromString,
                 _registered_method=True)
+        self.Outcome = channel.unary_unary(
+                '/russet.router.v1.Semantic/Outcome',
+                request_serializer=protos_dot_gen_dot_router__pb2.OutcomeRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.OutcomeReply.FromString,
+                _registered_method=True)
 
 
 class SemanticServicer:
@@ -315,6 +320,13 @@ class SemanticServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Outcome(self, request, context):
+        """How a decision turned out: the examples that decided gain or lose weight, and a label that is told is learned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SemanticServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -347,6 +359,11 @@ def add_SemanticServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=protos_dot_gen_dot_router__pb2.ClassifyRequest.FromString,
                     response_serializer=protos_dot_gen_dot_router__pb2.ClassifyReply.SerializeToString,
+            ),
+            'Outcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.Outcome,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.OutcomeRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.OutcomeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -512,6 +529,33 @@ class Semantic:
             '/russet.router.v1.Semantic/Classify',
             protos_dot_gen_dot_router__pb2.ClassifyRequest.SerializeToString,
             protos_dot_gen_dot_router__pb2.ClassifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Outcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Semantic/Outcome',
+            protos_dot_gen_dot_router__pb2.OutcomeRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.OutcomeReply.FromString,
             options,
             channel_credentials,
             insecure,

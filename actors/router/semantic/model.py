@@ -20,7 +20,8 @@ from actors.router.semantic.calibration import expected_calibration_error, log_s
 from actors.router.semantic.features import VIEWS, Features, rarity, weighed
 
 FOLDS = 5
-MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIXTURES = (0.0, 0.25, 0.5, 0.75, 0.9)
+"""Weights of the head. Neighbours always have a say: through them outcomes count that came after training."""
 WORDS = 0.5
 """Length of the words' row beside unit embeddings."""
 MANY = 4000
@@ -148,6 +149,13 @@ class Classifier:
         self._targets = fitted.targets[self._inside]
         whole = dense[self._inside, : fitted.views * dense.shape[1] // VIEWS]
         self._neighbours = neighbours.Neighbours(_unit(whole))
+        self._standing = np.ones(len(self._inside), np.float32)
+        self._rows = {int(place): row for row, place in enumerate(self._inside)}
+
+    def believe(self, place: int, weight: float) -> None:
+        """Multiply the votes of the example at `place` by `weight` from now on; examples from outside have none."""
+        if (row := self._rows.get(place)) is not None:
+            self._standing[row] = weight
 
     def classify(self, features: Features) -> Decision:
         """Of one text."""
@@ -155,7 +163,8 @@ class Classifier:
         dense = _dense(features, fitted.views)
         logits = fitted.head.logits(dense, weighed(features.words, fitted.rarity, WORDS))
         found = self._neighbours.nearest(_unit(dense)[0])
-        mixed = _mixed(logits, neighbours.votes(found, self._targets, len(fitted.labels)), fitted.head_weight)
+        votes = neighbours.votes(found, self._targets, len(fitted.labels), self._standing)
+        mixed = _mixed(logits, votes, fitted.head_weight)
         probabilities = np.exp(log_softmax(mixed * fitted.sharpness))[0]
         best = np.argsort(-probabilities, kind="stable")[: 1 + ALTERNATIVES]
         return Decision(

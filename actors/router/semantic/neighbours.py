@@ -58,12 +58,20 @@ def exact(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> Found:
     return Found(places, cosines)
 
 
-def votes(found: Found, targets: NDArray[np.intp], classes: int) -> NDArray[np.float32]:
-    """Log shares [n, classes] of the neighbours' votes; a class without any has what half a farthest vote gives."""
+def votes(
+    found: Found, targets: NDArray[np.intp], classes: int, standing: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Log shares [n, classes] of the neighbours' votes; a class without any has what half a farthest vote gives.
+
+    `standing` [examples] is what the vote of each is multiplied by; none is 1 for all.
+    """
     weights = np.exp(SHARPNESS * (found.cosines - found.cosines[:, :1]))
+    if standing is not None:
+        weights *= standing[found.places]
     shares = np.zeros((len(found.places), classes), np.float32)
     rows = np.arange(len(shares))
     for place in range(found.places.shape[1]):
         shares[rows, targets[found.places[:, place]]] += weights[:, place]
-    shares += 0.5 * weights[:, -1:] / classes
+    # Where nobody that lies near is believed any more, no class is likelier than another.
+    shares += np.maximum(0.5 * weights[:, -1:], 1e-6) / classes
     return np.log(shares / shares.sum(axis=1, keepdims=True))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from actors.base.errors import InvalidArgument, NotFound, RussetError, TooLarge, Unavailable
-from actors.router.semantic import shipped
+from actors.router.semantic import shipped, standing
 from actors.router.semantic.features import VIEWS, Features, views, words
 from actors.router.semantic.model import Classifier, fit
 from protos.gen import memory_pb2
@@ -30,11 +31,16 @@ RETRY_S = 1.0
 
 
 class Example(NamedTuple):
-    """A text, its label (empty: out of scope) and the unit embeddings of its views, float16 [VIEWS * width]."""
+    """A text, its label (empty: out of scope) and the unit embeddings of its views, float16 [VIEWS * width].
+
+    `success` (0..1) and `uses` are of the requests that it decided.
+    """
 
     text: str
     label: str
     dense: NDArray[np.float16]
+    success: float = standing.UNTRIED
+    uses: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,26 @@ class Router:
     embedder: str
     examples: dict[str, Example]
     classifier: Classifier
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Of the examples, by place."""
+        return list(self.examples)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Of the examples, by text."""
+        return {text: place for place, text in enumerate(self.examples)}
+
+    def credit(self, text: str, outcome: float) -> None:
+        """One more outcome (0..1) of what an example decided; it votes by it from now on."""
+        before = self.examples[text]
+        self.stand(text, standing.credited(before.success, outcome), before.uses + 1)
+
+    def stand(self, text: str, success: float, uses: int) -> None:
+        """How an example stands from now on."""
+        self.examples[text] = self.examples[text]._replace(success=success, uses=uses)
+        self.classifier.believe(self.places[text], standing.weight(success, uses))
 
 
 class Registry:
@@ -83,8 +109,9 @@ class Registry:
                 async for page in self._memory.ReadPatterns(memory_pb2.ReadPatternsRequest()):
                     for pattern in page.patterns:
                         dense = np.frombuffer(pattern.features, np.float16)
+                        success = pattern.success if pattern.HasField("success") else standing.UNTRIED
                         found.setdefault((pattern.tenant, pattern.router), {})[pattern.text] = Example(
-                            pattern.text, pattern.label, dense
+                            pattern.text, pattern.label, dense, success, pattern.uses
                         )
                 embedder = (await self._memory.Status(memory_pb2.StatusRequest(), timeout=MEMORY_TIMEOUT_S)).embedder
                 break
@@ -133,8 +160,34 @@ class Registry:
             embedder, vectors = await self._embed(fresh)
             dense = dict(zip(fresh, vectors, strict=True)) | {text: each.dense for text, each in known.items()}
             examples = {} if replace else dict(known)
-            examples |= {text: Example(text, label, dense[text]) for text, label in given}
+            # What a text decided under another label says nothing about this one.
+            unchanged = {text for text, label in given if text in known and known[text].label == label}
+            examples |= {
+                text: known[text] if text in unchanged else Example(text, label, dense[text]) for text, label in given
+            }
             return await self._become(tenant, name, embedder or (before.embedder if before else ""), examples)
+
+    def credit(self, key: Key, text: str, outcome: float) -> bool:
+        """One more outcome (0..1) of what an example of a tenant's own router decided; False where it is gone.
+
+        A router that comes with Russet is shared by all tenants: what one says of it changes nothing.
+        """
+        router = self._routers.get(key)
+        if router is None or text not in router.examples:
+            return False
+        router.credit(text, outcome)
+        return True
+
+    async def write(self, key: Key, texts: Sequence[str]) -> None:
+        """Have memory keep how examples stand now."""
+        router = self._routers.get(key)
+        known = [router.examples[text] for text in texts if text in router.examples] if router is not None else []
+        for start in range(0, len(known), PATTERN_BATCH):
+            await self._put_patterns(key, known[start : start + PATTERN_BATCH])
+
+    async def _put_patterns(self, key: Key, examples: Sequence[Example]) -> None:
+        patterns = [_pattern(*key, each) for each in examples]
+        await self._memory.PutPatterns(memory_pb2.PutPatternsRequest(patterns=patterns), timeout=MEMORY_TIMEOUT_S)
 
     async def keep(self, tenant: str, name: str, examples: dict[str, Example]) -> Router:
         """Train anew on some of a router's examples."""
@@ -171,9 +224,12 @@ class Registry:
         before = self._routers[tenant, name].examples if (tenant, name) in self._routers else {}
         changed = [each for text, each in examples.items() if text not in before or before[text].label != each.label]
         for start in range(0, len(changed), PATTERN_BATCH):
-            patterns = [_pattern(tenant, name, each) for each in changed[start : start + PATTERN_BATCH]]
-            await self._memory.PutPatterns(memory_pb2.PutPatternsRequest(patterns=patterns), timeout=MEMORY_TIMEOUT_S)
+            await self._put_patterns((tenant, name), changed[start : start + PATTERN_BATCH])
         await self._forget(tenant, name, [text for text in before if text not in examples])
+        # Outcomes that came while it was trained are of the examples before.
+        for text, each in before.items():
+            if text in examples and examples[text].label == each.label and each.uses > examples[text].uses:
+                router.stand(text, each.success, each.uses)
         self._routers[tenant, name] = router
         return router
 
@@ -187,7 +243,10 @@ class Registry:
 
     async def _train(self, name: str, embedder: str, examples: dict[str, Example]) -> Router:
         loop = asyncio.get_running_loop()
-        return Router(name, embedder, examples, await loop.run_in_executor(self._trainer, _classifier, examples))
+        router = Router(name, embedder, examples, await loop.run_in_executor(self._trainer, _classifier, examples))
+        for each in list(examples.values()):
+            router.stand(each.text, each.success, each.uses)
+        return router
 
     async def _embed(self, texts: Sequence[str]) -> tuple[str, NDArray[np.float16]]:
         """The embedder's identity and the views' vectors [n, VIEWS * width]."""
@@ -236,4 +295,6 @@ def _pattern(tenant: str, name: str, example: Example) -> memory_pb2.Pattern:
         label=example.label,
         embedding=example.dense[: len(example.dense) // VIEWS].astype(np.float32),
         features=example.dense.tobytes(),
+        success=example.success,
+        uses=example.uses,
     )

@@ -1,6 +1,7 @@
 """The servicer of named routers. See router.proto for each method."""
 
 import math
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 
 from actors.base.errors import InvalidArgument, TooLarge
 from actors.base.telemetry import Telemetry
+from actors.router.semantic.decisions import Decided, Decisions, Seen
+from actors.router.semantic.model import Decision
+from actors.router.semantic.outcomes import Outcomes
 from actors.router.semantic.registry import ANYONE, Example, Registry, Router
 from protos.gen import router_pb2, router_pb2_grpc
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -24,6 +28,8 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
 
     def __init__(self, memory: MemoryStub, telemetry: Telemetry) -> None:
         self.registry = Registry(memory)
+        self.outcomes = Outcomes(self.registry, telemetry)
+        self._decisions = Decisions()
         self._seconds = telemetry.histogram(
             "russet_semantic_seconds", "Time to classify a text, its embedding given", SECONDS
         )
@@ -31,9 +37,11 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
     async def start(self) -> None:
         """Begin to rebuild the routers that memory has."""
         await self.registry.start()
+        self.outcomes.start()
 
     async def stop(self) -> None:
         """End."""
+        await self.outcomes.stop()
         await self.registry.stop()
 
     async def TrainRouter(self, request: router_pb2.TrainRouterRequest, context: Any) -> router_pb2.RouterReply:
@@ -78,14 +86,8 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
 
     async def Classify(self, request: router_pb2.ClassifyRequest, context: Any) -> router_pb2.ClassifyReply:
         """Say which label a text belongs to."""
-        _check_name(request.tenant, request.router)
-        _check_text(request.text, "text")
-        router = self.registry.get(request.tenant, request.router)
-        features = await self.registry.features(router, request.text)
-        began = time.perf_counter()
-        decision = router.classifier.classify(features)
-        self._seconds.observe(time.perf_counter() - began)
-        examples = list(router.examples.values())
+        name = f"route-{secrets.token_hex(12)}"
+        decided, decision, router = await self.decide(name, request.tenant, request.router, request.text)
         (label, confidence), *others = decision.ranked
         threshold = router.classifier.fitted.threshold
         return router_pb2.ClassifyReply(
@@ -96,12 +98,46 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
             scope_threshold=threshold,
             alternatives=[router_pb2.LabelScore(label=name, confidence=share) for name, share in others],
             neighbours=[
-                router_pb2.Near(
-                    text=examples[near.place].text, label=examples[near.place].label, similarity=near.cosine
-                )
-                for near in decision.near
+                router_pb2.Near(text=near.text, label=near.label, similarity=near.cosine) for near in decided.near
             ],
+            id=name,
         )
+
+    async def decide(self, decision_id: str, tenant: str, name: str, text: str) -> tuple[Decided, Decision, Router]:
+        """Classify, and remember it for its outcome.
+
+        Raises NotFound for a router that is not there, InvalidArgument or TooLarge for a text that cannot be
+        classified, Unavailable where memory does not embed it.
+        """
+        _check_name(tenant, name)
+        _check_text(text, "text")
+        router = self.registry.get(tenant, name)
+        features = await self.registry.features(router, text)
+        began = time.perf_counter()
+        decision = router.classifier.classify(features)
+        self._seconds.observe(time.perf_counter() - began)
+        near = tuple(_seen(router, near.place, near.cosine) for near in decision.near)
+        decided = Decided(tenant, name, text, decision.ranked[0][0], near)
+        self._decisions.keep(decision_id, decided)
+        return decided, decision, router
+
+    async def Outcome(self, request: router_pb2.OutcomeRequest, context: Any) -> router_pb2.OutcomeReply:
+        """Learn from what became of a decision."""
+        outcome = request.outcome if request.HasField("outcome") else None
+        if outcome is None and not request.label:
+            raise InvalidArgument("neither outcome nor label is given; accepted is either, or both", param="outcome")
+        if outcome is not None and not 0 <= outcome <= 1:
+            raise InvalidArgument(f"outcome is {outcome}; accepted is 0 (bad) to 1 (good)", param="outcome")
+        _check_label(request.label, "label")
+        decided = self._decisions.find(request.tenant, request.id)
+        if decided is None:
+            return router_pb2.OutcomeReply(found=False)
+        return router_pb2.OutcomeReply(found=True, change=self.outcomes.take(decided, outcome, request.label))
+
+
+def _seen(router: Router, place: int, cosine: float) -> Seen:
+    example = router.examples[router.texts[place]]
+    return Seen(example.text, example.label, cosine)
 
 
 def card(router: Router, shipped: bool) -> router_pb2.RouterCard:
@@ -167,8 +203,9 @@ def _check_examples(examples: Sequence[router_pb2.Example]) -> None:
         )
     for place, each in enumerate(examples):
         _check_text(each.text, f"examples[{place}].text")
-        if len(each.label) > MAX_NAME:
-            raise InvalidArgument(
-                f"examples[{place}].label has {len(each.label)} characters; accepted are up to {MAX_NAME}",
-                param=f"examples[{place}].label",
-            )
+        _check_label(each.label, f"examples[{place}].label")
+
+
+def _check_label(label: str, what: str) -> None:
+    if len(label) > MAX_NAME:
+        raise InvalidArgument(f"{what} has {len(label)} characters; accepted are up to {MAX_NAME}", param=what)

@@ -1,7 +1,6 @@
 """The learner: holds what happened, credits patterns and edges, and waits out a memory that is away."""
 
 import asyncio
-import json
 from uuid import uuid4
 
 import pytest
@@ -15,17 +14,18 @@ from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
 from actors.learner.service import LearnerService
 from actors.learner.trajectories import Ring
-from protos.gen import inference_pb2, learner_pb2, memory_pb2
+from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2
 from protos.gen.learner_pb2 import RecordRequest, StatusRequest, Trajectory
 from protos.gen.memory_pb2_grpc import MemoryServicer, MemoryStub, add_MemoryServicer_to_server
+from protos.gen.router_pb2_grpc import SemanticServicer, SemanticStub, add_SemanticServicer_to_server
 
 
-class Memory(MemoryServicer):
-    """A test instrument: keeps edges and one pattern in dictionaries, and can be away."""
+class Memory(MemoryServicer, SemanticServicer):
+    """A test instrument, memory and router in one: keeps edges and outcomes, and can be away."""
 
     def __init__(self) -> None:
         self.edges: dict[tuple[str, str, str], float] = {}
-        self.policies: dict[str, memory_pb2.Policy] = {}
+        self.outcomes: list[tuple[str, float | None, str]] = []
         self.away = False
         self.refused = asyncio.Event()
 
@@ -41,22 +41,19 @@ class Memory(MemoryServicer):
             self.edges[key] = min(max(self.edges.get(key, 0) * edge.factor + edge.add, 0), 1)
         return memory_pb2.UpdateEdgesReply()
 
-    async def SearchPolicies(self, request, context):
+    async def Outcome(self, request, context):
         self._here()
-        found = self.policies.get(request.id)
-        scored = [memory_pb2.ScoredPolicy(policy=found, similarity=1)] if found else []
-        return memory_pb2.SearchPoliciesReply(policies=scored)
-
-    async def PutPolicy(self, request, context):
-        self._here()
-        self.policies[request.policy.id] = request.policy
-        return memory_pb2.PutPolicyReply(version=1)
+        assert request.tenant == "acme"
+        outcome = request.outcome if request.HasField("outcome") else None
+        self.outcomes.append((request.id, outcome, request.label))
+        return router_pb2.OutcomeReply(found=True)
 
 
 @pytest.fixture
 async def memory():
     memory = Memory()
-    server = Server(f"memory-{uuid4().hex}", [(add_MemoryServicer_to_server, memory)])
+    servicers = [(add_MemoryServicer_to_server, memory), (add_SemanticServicer_to_server, memory)]
+    server = Server(f"memory-{uuid4().hex}", servicers)
     (address,) = await server.start()
     memory.address = address
     yield memory
@@ -66,7 +63,8 @@ async def memory():
 @pytest.fixture
 async def learner(memory):
     config = LearnerConfig(trajectories=5, retry_s=0.01)
-    service = LearnerService(config, MemoryStub(connect(memory.address)), Telemetry("learner"))
+    channel = connect(memory.address)
+    service = LearnerService(config, MemoryStub(channel), SemanticStub(channel), Telemetry("learner"))
     await service.start()
     yield service
     await service.stop()
@@ -106,20 +104,30 @@ async def test_feedback_finds_what_is_held(learner):
     assert (await learner.Feedback(rate, None)).found
     assert learner.ring.get("r0").rating == -1
     assert not (await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r9", rating=1), None)).found
-    with pytest.raises(InvalidArgument, match=r"rating 2\.0"):
+    with pytest.raises(InvalidArgument, match="rating is 2"):
         await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", rating=2), None)
 
 
-async def test_a_pattern_is_credited_with_each_outcome(learner, memory):
-    memory.policies["p"] = memory_pb2.Policy(id="p", type="pattern", parameters=json.dumps({"success_rate": 0.5}))
-    await record(learner, trajectory(0, pattern_used="p"))
+async def test_a_named_router_hears_of_each_outcome(learner, memory):
+    await record(learner, trajectory(0, pattern_used="p"), trajectory(1))
     await learner.flush()
-    after = json.loads(memory.policies["p"].parameters)
-    assert after["success_rate"] == pytest.approx(0.99 * 0.5 + 0.01)
-    assert after["uses"] == 1
-    await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", rating=-1), None)
+    assert memory.outcomes == [("r0", 1.0, "")]
+    for told in ({"rating": -1}, {"outcome": "partial"}, {"label": "other"}, {"comment": "fine"}):
+        await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", **told), None)
     await learner.flush()
-    assert json.loads(memory.policies["p"].parameters)["success_rate"] == pytest.approx(0.99 * (0.99 * 0.5 + 0.01))
+    assert memory.outcomes[1:] == [("r0", 0.0, ""), ("r0", 0.5, ""), ("r0", None, "other")]
+
+
+async def test_feedback_that_says_what_should_have_been_is_kept(learner):
+    await record(learner, trajectory(0))
+    told = inference_pb2.FeedbackRequest(response_id="r0", outcome="failure", correction="Paris", label="geography")
+    assert (await learner.Feedback(told, None)).found
+    await record(learner, trajectory(0))
+    held = learner.ring.get("r0")
+    assert (held.outcome, held.correction, held.label) == ("failure", "Paris", "geography")
+    assert not held.HasField("rating")
+    with pytest.raises(InvalidArgument, match="outcome is 'great'; accepted is success, recovered, partial, failure"):
+        await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", outcome="great"), None)
 
 
 async def test_edges_follow_use(learner, memory):

@@ -1,7 +1,6 @@
 """The learner's updates against a real memory actor: in order, patient, and never held up by one that is refused."""
 
 import asyncio
-import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -9,8 +8,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from actors.base.channel import connect
@@ -18,15 +15,31 @@ from actors.base.errors import InvalidArgument
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
-from actors.learner.instant import Credit, Edges, changes_of, credit
+from actors.learner.instant import Credit, Edges, changes_of
 from actors.learner.service import LearnerService
 from actors.memory.config import MemoryConfig
 from actors.memory.service import MemoryService
 from protos.gen.inference_pb2 import FeedbackRequest
 from protos.gen.learner_pb2 import RecordRequest, StatusRequest, Trajectory
 from protos.gen.learner_pb2_grpc import LearnerStub, add_LearnerServicer_to_server
-from protos.gen.memory_pb2 import NeighboursRequest, Policy, PutPolicyRequest, SearchPoliciesRequest
+from protos.gen.memory_pb2 import NeighboursRequest
 from protos.gen.memory_pb2_grpc import MemoryStub, add_MemoryServicer_to_server
+from protos.gen.router_pb2 import OutcomeReply
+from protos.gen.router_pb2_grpc import SemanticServicer, SemanticStub, add_SemanticServicer_to_server
+
+
+class Router(SemanticServicer):
+    """A test instrument: takes outcomes, or refuses them for good."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, float]] = []
+        self.refuses = False
+
+    async def Outcome(self, request, context):
+        if self.refuses:
+            raise InvalidArgument("never")
+        self.outcomes.append((request.id, request.outcome))
+        return OutcomeReply(found=True)
 
 
 class Pair:
@@ -38,14 +51,16 @@ class Pair:
         channel = connect(f"unix:{place}/memory.sock")
         self.memory = MemoryStub(channel)
         self.telemetry = Telemetry("learner")
-        self.service = LearnerService(LearnerConfig(retry_s=0.05, queue=20), self.memory, self.telemetry)
+        self.router = Router()
+        config = LearnerConfig(retry_s=0.05, queue=20)
+        self.service = LearnerService(config, self.memory, SemanticStub(channel), self.telemetry)
         self.learner: LearnerStub
 
     async def come(self) -> None:
         config = MemoryConfig(directory=self._place / "memory", key_file=self._place / "key")
         service = MemoryService(config, Telemetry("memory"))
         await service.start()
-        servicers = [(add_MemoryServicer_to_server, service)]
+        servicers = [(add_MemoryServicer_to_server, service), (add_SemanticServicer_to_server, self.router)]
         server = Server(f"memory-{uuid4().hex[:8]}", servicers, unix=f"{self._place}/memory.sock")
         await server.start()
         self._memory = server, service
@@ -60,14 +75,6 @@ class Pair:
     async def record(self, *names: str, **more) -> None:
         trajectories = [Trajectory(**{"id": name, "tenant": "t", "session_id": "s"} | more) for name in names]
         await self.learner.Record(RecordRequest(trajectories=trajectories))
-
-    async def put_pattern(self, name: str, **parameters) -> None:
-        policy = Policy(id=name, type="pattern", source="manual", parameters=json.dumps(parameters))
-        await self.memory.PutPolicy(PutPolicyRequest(policy=policy))
-
-    async def pattern(self, name: str) -> dict:
-        found = await self.memory.SearchPolicies(SearchPoliciesRequest(id=name))
-        return json.loads(found.policies[0].policy.parameters)
 
     async def edges(self, node: str) -> dict[str, float]:
         found = await self.memory.Neighbours(NeighboursRequest(node=node))
@@ -118,35 +125,24 @@ async def test_all_that_happened_while_memory_was_away_arrives(pair):
     assert pair.metric("russet_learner_updates_dropped_total") == 0
 
 
-async def test_a_rating_that_comes_before_memory_knows_the_request(pair):
-    """Both count, each once: the request's edges and outcome, then what the rating says."""
+async def test_what_becomes_of_routes_reaches_the_router_once_it_is_there(pair):
+    """Outcomes wait their turn: the request's own, then what the rating says."""
     await pair.record("r1", pattern_used="p", finish="stop")
     assert (await pair.learner.Feedback(FeedbackRequest(response_id="r1", rating=-1))).found
     await pair.refused()
     await pair.come()
-    await pair.put_pattern("p", success_rate=0.5, note="kept")
     await pair.service.flush()
-    assert (await pair.edges("session:t/s"))["pattern:p"] == 0.05
-    after = await pair.pattern("p")
-    # Put after the first outcome had found no pattern, or before: the rating is credited either way.
-    assert after["note"] == "kept"
-    assert after["success_rate"] in (pytest.approx(0.99 * 0.5), pytest.approx(0.99 * (0.99 * 0.5 + 0.01)))
-
-
-async def test_success_follows_outcomes(pair):
-    await pair.come()
-    await pair.put_pattern("p", success_rate=0.5)
-    await pair.record("ok", pattern_used="p", finish="stop")
+    assert pair.router.outcomes == [("r1", 1.0), ("r1", 0.0)]
     await pair.record("bad", pattern_used="p", finish="error")
     await pair.record("gone", pattern_used="p", finish="cancelled")
     await pair.service.flush()
-    assert await pair.pattern("p") == {"success_rate": pytest.approx(0.99 * (0.99 * 0.5 + 0.01)), "uses": 2}
-    assert (await pair.learner.Status(StatusRequest())).patterns == 1
+    assert pair.router.outcomes[2:] == [("bad", 0.0)]
+    assert (await pair.learner.Status(StatusRequest())).patterns == 3
 
 
 async def test_an_update_that_memory_will_never_take_holds_up_nothing(pair):
     await pair.come()
-    await pair.put_pattern("odd", success_rate="much")
+    pair.router.refuses = True
     await pair.record("r1", pattern_used="odd", finish="stop")
     await pair.record("r2", finish="stop")
     async with asyncio.timeout(20):
@@ -174,21 +170,6 @@ async def test_a_retry_is_recorded_once_and_keeps_its_rating(pair):
     assert (await pair.edges("session:t/s"))["pattern:p"] == 0.05
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 1))
-def test_credit_stays_a_share_and_moves_towards_the_outcome(success, outcome, rate):
-    policy = Policy(id="p", type="pattern", parameters=json.dumps({"success_rate": success, "uses": 3}))
-    parameters = json.loads(credit(policy, outcome, rate).parameters)
-    assert parameters["uses"] == 4
-    assert 0 <= parameters["success_rate"] <= 1
-    assert abs(parameters["success_rate"] - outcome) <= abs(success - outcome) + 1e-12
-
-
-@pytest.mark.parametrize("parameters", ["[]", "{", '{"success_rate": []}', '{"uses": "many"}'])
-def test_a_pattern_without_readable_parameters_is_named(parameters):
-    with pytest.raises(InvalidArgument, match="pattern p has no readable parameters"):
-        credit(Policy(id="p", parameters=parameters), 1.0, 0.01)
-
-
 def test_changes_of_a_request_without_session_or_pattern():
     assert changes_of(Trajectory(id="r", finish="stop"), LearnerConfig()) == []
 
@@ -196,7 +177,7 @@ def test_changes_of_a_request_without_session_or_pattern():
 def test_changes_of_a_rated_request_credit_the_rating():
     changes = changes_of(Trajectory(id="r", pattern_used="p", finish="error", rating=1), LearnerConfig())
     assert [type(change) for change in changes] == [Edges, Credit]
-    assert changes[1] == Credit("p", 1.0)
+    assert changes[1] == Credit("", "r", 1.0, "")
 
 
 def test_a_wrong_setting_is_named():

@@ -263,6 +263,7 @@ class FakeSemantic(router_pb2_grpc.SemanticServicer):
         self.trained: dict[str, router_pb2.TrainRouterRequest] = {}
         """By tenant."""
         self.asked: list[Any] = []
+        self.outcomes: list[router_pb2.OutcomeRequest] = []
 
     def _reply(self, request: Any) -> router_pb2.RouterReply:
         self.asked.append(request)
@@ -297,7 +298,14 @@ class FakeSemantic(router_pb2_grpc.SemanticServicer):
             neighbours=[router_pb2.Near(text=request.text, label="other", similarity=0.5)],
             scope_score=1,
             scope_threshold=2,
+            id="route-1",
         )
+
+    async def Outcome(self, request: router_pb2.OutcomeRequest, context: Any) -> router_pb2.OutcomeReply:
+        if request.id != "route-1":
+            return router_pb2.OutcomeReply(found=False)
+        self.outcomes.append(request)
+        return router_pb2.OutcomeReply(found=True, change="learned")
 
 
 class FakeMemory(memory_pb2_grpc.MemoryServicer):

@@ -14,6 +14,7 @@ async def test_train_ask_list_and_delete(world: Any) -> None:
     asked = {"router": "shop", "text": "a pear"}
     told = (await client.post("/v1/router/classify", json=asked, headers=tenant)).json()
     assert told == {
+        "id": "route-1",
         "router": "shop",
         "label": "fruit",
         "confidence": 0.75,
@@ -47,3 +48,18 @@ async def test_what_is_wrong_is_named(world: Any) -> None:
     assert (without.status_code, without.json()["error"]["param"]) == (400, "examples.0.label")
     other = await client.post("/v1/router/classify", json={"router": "x", "text": "y", "k": 3})
     assert (other.status_code, other.json()["error"]["param"]) == (400, "k")
+
+
+async def test_feedback_on_a_decision_reaches_its_router(world: Any) -> None:
+    await world.start()
+    client, tenant = world.client(), {"X-Russet-Tenant": "t"}
+    told = {"response_id": "route-1", "outcome": "partial", "label": "fruit"}
+    answer = await client.post("/v1/feedback", json=told, headers=tenant)
+    assert answer.json() == {"found": True, "change": "learned"}
+    (outcome,) = world.semantic.outcomes
+    assert (outcome.tenant, outcome.id, outcome.outcome, outcome.label) == ("t", "route-1", 0.5, "fruit")
+    assert not world.learner.ratings
+    missing = await client.post("/v1/feedback", json={"response_id": "route-2", "rating": 1}, headers=tenant)
+    assert missing.json() == {"found": False}
+    bare = await client.post("/v1/feedback", json={"response_id": "route-1", "comment": "good"}, headers=tenant)
+    assert (bare.status_code, bare.json()["error"]["param"]) == (400, "label")

@@ -194,6 +194,13 @@ async def test_feedback_finds_an_answer_at_once(world):
     assert (await client.post("/v1/feedback", json={"response_id": "no", "rating": 1})).json() == {"found": False}
     bad = await client.post("/v1/feedback", json={"response_id": "no", "rating": 2})
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "rating")
+    nothing = await client.post("/v1/feedback", json={"response_id": answer["id"]})
+    assert (nothing.status_code, nothing.json()["error"]["message"][:26]) == (400, "the feedback tells nothing")
+    told = {"response_id": answer["id"], "outcome": "failure", "correction": "Paris", "label": "geography"}
+    assert (await client.post("/v1/feedback", json=told)).json() == {"found": True}
+    newest = world.learner.ratings[-1]
+    assert (newest.outcome, newest.correction, newest.label) == ("failure", "Paris", "geography")
+    assert not newest.HasField("rating")
 
 
 async def test_a_full_outbox_drops_its_oldest_and_counts():
