@@ -1,0 +1,109 @@
+"""Prompts whose outcome is known: a projection of sentence embeddings, and what the nearest of them tell of a new one.
+
+They are few (MOST at most) and short after projection, so that exact search costs less than an index would.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.router.fastgrnn.features import PROJECTED, STATISTICS
+
+MOST = 2000
+NEAR, FAR = 10, 30
+SHARPNESS = 8.0
+"""A neighbour's vote is exp(SHARPNESS * cosine)."""
+
+
+class Projection(NamedTuple):
+    """Of embeddings [n, width] to their directions of most variance, [n, PROJECTED], each of deviation 1."""
+
+    embedder: str
+    center: NDArray[np.float32]
+    """[width]."""
+    directions: NDArray[np.float32]
+    """[width, PROJECTED]."""
+
+    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Projected."""
+        return np.asarray((vectors - self.center) @ self.directions, np.float32)
+
+
+def projection(embedder: str, vectors: NDArray[np.float32]) -> Projection:
+    """Principal components of `vectors` [n, width]; columns of 0 where there are fewer than PROJECTED."""
+    center = vectors.mean(axis=0)
+    away = (vectors - center).astype(np.float64)
+    values, axes = np.linalg.eigh(away.T @ away / len(away))
+    best = np.argsort(-values)[:PROJECTED]
+    deviation = np.sqrt(np.maximum(values[best], 0))
+    found = axes[:, best] * np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)
+    directions = np.zeros((vectors.shape[1], PROJECTED), np.float32)
+    directions[:, : len(best)] = found
+    return Projection(embedder, center.astype(np.float32), directions)
+
+
+class Bank(NamedTuple):
+    """Projected prompts and what became of them."""
+
+    vectors: NDArray[np.int8]
+    """[n, PROJECTED], unit vectors times 127."""
+    outcomes: NDArray[np.float32]
+    """[n, 2]: whether the small model's answer was right, and the large one's."""
+
+
+def bank(projected: NDArray[np.float32], outcomes: NDArray[np.float32]) -> Bank:
+    """Of rows [n, PROJECTED] and [n, 2]; a sample where they are more than MOST."""
+    chosen = kept(len(projected))
+    return Bank(np.rint(_unit(projected[chosen]) * 127).astype(np.int8), outcomes[chosen].astype(np.float32))
+
+
+def kept(rows: int) -> NDArray[np.intp]:
+    """Which of so many rows a bank keeps, in order."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:MOST])
+
+
+def statistics(
+    known: Bank, projected: NDArray[np.float32], twins: Sequence[NDArray[np.intp]] | None = None
+) -> NDArray[np.float32]:
+    """What the neighbours tell of rows [n, PROJECTED]: [n, STATISTICS].
+
+    Columns: cosine of the nearest, mean of NEAR and of FAR, and how they fall off; of NEAR and of FAR the mean of large
+    less small outcomes, the share that small has right, that large has right; the votes' mean gain and their entropy.
+    `twins` names the places in the bank that each row must not see (itself, when rows are the bank's own).
+    """
+    vectors = known.vectors.astype(np.float32) / 127
+    told = np.zeros((len(projected), STATISTICS), np.float32)
+    far = min(FAR, len(vectors))
+    near = min(NEAR, far)
+    for row, each in enumerate(_unit(projected)):
+        cosines = vectors @ each
+        if twins is not None:
+            cosines[twins[row]] = -1
+        best = np.argpartition(-cosines, far - 1)[:far]
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        found, outcomes = cosines[best], known.outcomes[best]
+        small, large = outcomes[:, 0], outcomes[:, 1]
+        votes = np.exp(SHARPNESS * (found - found[0]))
+        votes /= votes.sum()
+        gain = large - small
+        told[row] = (
+            found[0],
+            found[:near].mean(),
+            found.mean(),
+            found[0] - found[near - 1],
+            gain[:near].mean(),
+            gain.mean(),
+            small[:near].mean(),
+            small.mean(),
+            large[:near].mean(),
+            large.mean(),
+            votes @ gain,
+            -(votes * np.log(votes + 1e-9)).sum(),
+        )
+    return told
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
