@@ -50,8 +50,27 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class MixtureSpec:
+    """Feed-forward by a mixture of experts (Shazeer et al. 2017): each token goes through its `top_k` of `experts`.
+
+    A token's weights are the softmax of its router logits: over the chosen experts alone where `normalize` (Mixtral,
+    Qwen3: the same as a softmax over all, divided by the sum of the chosen), else over all (Qwen2). `intermediate` is
+    an expert's width, `shared_intermediate` that of the expert every token goes through beside, 0 where there is none.
+    """
+
+    experts: int
+    top_k: int
+    intermediate: int
+    normalize: bool
+    shared_intermediate: int = 0
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder-only transformer: pre-norm (RMS), rotary attention with grouped queries, gated feed-forward."""
+    """A decoder-only transformer: pre-norm (RMS), rotary attention with grouped queries, gated feed-forward.
+
+    Layers whose weights have a mixture follow `mixture`; `intermediate` is the width of the others.
+    """
 
     layers: int
     hidden: int
@@ -65,6 +84,7 @@ class DecoderSpec:
     rope: Rope
     activation: Activation = Activation.SILU
     qkv_bias: bool = False
+    mixture: MixtureSpec | None = None
 
     @property
     def kv_values_per_token(self) -> int:
@@ -96,9 +116,42 @@ Weight = Quantized | mx.array
 """A matrix [N outputs, K inputs]: quantized, or dense float32, bfloat16 or float16."""
 
 
+class Expert(NamedTuple):
+    """One expert: gate and up [intermediate, hidden], down [hidden, intermediate]."""
+
+    gate: Weight
+    up: Weight
+    down: Weight
+
+
+class Experts(Protocol):
+    """The experts of one layer, in order; each is read from its file when asked for, and not kept."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Expert: ...
+
+
+@dataclass(frozen=True)
+class MixtureWeights:
+    """A mixture of experts. router: [experts, hidden].
+
+    shared_gate: [1, hidden]; its sigmoid scales what the layer's own gate, up and down (the shared expert) add. None
+    where there is no shared expert.
+    """
+
+    router: Weight
+    experts: Experts
+    shared_gate: Weight | None = None
+
+
 @dataclass(frozen=True)
 class LayerWeights:
-    """One block. Norms are float32 [hidden]; biases float32 [N], or None where the spec has none."""
+    """One block. Norms are float32 [hidden]; biases float32 [N], or None where the spec has none.
+
+    q_norm and k_norm: float32 [head_dim], RMS norms of each head before rotation, or None where the model has none.
+    gate, up, down: the dense feed-forward; beside a mixture its shared expert, or None where that has none.
+    """
 
     attention_norm: mx.array
     q: Weight
@@ -106,12 +159,22 @@ class LayerWeights:
     v: Weight
     o: Weight
     mlp_norm: mx.array
-    gate: Weight
-    up: Weight
-    down: Weight
+    gate: Weight | None
+    up: Weight | None
+    down: Weight | None
     q_bias: mx.array | None = None
     k_bias: mx.array | None = None
     v_bias: mx.array | None = None
+    q_norm: mx.array | None = None
+    k_norm: mx.array | None = None
+    mixture: MixtureWeights | None = None
+
+    @property
+    def dense(self) -> tuple[Weight, Weight, Weight] | None:
+        """gate, up and down, where there are some."""
+        if self.gate is None or self.up is None or self.down is None:
+            return None
+        return self.gate, self.up, self.down
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 
 from kernels import ops, paging, reference
 from kernels.bell import NO_BELL, NO_ERRAND, Errand, ring, wait
-from kernels.decoder import Batch, DecoderSpec, DecoderWeights, Int32, Kv, KvTier, LayerWeights, Quantized, Weight
+from kernels.decoder import (
+    Batch,
+    DecoderSpec,
+    DecoderWeights,
+    Int32,
+    Kv,
+    KvTier,
+    LayerWeights,
+    MixtureWeights,
+    Quantized,
+    Weight,
+)
 from kernels.sampling import SampleBatch
 
 SCRATCH_BYTES = 128 << 20
@@ -222,14 +233,15 @@ class MlxDecoder:
             q = reference.linear(h, w.q, w.q_bias).reshape(-1, spec.heads, spec.head_dim)
             k = reference.linear(h, w.k, w.k_bias).reshape(-1, spec.kv_heads, spec.head_dim)
             v = reference.linear(h, w.v, w.v_bias).reshape(-1, spec.kv_heads, spec.head_dim)
+            if w.q_norm is not None and w.k_norm is not None:
+                q, k = mx.fast.rms_norm(q, w.q_norm, spec.norm_eps), mx.fast.rms_norm(k, w.k_norm, spec.norm_eps)
             rotated = rotate(mx.concatenate([q, k], axis=1))
             kv.k[layer][slots] = rotated[:, spec.heads :]
             kv.v[layer][slots] = v
             attended = attend(rotated[:, : spec.heads], kv.k[layer], kv.v[layer])
             x = x + reference.linear(attended.reshape(len(places.slots), -1), w.o)
             h = mx.fast.rms_norm(x, w.mlp_norm, spec.norm_eps)
-            gate, up = reference.linear(h, w.gate), reference.linear(h, w.up)
-            x = x + reference.linear(reference.gated(spec.activation, gate, up), w.down)
+            x = x + reference.feed_forward(h, spec, w)
         return x
 
     def _rotation(self, positions: Int32) -> Rotation:
@@ -287,7 +299,13 @@ def _prepared(weights: DecoderWeights, dtype: mx.Dtype) -> DecoderWeights:
         return weight.astype(dtype)
 
     def cast_layer(layer: LayerWeights) -> LayerWeights:
-        return replace(layer, **{name: cast(value) for name, value in vars(layer).items() if value is not None})
+        own = {name: cast(value) for name, value in vars(layer).items() if value is not None and name != "mixture"}
+        return replace(layer, **own, mixture=None if layer.mixture is None else cast_mixture(layer.mixture))
+
+    def cast_mixture(mixture: MixtureWeights) -> MixtureWeights:
+        gate = None if mixture.shared_gate is None else cast(mixture.shared_gate)
+        stacked = reference.stack(mixture.experts)
+        return MixtureWeights(cast(mixture.router), reference.StackedExperts(*map(cast, stacked.matrices)), gate)
 
     embedding = cast(weights.embedding)
     head = embedding if weights.head is weights.embedding else cast(weights.head)
@@ -299,7 +317,10 @@ def _prepared(weights: DecoderWeights, dtype: mx.Dtype) -> DecoderWeights:
     return prepared
 
 
-def _arrays(weight: Weight) -> list[mx.array]:
+def _arrays(weight: Weight | MixtureWeights) -> list[mx.array]:
+    if isinstance(weight, MixtureWeights):
+        parts = [weight.router, *reference.stack(weight.experts).matrices, weight.shared_gate]
+        return [array for part in parts if part is not None for array in _arrays(part)]
     return [weight.weight, weight.scales, weight.biases] if isinstance(weight, Quantized) else [weight]
 
 

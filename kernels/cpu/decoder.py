@@ -7,6 +7,7 @@ replicas of one `isa_class` agree bit for bit.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 import mlx.core as mx
@@ -24,6 +25,7 @@ from kernels.decoder import (
     Int32,
     Kv,
     LayerWeights,
+    MixtureWeights,
     Quantized,
     Rounding,
     Weight,
@@ -37,6 +39,7 @@ BLOCK_FORMATS = ("q8", "q4", "q2")
 """Quantized blocks of a slab, finest first."""
 
 _ROW_QUANTUM = 32  # inputs per activation group
+_MOST_CHOSEN = 64  # kernels/cpu/src/routing.h
 _DENSE = (mx.float32, mx.bfloat16, mx.float16)
 
 
@@ -48,6 +51,8 @@ def supports(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
         return f"{spec.heads} heads do not divide evenly over {spec.kv_heads} kv heads"
     if 2 * len(spec.rope.frequencies) > spec.head_dim:
         return f"{len(spec.rope.frequencies)} rope frequencies do not fit into head_dim {spec.head_dim}"
+    if spec.mixture is not None and spec.mixture.top_k > _MOST_CHOSEN:
+        return f"{spec.mixture.top_k} experts per token; up to {_MOST_CHOSEN} are known"
     for weight in _matrices(weights):
         if isinstance(weight, Quantized):
             if weight.bits not in (4, 8) or weight.group_size not in (32, 64, 128):
@@ -95,6 +100,7 @@ class CpuDecoder:
             frequencies=list(spec.rope.frequencies),
             interleaved=spec.rope.interleaved,
             gelu=spec.activation is Activation.GELU_TANH,
+            mixture=_ext.MixtureShape(**({} if spec.mixture is None else asdict(spec.mixture))),
             embedding=embedding,
             layers=[_pack_layer(layer) for layer in weights.layers],
             final_norm=_floats(weights.final_norm),
@@ -150,8 +156,14 @@ class CpuDecoder:
 
 
 def _matrices(weights: DecoderWeights) -> list[Weight]:
-    layers = [(w.q, w.k, w.v, w.o, w.gate, w.up, w.down) for w in weights.layers]
-    return [weights.embedding, weights.head, *(matrix for layer in layers for matrix in layer)]
+    """All matrices; of the experts of a layer, which are of one form, the first one's."""
+    found = [weights.embedding, weights.head]
+    for layer in weights.layers:
+        found += [layer.q, layer.k, layer.v, layer.o, *(layer.dense or ())]
+        if layer.mixture is not None:
+            found += [layer.mixture.router, *layer.mixture.experts[0]]
+            found += [] if layer.mixture.shared_gate is None else [layer.mixture.shared_gate]
+    return found
 
 
 def _pack(weight: Weight) -> Any:
@@ -164,7 +176,17 @@ def _floats(values: mx.array | None) -> list[float]:
     return [] if values is None else np.array(values.astype(mx.float32)).tolist()
 
 
+def _pack_mixture(mixture: MixtureWeights) -> Any:
+    experts = (mixture.experts[index] for index in range(len(mixture.experts)))
+    return _ext.MixturePack(
+        router=_pack(mixture.router),
+        experts=[tuple(_pack(matrix) for matrix in expert) for expert in experts],
+        shared_gate=None if mixture.shared_gate is None else _pack(mixture.shared_gate),
+    )
+
+
 def _pack_layer(layer: LayerWeights) -> Any:
+    gate, up, down = (None, None, None) if layer.dense is None else map(_pack, layer.dense)
     return _ext.LayerPack(
         attention_norm=_floats(layer.attention_norm),
         q=_pack(layer.q),
@@ -172,10 +194,13 @@ def _pack_layer(layer: LayerWeights) -> Any:
         v=_pack(layer.v),
         o=_pack(layer.o),
         mlp_norm=_floats(layer.mlp_norm),
-        gate=_pack(layer.gate),
-        up=_pack(layer.up),
-        down=_pack(layer.down),
+        gate=gate,
+        up=up,
+        down=down,
         q_bias=_floats(layer.q_bias),
         k_bias=_floats(layer.k_bias),
         v_bias=_floats(layer.v_bias),
+        q_norm=_floats(layer.q_norm),
+        k_norm=_floats(layer.k_norm),
+        mixture=None if layer.mixture is None else _pack_mixture(layer.mixture),
     )

@@ -3,13 +3,17 @@
 from kernels.reference.activation import gated, gelu, gelu_tanh_gate, swiglu
 from kernels.reference.attention import paged_attention
 from kernels.reference.linear import dequantize, embedding, linear
+from kernels.reference.mixture import StackedExperts, choose, feed_forward, stack
 from kernels.reference.norm import layer_norm, rms_norm
 from kernels.reference.rope import rope, rope_angles, rotate
 from kernels.reference.sampling import sample
 
 __all__ = [
+    "StackedExperts",
+    "choose",
     "dequantize",
     "embedding",
+    "feed_forward",
     "gated",
     "gelu",
     "gelu_tanh_gate",
@@ -21,5 +25,6 @@ __all__ = [
     "rope_angles",
     "rotate",
     "sample",
+    "stack",
     "swiglu",
 ]

@@ -4,12 +4,13 @@ Shares no code with `kernels`, and computes every row of a sequence from nothing
 """
 
 import math
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.decoder import Activation, DecoderSpec, DecoderWeights, Quantized, Rope, Weight
+from kernels.decoder import Activation, DecoderSpec, DecoderWeights, MixtureWeights, Quantized, Rope, Weight
 
 Float64 = NDArray[np.float64]
 
@@ -88,17 +89,44 @@ def attention(q: Float64, k: Float64, v: Float64, scale: float) -> Float64:
     return out
 
 
+def glu(act: Callable[[Float64], Float64], h: Float64, gate: Weight, up: Weight, down: Weight) -> Float64:
+    """The gated feed-forward."""
+    return linear(act(linear(h, gate)) * linear(h, up), down)
+
+
+def mixture(act: Callable[[Float64], Float64], spec: DecoderSpec, w: MixtureWeights, h: Float64) -> Float64:
+    """Token by token, expert by expert."""
+    out = np.zeros_like(h)
+    for t, logits in enumerate(linear(h, w.router)):
+        chosen = sorted(range(len(logits)), key=lambda expert: (-logits[expert], expert))[: spec.mixture.top_k]
+        shares = np.exp(logits[chosen]) / np.exp(logits).sum()
+        if spec.mixture.normalize:
+            shares /= shares.sum()
+        for share, expert in zip(shares, chosen, strict=True):
+            out[t] += share * glu(act, h[t], *w.experts[expert])
+    return out
+
+
 def decoder_logits(spec: DecoderSpec, weights: DecoderWeights, tokens: list[int]) -> Float64:
     """Logits [T, vocab] at every position of one sequence."""
     x = dense(weights.embedding)[tokens]
     positions = np.arange(len(tokens))
     for w in weights.layers:
         h = rms_norm(x, wide(w.attention_norm), spec.norm_eps)
-        q = rope(linear(h, w.q, w.q_bias).reshape(len(x), spec.heads, -1), positions, spec.rope)
-        k = rope(linear(h, w.k, w.k_bias).reshape(len(x), spec.kv_heads, -1), positions, spec.rope)
+        q = linear(h, w.q, w.q_bias).reshape(len(x), spec.heads, -1)
+        k = linear(h, w.k, w.k_bias).reshape(len(x), spec.kv_heads, -1)
+        if w.q_norm is not None:
+            q, k = rms_norm(q, wide(w.q_norm), spec.norm_eps), rms_norm(k, wide(w.k_norm), spec.norm_eps)
+        q, k = rope(q, positions, spec.rope), rope(k, positions, spec.rope)
         v = linear(h, w.v, w.v_bias).reshape(len(x), spec.kv_heads, -1)
         x = x + linear(attention(q, k, v, spec.head_dim**-0.5).reshape(len(x), -1), w.o)
         h = rms_norm(x, wide(w.mlp_norm), spec.norm_eps)
-        gate = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}[spec.activation]
-        x = x + linear(gate(linear(h, w.gate)) * linear(h, w.up), w.down)
+        act = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}[spec.activation]
+        if w.mixture is None:
+            x = x + glu(act, h, w.gate, w.up, w.down)
+            continue
+        routed = mixture(act, spec, w.mixture, h)
+        if w.mixture.shared_gate is not None:
+            x = x + glu(act, h, w.gate, w.up, w.down) / (1 + np.exp(-linear(h, w.mixture.shared_gate)))
+        x = x + routed
     return linear(rms_norm(x, wide(weights.final_norm), spec.norm_eps), weights.head)

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from actors.worker.models.gguf import read_gguf
 from actors.worker.models.gguf_llama import gguf_decoder
 from actors.worker.models.gguf_tokenizer import vocabulary_message
 from actors.worker.models.hugging_face import hugging_face_decoder, hugging_face_vocabulary
-from kernels.decoder import DecoderSpec, DecoderWeights, LayerWeights, Quantized, Weight
+from kernels.decoder import DecoderSpec, DecoderWeights, MixtureWeights, Quantized, Weight
 from protos.gen import worker_pb2
 
 __all__ = ["ALIASES", "LoadedModel", "load_model", "locate"]
@@ -51,8 +52,8 @@ def load_model(path_or_alias: str) -> LoadedModel:
         family=family.name,
         revision=_revision(header, size),
         context_length=spec.context_length,
-        weight_bytes=sum(_nbytes(weight) for weight in _distinct(weights)),
-        parameters=sum(_count(weight) for weight in _distinct(weights)),
+        weight_bytes=sum(count * _nbytes(weight) for weight, count in _distinct(weights)),
+        parameters=sum(count * _count(weight) for weight, count in _distinct(weights)),
     )
     return LoadedModel(spec, weights, vocabulary, info)
 
@@ -62,15 +63,23 @@ def _revision(header: bytes, size: int) -> str:
     return hashlib.sha256(header + size.to_bytes(8, "little")).hexdigest()
 
 
-def _distinct(weights: DecoderWeights) -> list[Weight]:
-    """Every stored tensor once: a tied head is the embedding."""
-    tensors: list[Weight] = [weights.embedding, weights.final_norm]
+def _distinct(weights: DecoderWeights) -> Iterator[tuple[Weight, int]]:
+    """Every stored tensor once, and how many of its kind there are: a tied head is the embedding."""
+    yield weights.embedding, 1
+    yield weights.final_norm, 1
     if weights.head is not weights.embedding:
-        tensors.append(weights.head)
+        yield weights.head, 1
     for layer in weights.layers:
-        values = (getattr(layer, field) for field in LayerWeights.__dataclass_fields__)
-        tensors.extend(value for value in values if value is not None)
-    return tensors
+        for value in vars(layer).values():
+            if value is not None and not isinstance(value, MixtureWeights):
+                yield value, 1
+        if layer.mixture is None:
+            continue
+        yield layer.mixture.router, 1
+        if layer.mixture.shared_gate is not None:
+            yield layer.mixture.shared_gate, 1
+        for matrix in layer.mixture.experts[0]:  # all are of one form
+            yield matrix, len(layer.mixture.experts)
 
 
 def _nbytes(weight: Weight) -> int:

@@ -5,14 +5,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from actors.base.errors import InvalidArgument
-from actors.worker.models.families import GGUF_NAMES, Family, assemble, family
+from actors.worker.models.families import GGUF_MIXTURE, GGUF_NAMES, Family, assemble, gguf_family
 from actors.worker.models.gguf import GgufFile
 from actors.worker.models.gguf_tensors import GgufTensors
 from actors.worker.models.rope import divided, frequencies
-from kernels.decoder import DecoderSpec, DecoderWeights, Rope
+from kernels.decoder import DecoderSpec, DecoderWeights, MixtureSpec, Rope
 
 _ROPE_FACTORS = "rope_freqs.weight"
-_UNSUPPORTED_KEYS = ("expert_count", "attention.clamp_kqv", "logit_scale", "attention.scale")
+_UNSUPPORTED_KEYS = ("attention.clamp_kqv", "logit_scale", "attention.scale", "expert_group_count")
+_SOFTMAX = 1  # llama.cpp's number of the function that makes weights of router logits; 0 says nothing
 
 
 def gguf_decoder(file: GgufFile) -> tuple[Family, DecoderSpec, DecoderWeights]:
@@ -21,11 +22,14 @@ def gguf_decoder(file: GgufFile) -> tuple[Family, DecoderSpec, DecoderWeights]:
     Raises InvalidArgument for an architecture or a feature that is not supported, for missing or impossible numbers,
     and for tensors that do not fit them.
     """
-    chosen = family(file.metadata.get("general.architecture"), str(file.path))
+    architecture = file.metadata.get("general.architecture")
+    experts = file.metadata.get(f"{architecture}.expert_count") not in (None, 0)
+    chosen = gguf_family(architecture, experts, str(file.path))
     tensors = GgufTensors(file)
-    spec = _spec(_Numbers(file, chosen.name), chosen, tensors)
+    spec = _spec(_Numbers(file, chosen.gguf), chosen, tensors)
     ignored = frozenset((_ROPE_FACTORS,))
-    return chosen, spec, assemble(spec, GGUF_NAMES, tensors, str(file.path), ignored)
+    weights = assemble(spec, GGUF_NAMES, tensors, str(file.path), ignored, chosen=chosen, mixture=GGUF_MIXTURE)
+    return chosen, spec, weights
 
 
 def _spec(numbers: "_Numbers", chosen: Family, tensors: GgufTensors) -> DecoderSpec:
@@ -58,6 +62,28 @@ def _spec(numbers: "_Numbers", chosen: Family, tensors: GgufTensors) -> DecoderS
         norm_eps=numbers.real("attention.layer_norm_rms_epsilon"),
         rope=Rope(_frequencies(numbers, tensors, head_dim), interleaved=chosen.gguf_rope_interleaved),
         qkv_bias=chosen.qkv_bias,
+        mixture=_mixture(numbers, chosen),
+    )
+
+
+def _mixture(numbers: "_Numbers", chosen: Family) -> MixtureSpec | None:
+    if chosen.mixture is None:
+        if numbers.get("expert_count") not in (None, 0):
+            numbers.refuse("expert_count", f"0 is accepted of {chosen.name}")
+        return None
+    if numbers.get("expert_weights_scale") not in (None, 0, 1):
+        numbers.refuse("expert_weights_scale", "1 is accepted")
+    if numbers.get("expert_gating_func") not in (None, 0, _SOFTMAX):
+        numbers.refuse("expert_gating_func", f"{_SOFTMAX} (softmax) is accepted")
+    experts, width = numbers.positive("expert_count", most=4096), numbers.positive("feed_forward_length")
+    shared = numbers.positive("expert_shared_feed_forward_length", width) if chosen.name == "qwen2_moe" else 0
+    normalize = numbers.get("expert_weights_norm")
+    return MixtureSpec(
+        experts=experts,
+        top_k=numbers.positive("expert_used_count", most=experts),
+        intermediate=numbers.positive("expert_feed_forward_length", width),
+        normalize=chosen.gguf_normalize if normalize is None else bool(normalize),
+        shared_intermediate=shared,
     )
 
 

@@ -4,6 +4,8 @@ A block of 32 values is a float16 scale d (Q4_1: and a minimum m) and integers:
 Q4_0: d * (q - 8), Q4_1: d * q + m, Q8_0: d * q with q signed. Each is scale * q + bias of `Quantized`.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +39,13 @@ class GgufTensors:
             )
         return self._dense(tensor).astype(mx.float32)
 
-    def weight(self, name: str) -> Weight:
-        """A matrix [N, K]: dense in its own type, or quantized."""
+    def weight(self, name: str, index: int | None = None) -> Weight:
+        """A matrix [N, K]: dense in its own type, or quantized; with an index, that one of a stack."""
         tensor = self._file.tensors[name]
+        if index is not None:
+            nbytes = tensor.nbytes // tensor.shape[0]
+            start = tensor.start + index * nbytes
+            tensor = replace(tensor, shape=tensor.shape[1:], start=start, nbytes=nbytes)
         if tensor.type.name in _DENSE:
             return self._dense(tensor)
         rows, columns = tensor.shape

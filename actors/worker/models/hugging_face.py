@@ -16,7 +16,7 @@ from actors.worker.models.gguf_tokenizer import END_OF_TURN
 from actors.worker.models.rope import frequencies, llama3
 from actors.worker.models.safetensors import Quantization, SafetensorsTensors, read_json
 from actors.worker.models.templates import joined
-from kernels.decoder import Activation, DecoderSpec, DecoderWeights, Rope
+from kernels.decoder import Activation, DecoderSpec, DecoderWeights, MixtureSpec, Rope
 from protos.gen import worker_pb2
 
 _BITS = (4, 8)
@@ -37,7 +37,15 @@ def hugging_face_decoder(directory: Path) -> tuple[Family, DecoderSpec, DecoderW
     # Some files keep the head beside the embedding it is tied to.
     tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
     buffers = {name for name in tensors.names if name.endswith("rotary_emb.inv_freq")}
-    weights = assemble(spec, HUGGING_FACE_NAMES, tensors, str(directory), frozenset(tied | buffers))
+    weights = assemble(
+        spec,
+        HUGGING_FACE_NAMES,
+        tensors,
+        str(directory),
+        frozenset(tied | buffers),
+        chosen=chosen,
+        mixture=chosen.mixture,
+    )
     if weights.head is weights.embedding and config.get("tie_word_embeddings") is False:
         config.refuse("tie_word_embeddings", "the files hold no lm_head.weight; true is accepted with them")
     return chosen, spec, weights, tensors
@@ -73,6 +81,26 @@ def _spec(config: "_Config", chosen: Family) -> DecoderSpec:
         rope=Rope(_frequencies(config, head_dim), interleaved=False),
         activation=Activation.SILU,
         qkv_bias=chosen.qkv_bias,
+        mixture=_mixture(config, chosen),
+    )
+
+
+def _mixture(config: "_Config", chosen: Family) -> MixtureSpec | None:
+    if chosen.mixture is None:
+        return None
+    # Mixtral has its own names, and no shared expert.
+    mixtral = chosen.name == "mixtral"
+    experts = config.positive("num_local_experts" if mixtral else "num_experts", most=4096)
+    shared = "shared_expert_intermediate_size"
+    normalize = config.get("norm_topk_prob", chosen.normalize)
+    if not isinstance(normalize, bool) or (mixtral and not normalize):
+        config.refuse("norm_topk_prob", "true is accepted" if mixtral else "true or false is accepted")
+    return MixtureSpec(
+        experts=experts,
+        top_k=config.positive("num_experts_per_tok", most=experts),
+        intermediate=config.positive("intermediate_size" if mixtral else "moe_intermediate_size"),
+        normalize=normalize,
+        shared_intermediate=config.positive(shared) if chosen.name == "qwen2_moe" else 0,
     )
 
 

@@ -75,22 +75,22 @@ class SafetensorsTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         """Slowest dimension first; of a quantized matrix as it stands for."""
         stored, quantization = self._stored[name], self._quantization_of(name)
-        if quantization is None or len(stored.shape) != 2:
+        if quantization is None or len(stored.shape) < 2:
             return stored.shape
-        return stored.shape[0], stored.shape[1] * 32 // quantization.bits
+        return *stored.shape[:-1], stored.shape[-1] * 32 // quantization.bits
 
     def vector(self, name: str) -> mx.array:
         """A dense tensor as float32."""
         return self._dense(name).astype(mx.float32)
 
-    def weight(self, name: str) -> Weight:
-        """A matrix [N, K]: dense in its own type, or quantized."""
+    def weight(self, name: str, index: int | None = None) -> Weight:
+        """A matrix [N, K]: dense in its own type, or quantized; with an index, that one of a stack."""
         quantization = self._quantization_of(name)
         if quantization is None:
-            return self._dense(name)
+            return self._dense(name, index)
         module = name.removesuffix(".weight")
-        rows, columns = self.shape(name)
-        groups = (rows, columns // quantization.group_size)
+        *rows, columns = self.shape(name)
+        groups = (*rows, columns // quantization.group_size)
         for part in (".scales", ".biases"):
             stored = self._stored.get(module + part)
             if stored is None or stored.shape != groups:
@@ -99,9 +99,9 @@ class SafetensorsTensors:
         if self._stored[name].kind != "U32":
             _refuse(self._directory, f"{name!r} has scales but is {self._stored[name].kind}; U32 is accepted")
         return Quantized(
-            weight=self._array(name),
-            scales=self._dense(module + ".scales"),
-            biases=self._dense(module + ".biases"),
+            weight=self._array(name, index),
+            scales=self._dense(module + ".scales", index),
+            biases=self._dense(module + ".biases", index),
             bits=quantization.bits,
             group_size=quantization.group_size,
         )
@@ -115,15 +115,19 @@ class SafetensorsTensors:
             _refuse(self._directory, f"{name!r} is quantized, but config.json has no quantization for it")
         return quantization
 
-    def _dense(self, name: str) -> mx.array:
+    def _dense(self, name: str, index: int | None = None) -> mx.array:
         if self._stored[name].kind == "U32":
             _refuse(self._directory, f"{name!r} is U32 without scales; F32, F16 or BF16 is accepted there")
-        return self._array(name)
+        return self._array(name, index)
 
-    def _array(self, name: str) -> mx.array:
+    def _array(self, name: str, index: int | None = None) -> mx.array:
+        """A tensor as it is stored; with an index, that entry of its first dimension, and nothing else is read."""
         stored = self._stored[name]
+        shape, data = stored.shape, stored.data
+        if index is not None:
+            shape, data = shape[1:], data.reshape(shape[0], -1)[index]
         # A copy, since the format does not align its data.
-        array = mx.array(np.frombuffer(stored.data.tobytes(), _TYPES[stored.kind]).reshape(stored.shape))
+        array = mx.array(np.frombuffer(data.tobytes(), _TYPES[stored.kind]).reshape(shape))
         return array.view(mx.bfloat16) if stored.kind == "BF16" else array
 
 

@@ -26,6 +26,7 @@ using namespace nb::literals;
 
 namespace russet {
 
+void bind_mixture(nb::module_& m);
 void bind_operations(nb::module_& m);
 void bind_slab(nb::module_& m);
 
@@ -282,38 +283,51 @@ void draw(Decoder& decoder, KvSlab& slab, const nb::tuple& batch_fields, const n
 void bind_decoder(nb::module_& m) {
     bind_operations(m);
     bind_slab(m);
+    bind_mixture(m);
     nb::class_<LayerPack>(m, "LayerPack", "One block's packed weights.")
         .def(
             "__init__",
             [](LayerPack* self, std::vector<float> attention_norm, Matrix q, Matrix k, Matrix v, Matrix o,
                std::vector<float> mlp_norm, Matrix gate, Matrix up, Matrix down, std::vector<float> q_bias,
-               std::vector<float> k_bias, std::vector<float> v_bias) {
-                new (self) LayerPack{std::move(attention_norm), std::move(mlp_norm), q,  k,
-                                     v,                         o,                   gate, up,
-                                     down,                      std::move(q_bias),   std::move(k_bias),
-                                     std::move(v_bias)};
+               std::vector<float> k_bias, std::vector<float> v_bias, std::vector<float> q_norm,
+               std::vector<float> k_norm, std::shared_ptr<MixturePack> mixture) {
+                new (self) LayerPack{std::move(attention_norm),
+                                     std::move(mlp_norm),
+                                     q,
+                                     k,
+                                     v,
+                                     o,
+                                     gate,
+                                     up,
+                                     down,
+                                     std::move(q_bias),
+                                     std::move(k_bias),
+                                     std::move(v_bias),
+                                     std::move(q_norm),
+                                     std::move(k_norm),
+                                     std::move(mixture)};
             },
-            "attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "mlp_norm"_a, "gate"_a, "up"_a, "down"_a, "q_bias"_a,
-            "k_bias"_a, "v_bias"_a);
+            "attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "mlp_norm"_a, "gate"_a.none(), "up"_a.none(),
+            "down"_a.none(), "q_bias"_a, "k_bias"_a, "v_bias"_a, "q_norm"_a, "k_norm"_a, "mixture"_a.none());
 
     nb::class_<Decoder>(m, "Decoder", "A whole decoder over packed weights.")
         .def(
             "__init__",
             [](Decoder* self, int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
                int context_length, float norm_eps, std::vector<double> frequencies, bool interleaved, bool gelu,
-               Matrix embedding, const std::vector<LayerPack*>& layers, std::vector<float> final_norm, Matrix head,
+               const MixtureShape& mixture, Matrix embedding, const std::vector<LayerPack*>& layers, std::vector<float> final_norm, Matrix head,
                int max_step_tokens, bool fine) {
                 std::vector<LayerPack> packs;
                 for (const LayerPack* layer : layers) packs.push_back(*layer);
                 DecoderShape shape{static_cast<int>(packs.size()), hidden,         heads,    kv_heads,
                                    head_dim,                       intermediate,   vocab,    context_length,
-                                   norm_eps,                       std::move(frequencies), interleaved, gelu};
+                                   norm_eps,                       std::move(frequencies), interleaved, gelu, mixture};
                 new (self) Decoder(std::move(shape), embedding, std::move(packs), std::move(final_norm), head,
                                    max_step_tokens, fine ? Rounding::Fine : Rounding::Mixed);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a, "vocab"_a,
-            "context_length"_a, "norm_eps"_a, "frequencies"_a, "interleaved"_a, "gelu"_a, "embedding"_a, "layers"_a,
-            "final_norm"_a, "head"_a, "max_step_tokens"_a, "fine"_a)
+            "context_length"_a, "norm_eps"_a, "frequencies"_a, "interleaved"_a, "gelu"_a, "mixture"_a, "embedding"_a,
+            "layers"_a, "final_norm"_a, "head"_a, "max_step_tokens"_a, "fine"_a)
         .def_prop_ro("weight_bytes", &Decoder::weight_bytes, "Bytes of the packed matrices.")
         .def(
             "allocate_kv",

@@ -7,13 +7,12 @@
 #include <string>
 
 #include "pool.h"
+#include "rows.h"
 
 namespace russet {
 
 namespace {
 
-// A phase over rows is cut into chunks of about this many floats: less would cost more to hand out than to compute.
-constexpr int kChunkFloats = 6144;
 constexpr int kMostOfAnything = 1 << 24;  // keeps every product of two dimensions far inside 64 bits
 
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
@@ -28,23 +27,25 @@ void keep_rows(float* rows, size_t width, std::span<const int32_t> which) {
     }
 }
 
-// Calls work(row0, row1) over chunks of rows, on the pool where there is more than one chunk.
-template <typename Work>
-void for_rows(Pool& pool, int rows, int width, Work work) {
-    const int step = std::max(1, kChunkFloats / std::max(1, width));
-    const int chunks = (rows + step - 1) / step;
-    if (chunks <= 1) {
-        if (rows > 0) work(0, rows);
-        return;
-    }
-    pool.run(chunks, [&](int chunk) { work(chunk * step, std::min(rows, (chunk + 1) * step)); });
-}
-
 void check_matrix(const std::string& name, const Matrix& matrix, int n, int k) {
     if (!matrix) reject(name + " is missing");
     if (matrix->n() != n || matrix->k() != k) {
         reject(name + " has shape [" + text(matrix->n()) + ", " + text(matrix->k()) + "]; the spec wants [" + text(n) +
                ", " + text(k) + "]");
+    }
+}
+
+void check_mixture(const std::string& at, const MixturePack& pack, const DecoderShape& s) {
+    const MixtureShape& m = s.mixture;
+    check_matrix(at + "router", pack.router, m.experts, s.hidden);
+    if (pack.shared_gate) check_matrix(at + "shared gate", pack.shared_gate, 1, s.hidden);
+    if (static_cast<int>(pack.experts.size()) != m.experts) {
+        reject(at + "there are " + text(pack.experts.size()) + " experts; the spec wants " + text(m.experts));
+    }
+    for (const Expert& e : pack.experts) {
+        check_matrix(at + "an expert's gate", e.gate, m.intermediate, s.hidden);
+        check_matrix(at + "an expert's up", e.up, m.intermediate, s.hidden);
+        check_matrix(at + "an expert's down", e.down, s.hidden, m.intermediate);
     }
 }
 
@@ -72,7 +73,8 @@ Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> la
       layers_(std::move(layers)),
       final_norm_(std::move(final_norm)),
       max_step_tokens_(max_step_tokens),
-      rounding_(rounding) {
+      rounding_(rounding),
+      mixture_(shape_.mixture, shape_.hidden, shape_.gelu, rounding) {
     const DecoderShape& s = shape_;
     for (auto [name, value] : {std::pair{"layers", s.layers},
                                {"hidden", s.hidden},
@@ -110,9 +112,19 @@ Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> la
         check_matrix(at + "k", l.k, kv_width, s.hidden);
         check_matrix(at + "v", l.v, kv_width, s.hidden);
         check_matrix(at + "o", l.o, s.hidden, q_width);
-        check_matrix(at + "gate", l.gate, s.intermediate, s.hidden);
-        check_matrix(at + "up", l.up, s.intermediate, s.hidden);
-        check_matrix(at + "down", l.down, s.hidden, s.intermediate);
+        if (l.mixture) check_mixture(at, *l.mixture, s);
+        if (!l.mixture || l.mixture->shared_gate) {
+            const int width = l.mixture ? s.mixture.shared_intermediate : s.intermediate;
+            check_matrix(at + "gate", l.gate, width, s.hidden);
+            check_matrix(at + "up", l.up, width, s.hidden);
+            check_matrix(at + "down", l.down, s.hidden, width);
+        } else if (l.gate || l.up || l.down) {
+            reject(at + "a shared expert wants a shared gate");
+        }
+        if (!l.q_norm.empty() || !l.k_norm.empty()) {
+            check_vector(at + "q_norm", l.q_norm, s.head_dim);
+            check_vector(at + "k_norm", l.k_norm, s.head_dim);
+        }
         if (l.q_bias.empty() && l.k_bias.empty() && l.v_bias.empty()) continue;
         check_vector(at + "q_bias", l.q_bias, q_width);
         check_vector(at + "k_bias", l.k_bias, kv_width);
@@ -123,7 +135,8 @@ Decoder::Decoder(DecoderShape shape, Matrix embedding, std::vector<LayerPack> la
 size_t Decoder::weight_bytes() const {
     size_t bytes = embedding_->nbytes() + (head_ == embedding_ ? 0 : head_->nbytes());
     for (const LayerPack& l : layers_) {
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) bytes += (*m)->nbytes();
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) bytes += *m ? (*m)->nbytes() : 0;
+        if (l.mixture) bytes += l.mixture->nbytes();
     }
     return bytes;
 }
@@ -149,8 +162,11 @@ void Decoder::place(const DecoderBatch& batch, const KvSlab& slab) {
     reserve(normed_, tokens * shape_.hidden);
     reserve(qkv_, tokens * (q_width + 2 * static_cast<size_t>(shape_.kv_heads) * shape_.head_dim));
     reserve(attended_, tokens * q_width);
-    reserve(gate_, tokens * shape_.intermediate);
-    reserve(up_, tokens * shape_.intermediate);
+    const size_t widest = std::max(shape_.intermediate, shape_.mixture.shared_intermediate);
+    reserve(gate_, tokens * widest);
+    reserve(up_, tokens * widest);
+    reserve(router_logits_, tokens * shape_.mixture.experts);
+    reserve(shares_, tokens);
     reserve(cosines_, tokens * shape_.frequencies.size());
     reserve(sines_, tokens * shape_.frequencies.size());
     places_.resize(tokens);
@@ -188,7 +204,9 @@ template <typename Before>
 void Decoder::prepare_rows(std::initializer_list<const PackedMatrix*> matrices, const float* x, int width,
                            Before before) {
     bool quantized = false, dense = false;
-    for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? quantized : dense) = true;
+    for (const PackedMatrix* matrix : matrices) {
+        if (matrix) (matrix->quantized() ? quantized : dense) = true;
+    }
     if (quantized) quantized_.resize(tokens_, width, true, rounding_);
     if (dense) dense_.resize(tokens_, width, false, rounding_);
     for_rows(*pool_, tokens_, width, [&](int begin, int end) {
@@ -231,6 +249,10 @@ void Decoder::write_kv(int index, const LayerPack& weights, KvSlab& slab) {
             const float* cosines = cosines_.data() + static_cast<size_t>(t) * pairs;
             const float* sines = sines_.data() + static_cast<size_t>(t) * pairs;
             for (int h = 0; h < heads + kv_heads; ++h) {
+                if (!weights.q_norm.empty()) {
+                    const float* norm = (h < heads ? weights.q_norm : weights.k_norm).data();
+                    kernels.rms_norm(q + h * dim, norm, shape_.norm_eps, dim, q + h * dim);
+                }
                 kernels.rope(q + h * dim, cosines, sines, pairs, shape_.interleaved);
             }
             const Place place = places_[t];
@@ -269,13 +291,10 @@ void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
     const int hidden = shape_.hidden, q_width = shape_.heads * shape_.head_dim;
     const int kv_width = shape_.kv_heads * shape_.head_dim;
     const int width = q_width + 2 * kv_width;
-    auto norm_into = [&](const std::vector<float>& weight) {
-        return [&, this](int t) {
-            const size_t at = static_cast<size_t>(t) * hidden;
-            kernels.rms_norm(x_.data() + at, weight.data(), shape_.norm_eps, hidden, normed_.data() + at);
-        };
-    };
-    prepare_rows({w.q.get(), w.k.get(), w.v.get()}, normed_.data(), hidden, norm_into(w.attention_norm));
+    prepare_rows({w.q.get(), w.k.get(), w.v.get()}, normed_.data(), hidden, [&, this](int t) {
+        const size_t at = static_cast<size_t>(t) * hidden;
+        kernels.rms_norm(x_.data() + at, w.attention_norm.data(), shape_.norm_eps, hidden, normed_.data() + at);
+    });
     multiply({{w.q.get(), qkv_.data(), width},
               {w.k.get(), qkv_.data() + q_width, width},
               {w.v.get(), qkv_.data() + q_width + kv_width, width}},
@@ -293,15 +312,50 @@ void Decoder::layer(int index, const DecoderBatch& batch, KvSlab& slab) {
     prepare_rows({w.o.get()}, attended_.data(), q_width, [](int) {});
     multiply({{w.o.get(), x_.data(), hidden}}, Write::Add);
 
-    prepare_rows({w.gate.get(), w.up.get()}, normed_.data(), hidden, norm_into(w.mlp_norm));
-    multiply({{w.gate.get(), gate_.data(), shape_.intermediate}, {w.up.get(), up_.data(), shape_.intermediate}},
-             Write::Store);
+    feed_forward(w);
+}
+
+void Decoder::feed_forward(const LayerPack& w) {
+    const int hidden = shape_.hidden;
+    const VectorKernels& kernels = vector_kernels();
+    auto norm = [&, this](int t) {
+        const size_t at = static_cast<size_t>(t) * hidden;
+        kernels.rms_norm(x_.data() + at, w.mlp_norm.data(), shape_.norm_eps, hidden, normed_.data() + at);
+    };
+    if (!w.mixture) {
+        prepare_rows({w.gate.get(), w.up.get()}, normed_.data(), hidden, norm);
+        dense_feed_forward(w, nullptr);
+        return;
+    }
+    const MixturePack& m = *w.mixture;
+    const Expert& expert = m.experts[0];  // all are of one form
+    const bool shared = m.shared_gate != nullptr;
+    prepare_rows({m.router.get(), expert.gate.get(), expert.up.get(), shared ? m.shared_gate.get() : nullptr,
+                  w.gate.get(), w.up.get()},
+                 normed_.data(), hidden, norm);
+    const Product route{m.router.get(), router_logits_.data(), shape_.mixture.experts};
+    if (shared) {
+        multiply({route, {m.shared_gate.get(), shares_.data(), 1}}, Write::Store);
+    } else {
+        multiply({route}, Write::Store);
+    }
+    mixture_.run(*pool_, m, quantized_, dense_, router_logits_.data(), tokens_, x_.data());
+    if (!shared) return;
+    for (int t = 0; t < tokens_; ++t) shares_[t] = sigmoid(shares_[t]);
+    dense_feed_forward(w, shares_.data());
+}
+
+void Decoder::dense_feed_forward(const LayerPack& w, const float* shares) {
+    const VectorKernels& kernels = vector_kernels();
+    const int width = w.gate->n();
+    multiply({{w.gate.get(), gate_.data(), width}, {w.up.get(), up_.data(), width}}, Write::Store);
     auto* gate = shape_.gelu ? kernels.gelu_gate : kernels.silu_gate;
-    prepare_rows({w.down.get()}, gate_.data(), shape_.intermediate, [&](int t) {
-        const size_t at = static_cast<size_t>(t) * shape_.intermediate;
-        gate(gate_.data() + at, up_.data() + at, shape_.intermediate);
+    prepare_rows({w.down.get()}, gate_.data(), width, [&](int t) {
+        float* row = gate_.data() + static_cast<size_t>(t) * width;
+        gate(row, up_.data() + static_cast<size_t>(t) * width, width);
+        if (shares) std::transform(row, row + width, row, [share = shares[t]](float value) { return share * value; });
     });
-    multiply({{w.down.get(), x_.data(), hidden}}, Write::Add);
+    multiply({{w.down.get(), x_.data(), shape_.hidden}}, Write::Add);
 }
 
 void Decoder::forward(const DecoderBatch& batch, KvSlab& slab, float* logits) {

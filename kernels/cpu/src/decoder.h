@@ -12,12 +12,12 @@
 #include "attention.h"
 #include "batch.h"
 #include "linear.h"
+#include "mixture.h"
 #include "slab.h"
 
 namespace russet {
 
 class Pool;
-using Matrix = std::shared_ptr<const PackedMatrix>;
 
 // kernels/decoder.py: DecoderSpec.
 struct DecoderShape {
@@ -26,12 +26,15 @@ struct DecoderShape {
     std::vector<double> frequencies;  // radians per position, one per rotated pair
     bool interleaved;
     bool gelu;  // the gate is gelu (tanh) instead of silu
+    MixtureShape mixture{};
 };
 
 struct LayerPack {
     std::vector<float> attention_norm, mlp_norm;
-    Matrix q, k, v, o, gate, up, down;
+    Matrix q, k, v, o, gate, up, down;          // the last three are null where a mixture has no shared expert
     std::vector<float> q_bias, k_bias, v_bias;  // all empty where the model has none
+    std::vector<float> q_norm, k_norm;          // both empty where the model has none
+    std::shared_ptr<const MixturePack> mixture{};  // null where the layer is dense
 };
 
 // Cosines and sines [frequencies] of the angles position * frequency, computed in double precision.
@@ -69,6 +72,10 @@ class Decoder {
     void embed(const DecoderBatch& batch);
     void layer(int index, const DecoderBatch& batch, KvSlab& slab);
     void write_kv(int layer, const LayerPack& weights, KvSlab& slab);
+    // Adds the layer's feed-forward to x_.
+    void feed_forward(const LayerPack& weights);
+    // Adds the dense one to x_, times its row's share where shares are given; its inputs are prepared.
+    void dense_feed_forward(const LayerPack& weights, const float* shares);
     // The tokens whose rows are wanted after the last layer: for logits or hidden states.
     std::span<const int32_t> wanted(const DecoderBatch& batch);
     // Writes the hidden states; then x_ has the rows that logits are wanted of.
@@ -93,7 +100,9 @@ class Decoder {
     std::vector<Place> places_;
     std::vector<int32_t> wanted_;
     std::vector<float> x_, normed_, qkv_, attended_, gate_, up_, cosines_, sines_;
+    std::vector<float> router_logits_, shares_;
     Activations quantized_, dense_;
+    Mixture mixture_;
     int tokens_ = 0;  // rows of x_ now: the batch's tokens, and after the last layer's attention the wanted ones
 };
 

@@ -132,7 +132,7 @@ void Activations::resize(int rows, int k, bool quantized, Rounding rounding) {
     k_ = k;
     quantized_ = quantized;
     rounding_ = rounding;
-    const size_t row = quantized ? k / kGroup * sizeof(ActivationGroup) : k * sizeof(float);
+    const size_t row = row_bytes();
     if (rows * row > memory_.size()) memory_ = AlignedBytes(rows * row);
 }
 
@@ -153,6 +153,11 @@ void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, 
             std::memcpy(floats + row * k, x + row * ldx, sizeof(float) * k);
         }
     }
+}
+
+void copy_row(Activations& to, int row, const Activations& from, int from_row) {
+    const size_t bytes = to.row_bytes();
+    std::memcpy(to.memory_.data() + row * bytes, from.memory_.data() + from_row * bytes, bytes);
 }
 
 void linear_chunk(const PackedMatrix& w, const Activations& x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,

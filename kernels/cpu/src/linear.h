@@ -52,6 +52,8 @@ class PackedMatrix {
     PackedView view_;
 };
 
+using Matrix = std::shared_ptr<const PackedMatrix>;
+
 // Element types of what is packed.
 enum class Float : uint8_t { Float32, Bfloat16, Float16 };
 
@@ -88,7 +90,9 @@ class Activations {
     ActivationsView view() const;
 
   private:
+    size_t row_bytes() const { return quantized_ ? k_ / kGroup * sizeof(ActivationGroup) : k_ * sizeof(float); }
     friend void prepare(Activations&, const float*, ptrdiff_t, int, int);
+    friend void copy_row(Activations&, int, const Activations&, int);
     friend void linear_chunk(const PackedMatrix&, const Activations&, int, int, int, int, float*, ptrdiff_t, Write);
     const LinearKernels* kernels_ = nullptr;
     int rows_ = 0, k_ = 0;
@@ -100,6 +104,9 @@ class Activations {
 // Fill rows row0..row1 from x, where row r starts at x + r * ldx. Distinct rows may be prepared at the same time.
 // A group with an infinite or NaN input becomes NaN; one whose largest input is below 1e-30 becomes zero.
 void prepare(Activations& activations, const float* x, ptrdiff_t ldx, int row0, int row1);
+
+// Row `from_row` of `from`, as it was prepared, becomes row `row` of `to`, which was resized to the same inputs and form.
+void copy_row(Activations& to, int row, const Activations& from, int from_row);
 
 // Rows m0..m1 and outputs n0..n1 of the product, to (or added to) y[m * ldy + n]. n0 is a multiple of 16, and so is
 // n1 unless it is w.n(). One thread.

@@ -169,7 +169,7 @@ def test_context_ends_where_a_sliding_window_would_begin(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "mamba"}, "'mamba'; supported are llama, mistral, qwen2"),
+        ({"model_type": "mamba"}, "'mamba'; supported are llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"hidden_size": -4}, "hidden_size is -4"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),

@@ -84,7 +84,7 @@ def test_a_package_that_is_not_installed_says_how(monkeypatch):
         ({"llama__context_length": None}, r"llama\.context_length is None"),
         ({"llama__attention__head_count_kv": 3}, "a divisor of the 4 heads"),
         ({"llama__feed_forward_length": 64}, r"'blk\.0\.ffn_gate\.weight' has shape \(96, 64\)"),
-        ({"llama__expert_count": 8}, r"llama\.expert_count is 8"),
+        ({"llama__expert_count": 8}, r"llama\.expert_used_count is None"),
         ({"llama__rope__scaling__type": "yarn"}, "'yarn'; none and linear"),
         ({"llama__rope__dimension_count": 15}, r"rope\.dimension_count is 15"),
         ({"llama__attention__layer_norm_rms_epsilon": None}, "epsilon is None"),
