@@ -16,7 +16,7 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
-from cluster import cli_kv, cli_memory, cli_router, cli_sessions, cli_tools
+from cluster import cli_documents, cli_kv, cli_memory, cli_router, cli_sessions, cli_tools
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_sessions.app)
 app.add_typer(cli_memory.app)
+app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
 app.command()(cli_kv.kv)
 app.command()(cli_tools.tools)

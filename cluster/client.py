@@ -79,13 +79,61 @@ class Client:
         """Which of a router's labels a text belongs to."""
         return self._ask("POST", "/v1/router/classify", {"router": router, "text": text}).json()
 
+    def upload(self, name: str, content: bytes) -> dict[str, Any]:
+        """Keep a text; its file object."""
+        return self._ask("POST", "/v1/files", files={"file": (name, content)}).json()
+
+    def files(self) -> list[dict[str, Any]]:
+        """The caller's files, newest first."""
+        return self._ask("GET", "/v1/files").json()["data"]
+
+    def delete_file(self, file_id: str) -> None:
+        """Forget a file, also in vector stores."""
+        self._ask("DELETE", f"/v1/files/{quote(file_id, safe='')}")
+
+    def vector_stores(self) -> list[dict[str, Any]]:
+        """The caller's vector stores, newest first."""
+        rows: list[dict[str, Any]] = []
+        more = True
+        while more:
+            after = f"&after={rows[-1]['id']}" if rows else ""
+            page = self._ask("GET", f"/v1/vector_stores?limit=100{after}").json()
+            rows, more = rows + page["data"], page["has_more"]
+        return rows
+
+    def create_vector_store(self, name: str) -> dict[str, Any]:
+        """Make one."""
+        return self._ask("POST", "/v1/vector_stores", {"name": name}).json()
+
+    def delete_vector_store(self, store_id: str) -> None:
+        """Forget one; its files stay."""
+        self._ask("DELETE", f"/v1/vector_stores/{quote(store_id, safe='')}")
+
+    def attach(self, store_id: str, file_id: str, chunking: dict[str, Any]) -> dict[str, Any]:
+        """Begin to put a file into a vector store."""
+        body = {"file_id": file_id, "chunking_strategy": chunking}
+        return self._ask("POST", f"/v1/vector_stores/{quote(store_id, safe='')}/files", body).json()
+
+    def attached(self, store_id: str, file_id: str) -> dict[str, Any]:
+        """What became of it."""
+        path = f"/v1/vector_stores/{quote(store_id, safe='')}/files/{quote(file_id, safe='')}"
+        return self._ask("GET", path).json()
+
+    def search(self, store_id: str, query: str, limit: int) -> list[dict[str, Any]]:
+        """The chunks of a vector store nearest to a text."""
+        body = {"query": query, "max_num_results": limit}
+        return self._ask("POST", f"/v1/vector_stores/{quote(store_id, safe='')}/search", body).json()["data"]
+
     def metrics(self) -> str:
         """The text of /metrics."""
         return self._ask("GET", "/metrics").text
 
-    def _ask(self, method: str, path: str, body: Any = None, timeout_s: float = 120) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, body: Any = None, timeout_s: float = 120, files: Any = None
+    ) -> httpx.Response:
         try:
-            response = self._http.request(method, path, json=body, timeout=httpx.Timeout(10, read=timeout_s))
+            timeout = httpx.Timeout(10, read=timeout_s)
+            response = self._http.request(method, path, json=body, files=files, timeout=timeout)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         _check(response)

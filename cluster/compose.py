@@ -96,12 +96,15 @@ class Serving:
 async def serve_memory(config: Config, directory: Directory) -> Serving:
     """The memory actor."""
     from actors.memory.service import MemoryService
+    from protos.gen.documents_pb2_grpc import add_DocumentsServicer_to_server
     from protos.gen.memory_pb2_grpc import add_MemoryServicer_to_server
 
+    def add(service: MemoryService, server: Any) -> None:
+        add_MemoryServicer_to_server(service, server)
+        add_DocumentsServicer_to_server(service.documents, server)
+
     telemetry = telemetry_of(config.telemetry, "memory", "0")
-    return await _serve(
-        "memory", "memory", MemoryService(config.memory, telemetry), add_MemoryServicer_to_server, directory, telemetry
-    )
+    return await _serve("memory", "memory", MemoryService(config.memory, telemetry), add, directory, telemetry)
 
 
 async def serve_router(config: Config, directory: Directory) -> Serving:
@@ -173,6 +176,7 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
 async def serve_gateway(config: Config, replica: str, directory: Directory) -> Serving:
     """One gateway: HTTP and the public gRPC service, and beside them its own metrics."""
     from cluster.gateway.service import Gateway
+    from protos.gen.documents_pb2_grpc import DocumentsStub
     from protos.gen.learner_pb2_grpc import LearnerStub
     from protos.gen.memory_pb2_grpc import MemoryStub
     from protos.gen.router_pb2_grpc import RouterStub, SemanticStub
@@ -184,7 +188,8 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     async def metrics() -> bytes:
         return await scrape(await directory.services())
 
-    stubs = RouterStub(router), MemoryStub(memory), LearnerStub(learner), SemanticStub(router)
+    actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
+    stubs = *actors, SemanticStub(router), DocumentsStub(memory)
     gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 

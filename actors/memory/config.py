@@ -76,6 +76,12 @@ class MemoryConfig(BaseModel):
     session_bytes: int = Field(
         default=1 << 20, ge=1 << 10, le=16 << 20, description="Largest session accepted; a larger one is refused"
     )
+    document_bytes: int = Field(
+        default=4 << 20, ge=1 << 10, le=16 << 20, description="Largest file accepted for vector stores"
+    )
+    document_files: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Most files kept; past it none is taken"
+    )
     witness_queue: int = Field(
         default=10_000, ge=1, description="Entries that may wait to be written; past it they are dropped"
     )

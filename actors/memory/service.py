@@ -9,6 +9,7 @@ from actors.base.errors import InvalidArgument
 from actors.base.telemetry import Telemetry
 from actors.memory import limits, static_embedder
 from actors.memory.config import MemoryConfig
+from actors.memory.documents.service import Documents
 from actors.memory.embedder import Embedder
 from actors.memory.graph import Graph
 from actors.memory.hot import HotTier
@@ -75,6 +76,9 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         entries = await collection(wanted.witness)
         self._rules = await collection(wanted.policy)
         self.patterns = Patterns(await collection(wanted.patterns))
+        self.documents = Documents(config, await collection(wanted.documents), keyring, embedder)
+        await self.documents.start()
+        stack.push_async_callback(self.documents.stop)
         # Last: whoever gets here owns the directory, and so the hot tier's server.
         hot = HotTier(config, directory, self._telemetry)
         stack.push_async_callback(hot.stop)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 from actors.base.errors import InvalidArgument
 from actors.memory import chain, patterns, policies, sessions
 from actors.memory.config import MemoryConfig
+from actors.memory.documents import sealed
 from actors.memory.edge import EdgeStore
 from actors.memory.store import Schema, Store
 
@@ -18,6 +19,7 @@ class Schemas(NamedTuple):
     witness: Schema
     policy: Schema
     patterns: Schema
+    documents: Schema
 
 
 def schemas(width: int, embedder: str) -> Schemas:
@@ -27,6 +29,7 @@ def schemas(width: int, embedder: str) -> Schemas:
         witness=Schema("witness", width, embedder, chain.KEYWORDS, chain.INTEGERS, chain.FLOATS),
         policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS),
         patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),
+        documents=Schema("documents", width, embedder, sealed.KEYWORDS),
     )
 
 

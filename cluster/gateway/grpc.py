@@ -153,8 +153,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 yield chunk
 
     def _admit(self, request: Any, context: Any) -> Caller:
-        size, limit = request.ByteSize(), self._requests.config.max_body_bytes
-        if size > limit:
-            raise TooLarge(f"the request has {size} bytes; accepted are up to {limit}")
-        metadata = dict(context.invocation_metadata() or ())
-        return self._gate.admit(metadata.get("authorization"), metadata.get("x-russet-tenant"))
+        return admitted(request, context, self._gate, self._requests.config.max_body_bytes)
+
+
+def admitted(request: Any, context: Any, gate: Gate, limit: int) -> Caller:
+    """Who asks. Raises Unauthenticated, and TooLarge for a request of more than `limit` bytes."""
+    if (size := request.ByteSize()) > limit:
+        raise TooLarge(f"the request has {size} bytes; accepted are up to {limit}")
+    metadata = dict(context.invocation_metadata() or ())
+    return gate.admit(metadata.get("authorization"), metadata.get("x-russet-tenant"))

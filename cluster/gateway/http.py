@@ -26,6 +26,7 @@ from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
+from cluster.gateway.documents.http import Documents
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.feedback import Feedback
@@ -67,6 +68,7 @@ class Api:
         metrics: Callable[[], Awaitable[bytes]],
         routers: NamedRouters,
         feedback: Feedback,
+        documents: Documents,
     ) -> None:
         self._requests = requests
         self._models = models
@@ -75,6 +77,7 @@ class Api:
         self._metrics = metrics
         self._routers = routers
         self._feedback = feedback
+        self._documents = documents
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -106,6 +109,7 @@ class Api:
             route("/v1/routers/{router}", "DELETE", named.delete),
             route("/v1/routers/{router}/examples", "POST", named.add),
             route("/v1/routers/{router}/prune", "POST", named.prune),
+            *self._documents.routes(route),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),

@@ -5,12 +5,15 @@ the values with which a parameter that is not done is accepted, and the shapes o
 (schemas.SHAPES). Rules that tie fields to each other (`top_logprobs` wants `logprobs`) are in docs/api.md alone.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from cluster.gateway import anthropic, responses
 from cluster.gateway.bodies import ANY
+from cluster.gateway.documents import bodies
+from cluster.gateway.documents.http import FILES_DEFAULT, FILES_MOST, STORES_DEFAULT, STORES_MOST
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
 from cluster.gateway.named_routers import ClassifyBody, ExamplesBody, PruneBody
 from cluster.gateway.openai import (
@@ -37,8 +40,6 @@ class Reads(NamedTuple):
     streams: bool
     summary: str
     method: str = "post"
-    of_router: bool = False
-    """The path has a router's name."""
 
 
 BODIES = (
@@ -55,43 +56,82 @@ BODIES = (
     Reads("/v1/embeddings", EmbeddingBody, {}, False, "Sentence embeddings"),
     Reads("/v1/feedback", FeedbackBody, {}, False, "Rate an answer"),
     Reads("/v1/router/classify", ClassifyBody, {}, False, "Which of a named router's labels a text belongs to"),
-    Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put", True),
-    Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it", "post", True),
-    Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it", "post", True),
+    Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),
+    Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it"),
+    Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it"),
+    Reads("/v1/vector_stores", bodies.StoreBody, bodies.UNSUPPORTED_STORE, False, "Make a vector store"),
+    Reads(
+        "/v1/vector_stores/{store}", bodies.StoreChangeBody, bodies.UNSUPPORTED_CHANGE, False,
+        "Give it another name or other metadata",
+    ),
+    Reads(
+        "/v1/vector_stores/{store}/files", bodies.AttachBody, bodies.UNSUPPORTED_ATTACH, False,
+        "Let the text of a file be found in it",
+    ),
+    Reads(
+        "/v1/vector_stores/{store}/search", bodies.SearchBody, bodies.UNSUPPORTED_SEARCH, False,
+        "The chunks nearest to a text",
+    ),
 )  # fmt: skip
 
-_ROUTER = {"name": "router", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-_SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-_RESPONSE = {"name": "response", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+def _in_path(path: str) -> list[Schema]:
+    """The parameters that a path has."""
+    schema = {"type": "string", "minLength": 1}
+    return [{"name": name, "in": "path", "required": True, "schema": schema} for name in re.findall(r"{(\w+)}", path)]
+
+
 _LIMIT = {
     "name": "limit",
     "in": "query",
     "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SESSIONS_LISTED, "default": 100},
 }
-_PAGE = [
-    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ITEMS, "default": 20}},
-    {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"], "default": "desc"}},
-    {"name": "after", "in": "query", "schema": {"type": "string"}},
-]
+
+
+def _page(default: int, most: int) -> list[Schema]:
+    return [
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": most, "default": default},
+        },
+        {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"], "default": "desc"}},
+        {"name": "after", "in": "query", "schema": {"type": "string"}},
+    ]
+
+
+_PAGE = _page(20, MOST_ITEMS)
+_STORES_PAGE = _page(STORES_DEFAULT, STORES_MOST)
+_FILES_PAGE = [*_page(FILES_DEFAULT, FILES_MOST), {"name": "purpose", "in": "query", "schema": {"type": "string"}}]
+_FILTER = {"name": "filter", "in": "query", "schema": {"enum": ["in_progress", "completed", "failed", "cancelled"]}}
 OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
-    ("get", "/v1/responses/{response}", "A stored response", [_RESPONSE]),
-    ("delete", "/v1/responses/{response}", "Forget it and its conversation", [_RESPONSE]),
-    ("get", "/v1/responses/{response}/input_items", "What the model read before it", [_RESPONSE, *_PAGE]),
+    ("get", "/v1/responses/{response}", "A stored response", []),
+    ("delete", "/v1/responses/{response}", "Forget it and its conversation", []),
+    ("get", "/v1/responses/{response}/input_items", "What the model read before it", _PAGE),
     ("get", "/v1/russet/sessions", "The caller's sessions, most recent first", [_LIMIT]),
-    ("get", "/v1/russet/sessions/{session}", "One of them with its messages", [_SESSION]),
-    ("delete", "/v1/russet/sessions/{session}", "Forget it", [_SESSION]),
+    ("get", "/v1/russet/sessions/{session}", "One of them with its messages", []),
+    ("delete", "/v1/russet/sessions/{session}", "Forget it", []),
     ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
     ("get", "/v1/routers", "The caller's named routers, and those that ship", []),
-    ("delete", "/v1/routers/{router}", "Forget one", [_ROUTER]),
+    ("delete", "/v1/routers/{router}", "Forget one", []),
+    ("get", "/v1/files", "The caller's files, newest first", _FILES_PAGE),
+    ("get", "/v1/files/{file}", "One of them", []),
+    ("delete", "/v1/files/{file}", "Forget it, also in vector stores", []),
+    ("get", "/v1/vector_stores", "The caller's vector stores, newest first", _STORES_PAGE),
+    ("get", "/v1/vector_stores/{store}", "One of them", []),
+    ("delete", "/v1/vector_stores/{store}", "Forget it; its files stay", []),
+    ("get", "/v1/vector_stores/{store}/files", "Its files, newest first", [*_STORES_PAGE, _FILTER]),
+    ("get", "/v1/vector_stores/{store}/files/{file}", "What became of one", []),
+    ("delete", "/v1/vector_stores/{store}/files/{file}", "Take it out; the file stays", []),
     ("get", "/v1/models", "Models that answer now", []),
-    ("get", "/v1/models/{model}", "One of them", [_MODEL]),
+    ("get", "/v1/models/{model}", "One of them", []),
     ("get", "/health", "Whether a token comes out", []),
     ("get", "/ready", "Whether a replica takes requests", []),
     ("get", "/version", "Name and version", []),
     ("get", "/openapi.json", "This document", []),
 )
-"""What reads no body: method, path, summary, parameters. /metrics, which is no JSON, is added to them."""
+"""What reads no JSON: method, path, summary, parameters beside the path's. What tells none is added to them: /metrics,
+a file's text, and the upload of one."""
 
 
 def document(version: str) -> Schema:
@@ -101,15 +141,22 @@ def document(version: str) -> Schema:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reads.model.__name__}"}}}
         operation = _operation(reads.method, reads.path, reads.summary, streams=reads.streams)
         operation |= {"requestBody": {"required": True, "content": content}}
-        if reads.of_router:
-            operation["parameters"] = [_ROUTER]
+        operation["parameters"] = _in_path(reads.path)
         paths.setdefault(reads.path, {})[reads.method] = operation
     for method, path, summary, parameters in OTHERS:
-        operation = _operation(method, path, summary) | {"parameters": parameters}
+        operation = _operation(method, path, summary) | {"parameters": [*_in_path(path), *parameters]}
         paths.setdefault(path, {})[method] = operation
-    metrics = _operation("get", "/metrics", "Every actor's metrics, in Prometheus's text format")
-    metrics["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    paths["/metrics"] = {"get": metrics}
+    for path, summary in (
+        ("/metrics", "Every actor's metrics, in Prometheus's text format"),
+        ("/v1/files/{file}/content", "A file's text"),
+    ):
+        plain = _operation("get", path, summary)
+        plain["parameters"] = _in_path(path)
+        plain["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        paths[path] = {"get": plain}
+    upload = _operation("post", "/v1/files", "Keep a text")
+    upload["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
+    paths["/v1/files"]["post"] = upload
     schemas: dict[str, Schema] = {"Error": ERROR, "AnthropicsError": ANTHROPICS_ERROR}
     for reads in BODIES:
         schemas |= body_schemas(reads)
@@ -183,6 +230,12 @@ def _operation(method: str, path: str, summary: str, *, streams: bool = False) -
 
 
 _TEXT = {"type": "string"}
+UPLOAD: Schema = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["assistants", "user_data"]}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
 ERROR: Schema = {
     "type": "object",
     "properties": {

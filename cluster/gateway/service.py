@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from actors.base.errors import Conflict
@@ -10,9 +11,11 @@ from actors.base.telemetry import Telemetry
 from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.documents.grpc import DocumentsService
+from cluster.gateway.documents.http import Documents
 from cluster.gateway.failover import Dispatcher
 from cluster.gateway.feedback import Feedback
-from cluster.gateway.grpc import InferenceService
+from cluster.gateway.grpc import InferenceService, admitted
 from cluster.gateway.health import Health
 from cluster.gateway.http import Api, HttpServer
 from cluster.gateway.models import Models
@@ -25,6 +28,7 @@ from cluster.gateway.sessions import Sessions
 from cluster.tool_runtime.config import ToolsConfig
 from cluster.tool_runtime.registry import Registry
 from cluster.tool_runtime.runtime import ToolRuntime
+from protos.gen.documents_pb2_grpc import DocumentsStub, add_DocumentsServicer_to_server
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -50,6 +54,7 @@ class Gateway:
         memory: MemoryStub,
         learner: LearnerStub,
         semantic: SemanticStub,
+        documents: DocumentsStub,
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         tools: ToolsConfig = NO_TOOLS,
@@ -71,9 +76,14 @@ class Gateway:
         models, gate = Models(self._routes, memory), Gate(config)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
-        api = Api(requests, models, Health(requests), gate, render, NamedRouters(semantic), feedback)
+        routers, kept = NamedRouters(semantic), Documents(documents)
+        api = Api(requests, models, Health(requests), gate, render, routers, feedback, kept)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
-        inference = [(add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback))]
+        admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
+        inference = [
+            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback)),
+            (add_DocumentsServicer_to_server, DocumentsService(documents, admit)),
+        ]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
         self.addresses = GatewayAddresses("", "")
         """Set by start()."""

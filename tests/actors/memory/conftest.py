@@ -19,15 +19,24 @@ from actors.memory.config import MemoryConfig
 from actors.memory.embedder import Embedder
 from actors.memory.hot_server import EmbeddedServer
 from actors.memory.service import MemoryService
+from protos.gen.documents_pb2_grpc import DocumentsStub, add_DocumentsServicer_to_server
 from protos.gen.memory_pb2_grpc import MemoryStub, add_MemoryServicer_to_server
 
 
 class Memory:
-    """A running memory actor: its service, a stub to it, and where it keeps things."""
+    """A running memory actor: its service, stubs to it, and where it keeps things."""
 
-    def __init__(self, service: MemoryService, stub: MemoryStub, directory: Path, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        service: MemoryService,
+        stub: MemoryStub,
+        documents: DocumentsStub,
+        directory: Path,
+        telemetry: Telemetry,
+    ) -> None:
         self.service = service
         self.stub = stub
+        self.documents = documents
         self.directory = directory
         self.telemetry = telemetry
 
@@ -107,13 +116,13 @@ def opening(directory: Path, embedder: Embedder) -> Opening:
         await service.start()
         server = Server(
             f"memory-{uuid4().hex[:8]}",
-            [(add_MemoryServicer_to_server, service)],
+            [(add_MemoryServicer_to_server, service), (add_DocumentsServicer_to_server, service.documents)],
             unix=str(directory.parent / "memory.sock"),
         )
         addresses = await server.start()
         channel = connect(next(address for address in addresses if address.startswith(transport)))
         try:
-            yield Memory(service, MemoryStub(channel), directory, telemetry)
+            yield Memory(service, MemoryStub(channel), DocumentsStub(channel), directory, telemetry)
         finally:
             await channel.close()
             await server.stop(grace_s=1)

@@ -14,6 +14,7 @@ from actors.memory.migration import migrate, move
 from actors.memory.ownership import Ownership
 from actors.memory.store import Entry, Schema, Where
 from cluster.cli import app
+from protos.gen.documents_pb2 import FileRequest, PutFileRequest
 from protos.gen.memory_pb2 import (
     AppendWitnessRequest,
     EmbedRequest,
@@ -122,6 +123,7 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             await memory.stub.PutPolicy(PutPolicyRequest(policy=policy))
             pattern = Pattern(tenant="t", router="r", text="x", label="y", features=b"z")
             await memory.stub.PutPatterns(PutPatternsRequest(patterns=[pattern]))
+            document = await memory.documents.PutFile(PutFileRequest(tenant="t", name="a.txt", content=b"text"))
         file = directory.parent / "russet.toml"
         file.write_text(f"[memory]\ndirectory = '{directory}'\nserver_url = '{stub.url}'\n")
         told = CliRunner().invoke(app, ["memory", "migrate", "--to", "server", "--config", str(file)])
@@ -137,6 +139,8 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             found = await memory.stub.SearchPolicies(SearchPoliciesRequest(type="pattern", embedding=vector))
             assert [each.policy.id for each in found.policies] == ["p"]
             assert found.policies[0].similarity == pytest.approx(1, abs=1e-5)
+            read = await memory.documents.ReadFile(FileRequest(tenant="t", file_id=document.id))
+            assert read.content == b"text"
         config = MemoryConfig.model_validate({"directory": directory, **server})
         back = move(config, "embedded", embedder.width, embedder.model, lambda name, done, total: None)
         assert [(each.name, each.entries, each.written) for each in back.collections] == [
@@ -144,6 +148,7 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             ("witness", 6, 1),
             ("policy", 1, 0),
             ("patterns", 1, 0),
+            ("documents", 2, 0),
         ]
         async with opening() as memory:
             assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).entries == 6

@@ -18,6 +18,8 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.service import Gateway
 from cluster.tool_runtime.config import ToolsConfig
 from protos.gen import (
+    documents_pb2,
+    documents_pb2_grpc,
     inference_pb2,
     learner_pb2,
     learner_pb2_grpc,
@@ -388,6 +390,120 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         return memory_pb2.DeleteSessionReply(found=found)
 
 
+class FakeDocuments(documents_pb2_grpc.DocumentsServicer):
+    """Keeps files and vector stores by tenant; every file is cut into its lines, each as near as it is long."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], documents_pb2.PutFileRequest] = {}
+        self.stores: dict[tuple[str, str], documents_pb2.VectorStore] = {}
+        self.attached: dict[tuple[str, str], list[str]] = {}
+        self.searches: list[documents_pb2.SearchRequest] = []
+        self.away = False
+        self.hold: asyncio.Event | None = None
+        """Where set, a search is answered once this is."""
+
+    def _file(self, tenant: str, file_id: str) -> documents_pb2.File:
+        if (tenant, file_id) not in self.files:
+            raise NotFound(f"there is no file {file_id}", param="file_id")
+        kept = self.files[tenant, file_id]
+        return documents_pb2.File(
+            id=file_id, name=kept.name, bytes=len(kept.content), created_ms=int(file_id[5:]), purpose=kept.purpose
+        )
+
+    def _store(self, tenant: str, store_id: str) -> documents_pb2.VectorStore:
+        if (tenant, store_id) not in self.stores:
+            raise NotFound(f"there is no vector store {store_id}", param="vector_store_id")
+        return self.stores[tenant, store_id]
+
+    async def PutFile(self, request: documents_pb2.PutFileRequest, context: Any) -> documents_pb2.File:
+        id = f"file-{len(self.files)}"
+        self.files[request.tenant, id] = request
+        return self._file(request.tenant, id)
+
+    async def GetFile(self, request: documents_pb2.FileRequest, context: Any) -> documents_pb2.File:
+        return self._file(request.tenant, request.file_id)
+
+    async def ReadFile(self, request: documents_pb2.FileRequest, context: Any) -> documents_pb2.FileContent:
+        file = self._file(request.tenant, request.file_id)
+        return documents_pb2.FileContent(file=file, content=self.files[request.tenant, file.id].content)
+
+    async def ListFiles(self, request: documents_pb2.ListRequest, context: Any) -> documents_pb2.ListFilesReply:
+        mine = [self._file(tenant, id) for tenant, id in reversed(self.files) if tenant == request.tenant]
+        return documents_pb2.ListFilesReply(files=mine)
+
+    async def DeleteFile(self, request: documents_pb2.FileRequest, context: Any) -> documents_pb2.DeleteReply:
+        found = self.files.pop((request.tenant, request.file_id), None) is not None
+        return documents_pb2.DeleteReply(found=found)
+
+    async def PutStore(self, request: documents_pb2.PutStoreRequest, context: Any) -> documents_pb2.VectorStore:
+        id = request.id or f"vs_{len(self.stores)}"
+        store = documents_pb2.VectorStore(id=id, name=request.name, metadata=request.metadata)
+        self.stores[request.tenant, id] = store
+        return store
+
+    async def GetStore(self, request: documents_pb2.StoreRequest, context: Any) -> documents_pb2.VectorStore:
+        return self._store(request.tenant, request.store_id)
+
+    async def ListStores(self, request: documents_pb2.ListRequest, context: Any) -> documents_pb2.ListStoresReply:
+        mine = [store for (tenant, _), store in reversed(self.stores.items()) if tenant == request.tenant]
+        return documents_pb2.ListStoresReply(stores=mine)
+
+    async def DeleteStore(self, request: documents_pb2.StoreRequest, context: Any) -> documents_pb2.DeleteReply:
+        found = self.stores.pop((request.tenant, request.store_id), None) is not None
+        return documents_pb2.DeleteReply(found=found)
+
+    def _attached(self, store_id: str, file_id: str) -> documents_pb2.Attached:
+        return documents_pb2.Attached(store_id=store_id, file_id=file_id, status=documents_pb2.STATUS_COMPLETED)
+
+    async def Attach(self, request: documents_pb2.AttachRequest, context: Any) -> documents_pb2.Attached:
+        self._file(request.tenant, request.file_id)
+        self._store(request.tenant, request.store_id).completed += 1
+        self.attached.setdefault((request.tenant, request.store_id), []).append(request.file_id)
+        return self._attached(request.store_id, request.file_id)
+
+    async def GetAttached(self, request: documents_pb2.AttachedRequest, context: Any) -> documents_pb2.Attached:
+        if request.file_id not in self.attached.get((request.tenant, request.store_id), ()):
+            raise NotFound("it is not there", param="file_id")
+        return self._attached(request.store_id, request.file_id)
+
+    async def ListAttached(self, request: documents_pb2.StoreRequest, context: Any) -> documents_pb2.ListAttachedReply:
+        files = self.attached.get((request.tenant, request.store_id), [])
+        return documents_pb2.ListAttachedReply(files=[self._attached(request.store_id, file) for file in files])
+
+    async def Detach(self, request: documents_pb2.AttachedRequest, context: Any) -> documents_pb2.DeleteReply:
+        files = self.attached.get((request.tenant, request.store_id), [])
+        found = request.file_id in files
+        if found:
+            files.remove(request.file_id)
+        return documents_pb2.DeleteReply(found=found)
+
+    async def Search(self, request: documents_pb2.SearchRequest, context: Any) -> documents_pb2.SearchReply:
+        self.searches.append(request)
+        if self.away:
+            raise Unavailable("memory is away")
+        if self.hold is not None:
+            await self.hold.wait()
+        chunks = []
+        for store_id in request.store_ids:
+            self._store(request.tenant, store_id)
+            for file_id in self.attached.get((request.tenant, store_id), []):
+                kept = self.files[request.tenant, file_id]
+                text, start = kept.content.decode(), 0
+                for index, line in enumerate(text.split("\n")):
+                    chunks.append(
+                        documents_pb2.Chunk(
+                            store_id=store_id, file_id=file_id, file_name=kept.name, index=index, text=line,
+                            start=start, end=start + len(line), score=len(line) / 64,
+                        )
+                    )  # fmt: skip
+                    start += len(line) + 1
+        chunks = [chunk for chunk in chunks if chunk.score >= request.score_threshold]
+        chunks.sort(key=lambda chunk: -chunk.score)
+        return documents_pb2.SearchReply(
+            chunks=chunks[: request.limit or 10], embedding=[0.5, 0.5], embedding_ms=2, retrieval_ms=3
+        )
+
+
 class FakeLearner(learner_pb2_grpc.LearnerServicer):
     """Keeps trajectories; knows the response ids it has seen."""
 
@@ -413,7 +529,7 @@ class World:
         self.bell = Bell()
         self.until = self.bell.until
         self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
-        self.semantic = FakeSemantic()
+        self.semantic, self.documents = FakeSemantic(), FakeDocuments()
         self.telemetry = Telemetry(service="gateway")
         self.servers: dict[str, Server] = {}
         self.channels: list[Any] = []
@@ -450,6 +566,12 @@ class World:
             ("memory", memory_pb2_grpc.add_MemoryServicer_to_server, memory_pb2_grpc.MemoryStub, self.memory),
             ("learner", learner_pb2_grpc.add_LearnerServicer_to_server, learner_pb2_grpc.LearnerStub, self.learner),
             ("semantic", router_pb2_grpc.add_SemanticServicer_to_server, router_pb2_grpc.SemanticStub, self.semantic),
+            (
+                "documents",
+                documents_pb2_grpc.add_DocumentsServicer_to_server,
+                documents_pb2_grpc.DocumentsStub,
+                self.documents,
+            ),
         ):
             channel = connect(await self.serve(name, add, servicer))
             self.channels.append(channel)

@@ -138,6 +138,15 @@ FULL: dict[str, dict[str, Any]] = {
     "/v1/routers/{router}/examples": {"examples": [{"text": "a", "label": "b"}]},
     "/v1/routers/{router}/prune": {"texts": ["a"], "labels": ["b"], "merge_above": 0.5},
     "/v1/feedback": {"response_id": "x", "rating": 0.5, "comment": "c"},
+    "/v1/vector_stores": {
+        "name": "a", "metadata": {"a": "b"}, "file_ids": ["f"],
+        "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 9}},
+    },
+    "/v1/vector_stores/{store}": {"name": "a", "metadata": {"a": "b"}},
+    "/v1/vector_stores/{store}/files": {"file_id": "f", "chunking_strategy": {"type": "auto"}},
+    "/v1/vector_stores/{store}/search": {
+        "query": "a", "max_num_results": 3, "ranking_options": {"ranker": "none", "score_threshold": 0.5},
+    },
 }  # fmt: skip
 """Bodies of which something is replaced by anything."""
 

@@ -11,6 +11,7 @@ from actors.base.errors import InvalidArgument
 from cluster.gateway import anthropic, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
+from cluster.gateway.documents import bodies
 from cluster.gateway.openapi import BODIES, Reads, document
 from protos.gen import inference_pb2
 
@@ -26,6 +27,10 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/routers/{router}": {"examples": [{"text": "x", "label": "y"}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "x", "label": None}]},
     "/v1/routers/{router}/prune": {"labels": ["x"]},
+    "/v1/vector_stores": {"name": "x"},
+    "/v1/vector_stores/{store}": {"name": "x"},
+    "/v1/vector_stores/{store}/files": {"file_id": "x"},
+    "/v1/vector_stores/{store}/search": {"query": "x"},
 }
 """A body to put a field into: with what other fields need to be accepted."""
 READ: dict[str, Callable[[Any], Any]] = {
@@ -39,6 +44,10 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/routers/{router}": named_routers.examples_of,
     "/v1/routers/{router}/examples": named_routers.examples_of,
     "/v1/routers/{router}/prune": named_routers.prune_request,
+    "/v1/vector_stores": bodies.store_request,
+    "/v1/vector_stores/{store}": bodies.change_request,
+    "/v1/vector_stores/{store}/files": bodies.attach_request,
+    "/v1/vector_stores/{store}/search": bodies.search_request,
 }
 """What a handler does with a body before it asks any actor."""
 

@@ -1,0 +1,1 @@
+"""Files, vector stores made of them, and search in those."""

@@ -1,0 +1,1 @@
+"""Files and vector stores as clients see them, in OpenAI's shapes."""
