@@ -88,6 +88,8 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self.sessions.start()
         stack.push_async_callback(self.sessions.stop)
         self.policies = Policies(self._rules)
+        await self.policies.start()
+        stack.push_async_callback(self.policies.stop)
         self.graph = Graph(hot, config.similar_edges, config.graph_edges)
         self.scorer = Scorer(config, embedder.embed_last, embedder.width, self._telemetry)
         head = HeadFile(directory / "witness.head", keyring)
@@ -160,6 +162,10 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
     async def PutPolicy(self, request: memory_pb2.PutPolicyRequest, context: Any) -> memory_pb2.PutPolicyReply:
         """Write the next version of a policy."""
         return memory_pb2.PutPolicyReply(version=await self.policies.put(request.policy))
+
+    async def DeletePolicy(self, request: memory_pb2.DeletePolicyRequest, context: Any) -> memory_pb2.DeletePolicyReply:
+        """Forget one."""
+        return memory_pb2.DeletePolicyReply(found=await self.policies.delete(request.id))
 
     async def SearchPolicies(
         self, request: memory_pb2.SearchPoliciesRequest, context: Any

@@ -357,7 +357,7 @@ class VerifyWitnessReply(_message.Message):
     def __init__(self, entries: _Optional[int] = ..., sound: _Optional[bool] = ..., broken_at: _Optional[int] = ..., problem: _Optional[str] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("id", "type", "embedding", "parameters", "confidence", "version", "created_ms", "last_accessed_ms", "source")
+    __slots__ = ("id", "type", "embedding", "parameters", "confidence", "version", "created_ms", "last_accessed_ms", "source", "expires_ms", "gone")
     ID_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +367,8 @@ class Policy(_message.Message):
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_ACCESSED_MS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     id: str
     type: str
     embedding: _containers.RepeatedScalarFieldContainer[float]
@@ -376,7 +378,9 @@ class Policy(_message.Message):
     created_ms: int
     last_accessed_ms: int
     source: str
-    def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., parameters: _Optional[str] = ..., confidence: _Optional[float] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_accessed_ms: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
+    expires_ms: int
+    gone: bool
+    def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., parameters: _Optional[str] = ..., confidence: _Optional[float] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_accessed_ms: _Optional[int] = ..., source: _Optional[str] = ..., expires_ms: _Optional[int] = ..., gone: _Optional[bool] = ...) -> None: ...
 
 class PutPolicyRequest(_message.Message):
     __slots__ = ("policy",)
@@ -389,6 +393,18 @@ class PutPolicyReply(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     version: int
     def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class DeletePolicyRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class DeletePolicyReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class SearchPoliciesRequest(_message.Message):
     __slots__ = ("type", "embedding", "limit", "id")

@@ -89,6 +89,11 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.SearchPoliciesRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.SearchPoliciesReply.FromString,
                 _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/russet.memory.v1.Memory/DeletePolicy',
+                request_serializer=protos_dot_gen_dot_memory__pb2.DeletePolicyRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.DeletePolicyReply.FromString,
+                _registered_method=True)
         self.WatchPolicies = channel.unary_stream(
                 '/russet.memory.v1.Memory/WatchPolicies',
                 request_serializer=protos_dot_gen_dot_memory__pb2.WatchPoliciesRequest.SerializeToString,
@@ -199,8 +204,15 @@ class MemoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeletePolicy(self, request, context):
+        """Forget one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchPolicies(self, request, context):
-        """Every policy of the types asked for, then every change.
+        """Every policy of the types asked for, then one without id, then every change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,6 +314,11 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.SearchPolicies,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.SearchPoliciesRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.SearchPoliciesReply.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.DeletePolicyRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.DeletePolicyReply.SerializeToString,
             ),
             'WatchPolicies': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPolicies,
@@ -636,6 +653,33 @@ class Memory:
             '/russet.memory.v1.Memory/SearchPolicies',
             protos_dot_gen_dot_memory__pb2.SearchPoliciesRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.SearchPoliciesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/DeletePolicy',
+            protos_dot_gen_dot_memory__pb2.DeletePolicyRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.DeletePolicyReply.FromString,
             options,
             channel_credentials,
             insecure,

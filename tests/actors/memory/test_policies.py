@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import time
 
 import numpy as np
 import pytest
 
 from actors.base.errors import InvalidArgument, TooLarge, Unavailable
-from protos.gen.memory_pb2 import Policy, PutPolicyRequest, SearchPoliciesRequest, WatchPoliciesRequest
+from protos.gen.memory_pb2 import (
+    DeletePolicyRequest,
+    Policy,
+    PutPolicyRequest,
+    SearchPoliciesRequest,
+    WatchPoliciesRequest,
+)
 
 
 def policy(name: str = "p1", **more) -> Policy:
@@ -75,6 +82,7 @@ async def test_watch_gives_all_then_changes_of_the_types_asked_for(opening, tran
         changes = aiter(stream)
         async with asyncio.timeout(20):
             assert {(await anext(changes)).id for _ in range(2)} == {"a", "b"}
+            assert (await anext(changes)).id == ""  # That was all.
             await put(memory, "r", type="router")
             await put(memory, "a")
             await put(memory, "c")
@@ -100,7 +108,7 @@ async def test_a_watcher_that_falls_behind_is_told_so(opening, monkeypatch):
     async with opening() as memory:
         await put(memory, "first")
         changes = memory.service.policies.watch([])
-        assert (await anext(changes)).id == "first"
+        assert [(await anext(changes)).id for _ in range(2)] == ["first", ""]
         for at in range(5):
             await put(memory, f"p{at}")
         with pytest.raises(Unavailable, match=r"more than 3 policy changes.*watch again"):
@@ -121,6 +129,7 @@ async def test_a_watcher_that_falls_behind_is_told_so(opening, monkeypatch):
         ({"parameters": "{"}, "not JSON"),
         ({"parameters": "[1]"}, "a JSON list; accepted: an object"),
         ({"embedding": [1.0]}, "width 1.*384"),
+        ({"expires_ms": 1000}, "expires_ms of policy p1 is 1000, which is past"),
     ],
 )
 async def test_what_is_no_policy_is_refused(opening, broken, named):
@@ -148,3 +157,58 @@ async def test_limits_and_unknown_types_are_named(opening):
         with pytest.raises(InvalidArgument, match="policy type 'nope'"):
             async for _ in memory.stub.WatchPolicies(WatchPoliciesRequest(types=["nope"])):
                 pass
+
+
+async def told(changes, number: int) -> list[tuple[str, int, bool]]:
+    async with asyncio.timeout(20):
+        return [((each := await anext(changes)).id, each.version, each.gone) for _ in range(number)]
+
+
+async def test_what_is_deleted_is_gone_for_all_and_begins_anew(opening):
+    async with opening() as memory:
+        await put(memory, "a")
+        await put(memory, "a")
+        await put(memory, "b")
+        changes = memory.service.policies.watch(["pattern"])
+        assert len(await told(changes, 3)) == 3
+        assert (await memory.stub.DeletePolicy(DeletePolicyRequest(id="a"))).found
+        assert not (await memory.stub.DeletePolicy(DeletePolicyRequest(id="a"))).found
+        assert await put(memory, "a") == 1
+        assert await told(changes, 2) == [("a", 2, True), ("a", 1, False)]
+        assert sorted(name for name, _ in await search(memory)) == ["a", "b"]
+        with pytest.raises(InvalidArgument, match="id of 0 characters"):
+            await memory.stub.DeletePolicy(DeletePolicyRequest())
+
+
+def soon(seconds: float) -> int:
+    return int((time.time() + seconds) * 1000)
+
+
+async def test_a_policy_holds_until_it_expires(opening, monkeypatch):
+    async with opening() as memory:
+        changes = memory.service.policies.watch([])
+        assert await told(changes, 1) == [("", 0, False)]
+        await put(memory, "kept")
+        await put(memory, "renewed", expires_ms=soon(300))
+        await put(memory, "renewed", expires_ms=soon(7200))
+        await put(memory, "short", expires_ms=soon(300))
+        puts = [("kept", 1, False), ("renewed", 1, False), ("renewed", 2, False), ("short", 1, False)]
+        assert await told(changes, 4) == puts
+        hour = time.time() + 3600
+        monkeypatch.setattr("actors.memory.policies.time.time", lambda: hour)
+        assert await search(memory, id="short") == []
+        await put(memory, "wakes", expires_ms=soon(7200))
+        assert sorted(await told(changes, 2)) == [("short", 1, True), ("wakes", 1, False)]
+        assert sorted(name for name, _ in await search(memory)) == ["kept", "renewed", "wakes"]
+
+
+async def test_what_expires_while_memory_is_away_is_forgotten_when_it_is_back(opening, monkeypatch):
+    async with opening() as memory:
+        await put(memory, "short", expires_ms=soon(300))
+        await put(memory, "kept")
+    hour = time.time() + 3600
+    monkeypatch.setattr("actors.memory.policies.time.time", lambda: hour)
+    async with opening() as memory:
+        changes = memory.service.policies.watch([])
+        assert await told(changes, 2) == [("kept", 1, False), ("", 0, False)]
+        assert await search(memory) == [("kept", 1)]
