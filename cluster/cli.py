@@ -16,12 +16,12 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
-from cluster import cli_documents, cli_kv, cli_memory, cli_router, cli_sessions, cli_tools
+from cluster import cli_documents, cli_kv, cli_memory, cli_models, cli_router, cli_sessions, cli_tools
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
 from cluster.lifecycle import running_url
-from cluster.report import config_table, models_table, status_table
+from cluster.report import config_table, status_table
 from cluster.status import Status, gather
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(cli_sessions.app)
+app.add_typer(cli_models.app)
 app.add_typer(cli_memory.app)
 app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
@@ -188,12 +189,6 @@ def chat(
             break
         messages.append({"role": "user", "content": text})
         messages.append({"role": "assistant", "content": _stream(client, messages, model, max_tokens, temperature)})
-
-
-@app.command()
-def models(url: Url = None, key: Key = None, config: ConfigFile = None) -> None:
-    """List the models that answer now."""
-    out.print(models_table(Client(url or running_url(config), key).models()))
 
 
 @app.command()

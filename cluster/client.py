@@ -124,6 +124,23 @@ class Client:
         body = {"query": query, "max_num_results": limit}
         return self._ask("POST", f"/v1/vector_stores/{quote(store_id, safe='')}/search", body).json()["data"]
 
+    def aliases(self) -> list[dict[str, Any]]:
+        """The names that lead to models, with how these do."""
+        return self._ask("GET", "/v1/russet/aliases").json()["data"]
+
+    def alias(self, name: str) -> dict[str, Any]:
+        """One of them."""
+        return self._ask("GET", f"/v1/russet/aliases/{quote(name, safe='')}").json()
+
+    def put_alias(self, name: str, models: dict[str, float], max_failures: float | None) -> dict[str, Any]:
+        """Have a name lead to models, by weight."""
+        body: dict[str, Any] = {"models": models, "max_failures": max_failures}
+        return self._ask("PUT", f"/v1/russet/aliases/{quote(name, safe='')}", body).json()
+
+    def delete_alias(self, name: str) -> bool:
+        """Forget an alias; False where there was none."""
+        return self._ask("DELETE", f"/v1/russet/aliases/{quote(name, safe='')}").json()["deleted"]
+
     def metrics(self) -> str:
         """The text of /metrics."""
         return self._ask("GET", "/metrics").text

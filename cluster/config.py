@@ -144,7 +144,7 @@ def load(
 
     merged: dict[str, Any] = {}
     for _, source in sources:
-        _merge(merged, source)
+        _merge(merged, source, whole=True)
     try:
         return Config.model_validate(merged).resolved()
     except ValidationError as invalid:
@@ -178,11 +178,11 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:
     into[path[-1]] = value
 
 
-def _merge(into: dict[str, Any], source: Mapping[str, Any]) -> None:
-    """Deep-merge `source` over `into`. `models.0.backend` reaches into the list of models by its index."""
+def _merge(into: dict[str, Any], source: Mapping[str, Any], *, whole: bool = False) -> None:
+    """Deep-merge `source` over `into`. `whole`: `models.0.backend` reaches into the list of models by its index."""
     for key, value in source.items():
         current = into.get(key)
-        if key == "models" and isinstance(value, Mapping):
+        if whole and key == "models" and isinstance(value, Mapping):
             rows = into.setdefault(key, [{}])
             for index, fields in value.items():
                 if not index.isdigit() or int(index) >= len(rows):

@@ -1,6 +1,51 @@
 """Settings of the router."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from actors.router.naming import AUTO, Alias, Target
+
+MAX_NAME = 128
+MAX_TARGETS = 16
+MAX_FAILURES = 0.5
+
+
+class AliasConfig(BaseModel):
+    """A name that leads to one model or is split between several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: dict[str, Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]] = Field(
+        min_length=1, max_length=MAX_TARGETS, description="Weight of each model, relative to the others'"
+    )
+    max_failures: float = Field(
+        default=MAX_FAILURES,
+        gt=0,
+        le=1,
+        description="Share of a model's recent requests that may fail before the others take its place",
+    )
+
+    def named(self, name: str) -> Alias:
+        """The alias of this name."""
+        targets = (Target(model, weight) for model, weight in self.models.items())
+        return Alias(name, tuple(targets), self.max_failures)
+
+
+def _as_alias(given: Any) -> Any:
+    """A model's id stands for an alias of it."""
+    return {"models": {given: 1.0}} if isinstance(given, str) else given
+
+
+def problem_of(name: str, alias: AliasConfig) -> str:
+    """What is wrong with a name or with an alias as a whole; empty where nothing is."""
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name in AUTO:
+        return f"accepted as a name are 1 to {MAX_NAME} printable characters, not auto"
+    if wrong := next((model for model in alias.models if model in AUTO or len(model) > MAX_NAME), None):
+        return f"it leads to {wrong[:80]!r}; accepted are ids of models"
+    if not any(alias.models.values()):
+        return "all weights are 0; at least one must be above"
+    return ""
 
 
 class RouterConfig(BaseModel):
@@ -10,6 +55,10 @@ class RouterConfig(BaseModel):
 
     default_model: str = Field(
         default="", description='Model for requests that ask for none or "auto"; by default the first'
+    )
+    aliases: dict[str, Annotated[AliasConfig, BeforeValidator(_as_alias)]] = Field(
+        default={},
+        description="Names that lead to models: a model's id, or {models = {id = weight, ...}} for a split",
     )
     stale_after_s: float = Field(default=3.0, gt=0, description="A replica not heard from for this long is not chosen")
     forget_after_s: float = Field(default=60.0, gt=0, description="And after this long it is dropped from the table")
@@ -39,3 +88,11 @@ class RouterConfig(BaseModel):
     history_rate: float = Field(
         default=0.1, gt=0, le=1, description="Weight of the newest request in a replica's history"
     )
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_can_be(cls, aliases: dict[str, AliasConfig]) -> dict[str, AliasConfig]:
+        for name, alias in aliases.items():
+            if problem := problem_of(name, alias):
+                raise ValueError(f"alias {name[:80]!r}: {problem}")
+        return aliases

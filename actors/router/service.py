@@ -1,23 +1,25 @@
 """The router's servicer."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opentelemetry.trace import SpanKind
+from pydantic import ValidationError
 
 from actors.base import genai
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.router.affinity import Affinity
-from actors.router.config import RouterConfig
+from actors.router.aliases import Aliases
+from actors.router.config import MAX_FAILURES, AliasConfig, RouterConfig
 from actors.router.fleet import Fleet, Replica
+from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, resolve, routing_key
 from actors.router.policy import Ask, View, confidence, explain, rank, uncached
 from actors.router.semantic.service import SemanticService
-from protos.gen import router_pb2, router_pb2_grpc
+from protos.gen import inference_pb2, router_pb2, router_pb2_grpc
 from protos.gen.memory_pb2_grpc import MemoryStub
 
-AUTO = ("", "auto")
 RETRY_AFTER_S = 1.0
 DECISION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 
@@ -35,20 +37,33 @@ class RouterService(router_pb2_grpc.RouterServicer):
         """Without `memory` there are no named routers."""
         self.semantic = None if memory is None else SemanticService(memory, telemetry)
         """The named routers, a service of their own."""
+        self.aliases = Aliases(config, memory, clock)
+        """Names that lead to models."""
         self._config = config
         self._telemetry = telemetry
         self.fleet = Fleet(config, telemetry, clock)
         self._affinity = Affinity(config.affinity_entries)
         self._seconds = telemetry.histogram("russet_router_decision_seconds", "Time of a decision", DECISION_SECONDS)
         self._decisions = telemetry.counter("russet_router_decisions_total", "Decisions by outcome", ("outcome",))
+        variant = ("alias", "model")
+        self._ended = telemetry.counter(
+            "russet_split_requests_total", "Requests by alias that ended, by how", (*variant, "outcome")
+        )
+        self._first_token = telemetry.histogram(
+            "russet_split_ttft_seconds", "Wait for the first token of requests by alias", labels=variant
+        )
+        self._quality = telemetry.gauge("russet_split_quality", "Mean quality of answers by alias, 0..1", variant)
+        self._rating = telemetry.gauge("russet_split_rating", "Mean rating of answers by alias, -1..1", variant)
 
     async def start(self) -> None:
-        """Begin to rebuild the named routers; replicas announce themselves."""
+        """Begin to read aliases and to rebuild the named routers; replicas announce themselves."""
+        await self.aliases.start()
         if self.semantic is not None:
             await self.semantic.start()
 
     async def stop(self) -> None:
         """End what start() began."""
+        await self.aliases.stop()
         if self.semantic is not None:
             await self.semantic.stop()
 
@@ -62,20 +77,8 @@ class RouterService(router_pb2_grpc.RouterServicer):
     def _route(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
         began = time.perf_counter()
         known = self.fleet.replicas()
-        model = self._model(request.model, known)
-        of_model = [replica for replica in known if replica.state.model == model]
-        ready = [
-            replica
-            for replica in of_model
-            if self.fleet.available(replica) and replica.replica_id not in request.exclude
-        ]
-        if not ready:
-            self._decisions.labels(outcome="unavailable").inc()
-            reasons = ", ".join(f"{replica.replica_id} {self._reason(replica)}" for replica in of_model)
-            raise Unavailable(
-                f"no replica of {model or 'any model'} is ready; {reasons or 'none has announced itself yet'}",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        resolution = self._resolve(request, known)
+        model, ready = self._settle(request, resolution.choices, known)
         session = self._affinity.session(request.tenant, request.session_id) or request.session_replica
         pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
         views = [_view(replica, self.fleet.success(replica), session, pages) for replica in ready]
@@ -85,15 +88,16 @@ class RouterService(router_pb2_grpc.RouterServicer):
         # Requests that come between two heartbeats must not all go where it was empty at the first.
         winner = ranked[0].view
         self.fleet.sent(winner.replica_id, request.request_id, uncached(winner, ask))
-        explanation = explain(ranked)
-        if request.model in AUTO:
-            explanation.insert(0, f"no model was asked for; {model} is the default")
+        explanation = [*resolution.explanation, *explain(ranked)]
+        if model != resolution.choices[0].model:
+            explanation.insert(len(resolution.explanation), f"it went to {model} before, and stays there")
         self._decisions.labels(outcome="routed").inc()
         self._seconds.observe(time.perf_counter() - began)
         return router_pb2.RouteReply(
             model=model,
             confidence=confidence(ranked),
             explanation=explanation,
+            alias=resolution.alias,
             candidates=[
                 router_pb2.Candidate(
                     replica_id=each.view.replica_id,
@@ -125,7 +129,9 @@ class RouterService(router_pb2_grpc.RouterServicer):
             )
             for replica in replicas
         ]
-        return router_pb2.ListReplicasReply(replicas=rows, default_model=self._default(replicas))
+        tables = self._tables(replicas)
+        aliases = [self._alias(alias, tables) for _, alias in sorted(tables.aliases.items())]
+        return router_pb2.ListReplicasReply(replicas=rows, default_model=tables.default, aliases=aliases)
 
     async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
         """Learn how a request went."""
@@ -134,19 +140,123 @@ class RouterService(router_pb2_grpc.RouterServicer):
             self._affinity.served(request.tenant, request.session_id, request.prefix_hashes, request.replica_id)
         return router_pb2.ReportReply()
 
+    async def ListAliases(self, request: router_pb2.ListAliasesRequest, context: Any) -> router_pb2.ListAliasesReply:
+        """All, with how their targets do."""
+        tables = self._tables(self.fleet.replicas())
+        return router_pb2.ListAliasesReply(
+            aliases=[self._alias(alias, tables, told=True) for _, alias in sorted(tables.aliases.items())]
+        )
+
+    async def PutAlias(self, request: router_pb2.PutAliasRequest, context: Any) -> router_pb2.PutAliasReply:
+        """Set one. Raises InvalidArgument, NotFound for a target that nobody serves, Unavailable without memory."""
+        asked, known = request.alias, self.fleet.replicas()
+        config = alias_config(asked)
+        served = sorted({replica.state.model for replica in known})
+        if wrong := next((model for model in config.models if model not in served), None):
+            raise NotFound(
+                f"alias {asked.name[:80]!r} would lead to {wrong[:80]!r}, which is not served here; these are: "
+                f"{', '.join(served) or 'none yet'}",
+                param="models",
+            )
+        alias = await self.aliases.put(asked.name, config)
+        return router_pb2.PutAliasReply(alias=self._alias(alias, self._tables(known), told=True))
+
+    async def DeleteAlias(self, request: router_pb2.DeleteAliasRequest, context: Any) -> router_pb2.DeleteAliasReply:
+        """Forget one that was put."""
+        return router_pb2.DeleteAliasReply(found=await self.aliases.delete(request.name))
+
+    async def ReportOutcomes(
+        self, request: router_pb2.ReportOutcomesRequest, context: Any
+    ) -> router_pb2.ReportOutcomesReply:
+        """Count how requests by alias went."""
+        for outcome in request.outcomes:
+            if self.aliases.report(outcome):
+                self._count(outcome)
+        return router_pb2.ReportOutcomesReply()
+
+    def _count(self, outcome: router_pb2.Outcome) -> None:
+        variant = {"alias": outcome.alias, "model": outcome.model}
+        if outcome.HasField("succeeded"):
+            self._ended.labels(**variant, outcome="answered" if outcome.succeeded else "failed").inc()
+        if outcome.HasField("ttft_ms"):
+            self._first_token.labels(**variant).observe(outcome.ttft_ms / 1e3)
+        known = self.aliases.variants.message((outcome.alias, outcome.model))
+        if outcome.HasField("quality"):
+            self._quality.labels(**variant).set(known.quality.mean)
+        if outcome.HasField("rating"):
+            self._rating.labels(**variant).set(known.rating.mean)
+
+    def _alias(self, alias: Alias, tables: Tables, *, told: bool = False) -> inference_pb2.Alias:
+        """As it is told; `told`: with the outcomes of its targets."""
+        keys = [(alias.name, target.model) for target in alias.targets]
+        return inference_pb2.Alias(
+            name=alias.name,
+            max_failures=alias.max_failures,
+            source=self.aliases.source(alias.name),
+            targets=[
+                inference_pb2.AliasTarget(
+                    model=target.model,
+                    weight=target.weight,
+                    ready=target.model in tables.ready,
+                    failing=is_failing(alias, tables.failures.get(key)),
+                    outcomes=self.aliases.variants.message(key) if told else None,
+                )
+                for key, target in zip(keys, alias.targets, strict=True)
+            ],
+        )
+
     def _default(self, known: list[Replica]) -> str:
         """The model of requests that ask for none; empty while there is none."""
         return self._config.default_model or min((replica.state.model for replica in known), default="")
 
-    def _model(self, asked: str, known: list[Replica]) -> str:
-        if asked in AUTO:
-            return self._default(known)
+    def _resolve(self, request: router_pb2.RouteRequest, known: list[Replica]) -> Resolution:
+        """Where the name that was asked for leads; a begun request's, to its own model. Raises NotFound."""
+        if request.begun:
+            resolution = Resolution("", (Choice(request.settled, 1.0, "it has begun"),), ())
+        else:
+            resolution = resolve(request.model, routing_key(request), self._tables(known))
         served = sorted({replica.state.model for replica in known})
         # A router that has heard of nobody cannot tell what there is; and the default model may be loading still.
-        if served and asked not in served and asked != self._config.default_model:
+        if served and not any(choice.model in (*served, self._config.default_model) for choice in resolution.choices):
             self._decisions.labels(outcome="unknown_model").inc()
-            raise NotFound(f"model {asked!r} is not served here; these are: {', '.join(served)}", param="model")
-        return asked
+            here = f"served here; these are: {', '.join(served)}"
+            if resolution.alias:
+                targets = ", ".join(choice.model for choice in resolution.choices)
+                raise NotFound(f"{resolution.alias!r} leads to {targets}, which is not {here}", param="model")
+            raise NotFound(f"model {resolution.choices[0].model!r} is not {here}", param="model")
+        return resolution
+
+    def _settle(
+        self, request: router_pb2.RouteRequest, choices: Sequence[Choice], known: list[Replica]
+    ) -> tuple[str, list[Replica]]:
+        """The first of the choices that replicas are ready for, and these.
+
+        A request that was led to one of them before stays there where it can. Raises Unavailable.
+        """
+        models = [choice.model for choice in choices]
+        if request.settled in models:
+            models = [request.settled, *(model for model in models if model != request.settled)]
+        by_model = {model: [replica for replica in known if replica.state.model == model] for model in models}
+        for model, replicas in by_model.items():
+            ready = [
+                replica
+                for replica in replicas
+                if self.fleet.available(replica) and replica.replica_id not in request.exclude
+            ]
+            if ready:
+                return model, ready
+        self._decisions.labels(outcome="unavailable").inc()
+        of_models = [replica for replicas in by_model.values() for replica in replicas]
+        reasons = ", ".join(f"{replica.replica_id} {self._reason(replica)}" for replica in of_models)
+        names = " or ".join(models) or "any model"
+        raise Unavailable(
+            f"no replica of {names} is ready; {reasons or 'none has announced itself yet'}",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+    def _tables(self, known: list[Replica]) -> Tables:
+        ready = {replica.state.model for replica in known if self.fleet.available(replica)}
+        return Tables(self.aliases.by_name, self._default(known), ready, self.aliases.variants.failures())
 
     def _reason(self, replica: Replica) -> str:
         """Why it cannot be chosen."""
@@ -155,6 +265,21 @@ class RouterService(router_pb2_grpc.RouterServicer):
         if replica.state.load.draining:
             return "is draining"
         return "has just failed this request" if replica.state.load.ready else "is loading"
+
+
+def alias_config(asked: inference_pb2.Alias) -> AliasConfig:
+    """An alias as it was asked for. Raises InvalidArgument naming what is wrong."""
+    weights = {target.model: target.weight for target in asked.targets}
+    if len(weights) < len(asked.targets):
+        raise InvalidArgument(f"alias {asked.name[:80]!r} names a model twice; accepted is each once", param="models")
+    try:
+        return AliasConfig(models=weights, max_failures=asked.max_failures or MAX_FAILURES)
+    except ValidationError as wrong:
+        error = wrong.errors()[0]
+        place = ".".join(map(str, error["loc"]))
+        raise InvalidArgument(
+            f"alias {asked.name[:80]!r}: {place} is {error['input']!r}: {error['msg']}", param=place
+        ) from None
 
 
 def _view(replica: Replica, success: float, session: str | None, pages: dict[str, int]) -> View:

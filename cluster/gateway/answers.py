@@ -167,6 +167,8 @@ def extension(generation: AnswerStream) -> dict[str, Any]:
         "confidence": round(route.confidence, 4),
         "explanation": list(route.explanation),
     }
+    if route.alias:
+        decision["alias"] = route.alias
     kv = {"format": generation.kv.format, "restored_tokens": generation.kv.restored_tokens}
     body: dict[str, Any] = {"route": decision, "failovers": generation.failovers, "kv": kv}
     if generation.tool_runs:
@@ -254,7 +256,9 @@ def _vector(values: Sequence[float], encoding: str) -> str | list[float]:
 
 def model_row(card: inference_pb2.ModelCard) -> dict[str, Any]:
     """One row of /v1/models."""
-    more = {"kind": card.kind, "context_length": card.context_length, "replicas": card.replicas}
+    more: dict[str, Any] = {"kind": card.kind, "context_length": card.context_length, "replicas": card.replicas}
+    if card.models:
+        more["models"] = dict(card.models)
     return {"id": card.id, "object": "model", "created": card.created_s, "owned_by": "russet", "russet": more}
 
 

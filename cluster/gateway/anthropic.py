@@ -14,9 +14,9 @@ from actors.base.errors import InvalidArgument, RussetError, mapping_of
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.answers import dumps, extension, ran
 from cluster.gateway.anthropic_messages import messages_of
-from cluster.gateway.bodies import ANY, Body, content_text
+from cluster.gateway.bodies import Body, content_text
 from cluster.gateway.errors import UnsupportedParameter
-from cluster.gateway.extension import Extension, apply_extension
+from cluster.gateway.extension import Extension, apply_extension, route_key
 from cluster.gateway.limits import check, check_stop
 from cluster.gateway.tools.check import NAME
 from cluster.gateway.tools.reader import Delta
@@ -26,7 +26,6 @@ UNSUPPORTED_MESSAGES: dict[str, tuple[Any, ...]] = {
     "container": (None,),
     "context_management": (None,),
     "mcp_servers": (None, []),
-    "metadata": (ANY,),
     "output_config": (None,),
     "service_tier": (None, "auto", "standard_only"),
     "thinking": (None, {"type": "disabled"}),
@@ -72,6 +71,12 @@ class ToolChoice(Body):
     disable_parallel_tool_use: bool | None = None
 
 
+class Metadata(Body):
+    """Who the client's user is."""
+
+    user_id: str | None = None
+
+
 class MessagesBody(Body):
     """POST /v1/messages."""
 
@@ -86,6 +91,7 @@ class MessagesBody(Body):
     stream: bool | None = None
     tools: list[AnthropicTool] | None = None
     tool_choice: ToolChoice | None = None
+    metadata: Metadata | None = None
     russet: Extension | None = None
 
 
@@ -100,7 +106,8 @@ def messages_request(body: MessagesBody) -> inference_pb2.ChatRequest:
     check_stop(stops, "stop_sequences")
     sampling = inference_pb2.Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k)
     decoding = inference_pb2.Decoding(sampling=sampling, max_tokens=body.max_tokens, stop=stops)
-    request = inference_pb2.ChatRequest(model=body.model, decoding=decoding)
+    user = route_key(body.metadata.user_id if body.metadata else None)
+    request = inference_pb2.ChatRequest(model=body.model, decoding=decoding, route_key=user)
     if body.system is not None:
         request.messages.add(role="system", content=content_text(body.system, "system"))
     for index, message in enumerate(body.messages):

@@ -8,11 +8,25 @@ from cluster.gateway.config import GatewayConfig
 TENANT_CHARS = 128
 
 
+LOOPBACK = ("localhost", "::1")
+
+
+def check_admin(caller: Caller) -> None:
+    """Raises PermissionDenied for a caller who may not change what is served."""
+    if not caller.admin:
+        raise PermissionDenied(
+            "this is for administrators: callers whose key's name is in gateway.admins, or, where the gateway asks for "
+            "no keys, those of a gateway that listens on this machine alone"
+        )
+
+
 class Gate:
     """Turns a request's `Authorization` and its claimed tenant into a Caller; HTTP and gRPC share it."""
 
     def __init__(self, config: GatewayConfig) -> None:
         """Raises InvalidArgument where the key file cannot be read."""
+        self._admins = config.admins
+        self._alone = config.host in LOOPBACK or config.host.startswith("127.")
         self._keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
 
     def admit(self, authorization: str | None, tenant: str | None) -> Caller:
@@ -26,11 +40,11 @@ class Gate:
                 param="X-Russet-Tenant",
             )
         if self._keys is None:
-            return Caller(tenant or "")
+            return Caller(tenant or "", admin=self._alone)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("this gateway wants an API key: send `Authorization: Bearer KEY`")
         name = self._keys.check(key.strip())
         if tenant not in (None, "", name):
             raise PermissionDenied(f"this key belongs to {name}, not to the tenant named", param="X-Russet-Tenant")
-        return Caller(name)
+        return Caller(name, admin=name in self._admins)

@@ -1,5 +1,7 @@
 """Which answer a request gets: one generation, or several that are told as one."""
 
+import secrets
+
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.caller import Caller
 from cluster.gateway.prompt import GenerateMessage
@@ -11,8 +13,15 @@ from protos.gen import inference_pb2
 
 def begin(requests: Requests, request: GenerateMessage, caller: Caller) -> AnswerStream:
     """Validate a request of any API. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet."""
+    keep_together(request)
     if isinstance(request, inference_pb2.ChatRequest) and request.HasField("reflect"):
         return Reflection(requests, request, caller)
     if isinstance(request, inference_pb2.ChatRequest) and request.HasField("server_tools"):
         return ToolLoop(requests, request, caller)
     return requests.begin(request, caller)
+
+
+def keep_together(request: GenerateMessage) -> None:
+    """Have all generations of a request's answer come from one model, where its name is split between several."""
+    if not request.session_id and not request.route_key:
+        request.route_key = secrets.token_hex(8)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_stream import AnswerStream
-from cluster.gateway.begin import begin
+from cluster.gateway.begin import begin, keep_together
 from cluster.gateway.caller import Caller
 from cluster.gateway.checks import echoes
 from cluster.gateway.limits import check_decoding
@@ -55,6 +55,7 @@ class Choices:
             raise InvalidArgument(f"n is {count} with russet.reflect: there is one answer; accepted is 1", param="n")
         self._ranks = count > self._wanted
         self.tells_logprobs = decoding.HasField("logprobs")
+        keep_together(request)
         self._all = [begin(requests, choice_of(request, index, self._ranks), caller) for index in range(count)]
         self.generations: list[AnswerStream] = self._all[: self._wanted]
         """Those that are the answer; with best_of only once answer() has returned."""

@@ -20,6 +20,10 @@ class GatewayConfig(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 lets the system choose")
     grpc_port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 lets the system choose")
     api_keys_file: Path | None = Field(default=None, description="File of hashed API keys; unset asks for none")
+    admins: tuple[str, ...] = Field(
+        default=(),
+        description="Names of the keys that may change what is served; without keys, callers of this machine may",
+    )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins that browsers may call from; none turns CORS off"
     )

@@ -1,5 +1,6 @@
 """Russet's own part of a request, which stands under `russet` in the bodies of every API."""
 
+import hashlib
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from cluster.gateway.reflect.asked import ReflectBody, reflect_message
 from cluster.gateway.tools.check import MAX_TOOLS, callable_tools
 from protos.gen import inference_pb2
 
+MAX_USER_CHARS = 256
 PRIORITIES = {
     "low": inference_pb2.PRIORITY_LOW,
     "normal": inference_pb2.PRIORITY_NORMAL,
@@ -40,6 +42,12 @@ class Extension(Body):
     close: bool = False
     reflect: ReflectBody | None = None
     tools: ServerToolsBody | None = None
+
+
+def route_key(*users: str | None) -> str:
+    """What a split between models goes by where there is no session: the client's user, as the API calls it."""
+    user = next(filter(None, users), "")
+    return user if len(user) <= MAX_USER_CHARS else hashlib.blake2b(user.encode(), digest_size=16).hexdigest()
 
 
 def apply_extension(

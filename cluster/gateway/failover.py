@@ -22,7 +22,7 @@ MAX_PAUSE_S = 0.5
 
 
 class ModelChanged(Exception):
-    """The replica chosen serves another revision of the model: the prompt has to be made anew with `view`."""
+    """The replica chosen serves another model, or revision, than was expected: make the prompt anew with `view`."""
 
     def __init__(self, view: ModelView) -> None:
         super().__init__(view.model.revision)
@@ -46,6 +46,8 @@ class Job:
     scored: int = 0
     """Prompt tokens whose log-probabilities were told."""
     decision: router_pb2.RouteReply | None = None
+    alias: str = ""
+    """The alias that led to its model; empty where none did."""
     candidate: router_pb2.Candidate | None = None
     """Where it runs, or ran last."""
     admission: scheduler_pb2.Admission | None = None
@@ -114,8 +116,11 @@ class Dispatcher:
         self._catalog = catalog
         self._failovers = telemetry.counter("russet_gateway_failovers_total", "Streams that went on at another replica")
 
-    async def locate(self, route: router_pb2.RouteRequest, wait_s: float) -> tuple[str, ModelView]:
-        """The model that `route` leads to. Raises NotFound for one that nobody serves, Unavailable after wait_s."""
+    async def locate(self, route: router_pb2.RouteRequest, wait_s: float) -> ModelView:
+        """The model that `route` leads to, where it is settled then.
+
+        Raises NotFound for one that nobody serves, Unavailable after wait_s.
+        """
         patience = _Patience(wait_s, self._config.failover_attempts)
         failure: RussetError = Unavailable("the router named no candidate")
         while True:
@@ -123,10 +128,13 @@ class Dispatcher:
                 decision = await self._routes.choose(route)
                 for candidate in decision.candidates:
                     try:
-                        return decision.model, await self._catalog.view(candidate)
+                        view = await self._catalog.view(candidate)
                     except _BROKEN as error:
                         failure = error
                         route.exclude.append(candidate.replica_id)
+                    else:
+                        route.settled = decision.model
+                        return view
             except _BROKEN as error:
                 failure = error
             await patience.pause(failure, route)
@@ -168,17 +176,20 @@ class Dispatcher:
         """Events of the first candidate that takes the job."""
         began = time.monotonic()
         try:
+            job.route.begun = bool(job.emitted or job.scored)
             decision = job.decision = await self._routes.choose(job.route)
         finally:
             job.routing_s += time.monotonic() - began
+        job.route.settled = decision.model
+        job.alias = decision.alias or job.alias
         full: QueueFull | None = None
         broken: RussetError | None = None
         for candidate in decision.candidates:
             started = False
             try:
                 view = await self._catalog.view(candidate)
-                if not view.same_tokens(job.view):
-                    if not (job.emitted or job.scored):
+                if not view.same_tokens(job.view) or view.model.id != job.view.model.id:
+                    if not job.route.begun:
                         raise ModelChanged(view)
                     raise Unavailable(
                         f"replica {candidate.replica_id} serves revision {view.model.revision}, not the stream's"

@@ -2,8 +2,8 @@
 
 from actors.base.errors import InvalidArgument
 from actors.base.feedback import check_feedback, outcome_of
+from cluster.gateway.caller import Caller
 from cluster.gateway.records import Records
-from cluster.gateway.requests import Caller
 from protos.gen import inference_pb2, router_pb2
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.router_pb2_grpc import SemanticStub

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from actors.base.errors import InvalidArgument, TooLarge
+from cluster.gateway.aliases import Aliases
 from cluster.gateway.auth import Gate
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
@@ -19,11 +20,12 @@ from protos.gen import inference_pb2, inference_pb2_grpc
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
-    def __init__(self, requests: Requests, models: Models, gate: Gate, feedback: Feedback) -> None:
+    def __init__(self, requests: Requests, models: Models, gate: Gate, feedback: Feedback, aliases: Aliases) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
         self._feedback = feedback
+        self._aliases = aliases
 
     async def Chat(self, request: inference_pb2.ChatRequest, context: Any) -> inference_pb2.Answer:
         """A whole answer."""
@@ -87,6 +89,24 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Those that the gateway itself can run."""
         self._admit(request, context)
         return await listed(self._requests.tools)
+
+    async def ListAliases(
+        self, request: inference_pb2.ListAliasesRequest, context: Any
+    ) -> inference_pb2.ListAliasesReply:
+        """Names that lead to models."""
+        aliases = await self._aliases.listed(self._admit(request, context))
+        return inference_pb2.ListAliasesReply(aliases=aliases)
+
+    async def PutAlias(self, request: inference_pb2.PutAliasRequest, context: Any) -> inference_pb2.Alias:
+        """Set one."""
+        return await self._aliases.put(self._admit(request, context), request.alias)
+
+    async def DeleteAlias(
+        self, request: inference_pb2.DeleteAliasRequest, context: Any
+    ) -> inference_pb2.DeleteAliasReply:
+        """Forget one that was put."""
+        found = await self._aliases.delete(self._admit(request, context), request.name)
+        return inference_pb2.DeleteAliasReply(found=found)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
         choices = Choices(self._requests, request, self._admit(request, context))

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
 from cluster.gateway import anthropic, openapi, responses, responses_stored
+from cluster.gateway.aliases import Aliases
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
@@ -69,6 +70,7 @@ class Api:
         routers: NamedRouters,
         feedback: Feedback,
         documents: Documents,
+        aliases: Aliases,
     ) -> None:
         self._requests = requests
         self._models = models
@@ -78,6 +80,7 @@ class Api:
         self._routers = routers
         self._feedback = feedback
         self._documents = documents
+        self._aliases = aliases
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -110,6 +113,7 @@ class Api:
             route("/v1/routers/{router}/examples", "POST", named.add),
             route("/v1/routers/{router}/prune", "POST", named.prune),
             *self._documents.routes(route),
+            *self._aliases.routes(route),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),

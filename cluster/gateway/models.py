@@ -24,7 +24,7 @@ class Models:
         self._since_s = int(time.time())
 
     async def cards(self) -> list[inference_pb2.ModelCard]:
-        """Chat models with a ready replica, the default first; then the embedders where memory is there."""
+        """Chat models with a ready replica, the default first; then aliases, and the embedders if memory is there."""
         cards = cards_of(await self._routes.refresh())
         try:
             embedders = await self._embedder_names()
@@ -76,8 +76,12 @@ class Models:
 
 
 def cards_of(table: router_pb2.ListReplicasReply) -> list[inference_pb2.ModelCard]:
-    """A card for each model with an available replica: the default first, then by name."""
+    """A card for each model with an available replica, the default first, then by name; then one for each alias.
+
+    An alias is as wide as its narrowest model. Where it has a model's name, it is in the place of that.
+    """
     cards: dict[str, inference_pb2.ModelCard] = {}
+    aliases: dict[str, inference_pb2.ModelCard] = {}
     for replica in table.replicas:
         if not replica.available:
             continue
@@ -91,7 +95,20 @@ def cards_of(table: router_pb2.ListReplicasReply) -> list[inference_pb2.ModelCar
         card.replicas += 1
         card.created_s = min(card.created_s, replica.since_s)
         card.context_length = min(card.context_length, state.context_length)
-    return sorted(cards.values(), key=lambda card: (card.id != table.default_model, card.id))
+    for alias in table.aliases:
+        there = [cards[target.model] for target in alias.targets if target.model in cards]
+        total = sum(target.weight for target in alias.targets)
+        if there:
+            aliases[alias.name] = inference_pb2.ModelCard(
+                id=alias.name,
+                kind="alias",
+                context_length=min(card.context_length for card in there),
+                created_s=min(card.created_s for card in there),
+                replicas=sum(card.replicas for card in there),
+                models={target.model: target.weight / total for target in alias.targets},
+            )
+    every = (cards | aliases).values()
+    return sorted(every, key=lambda card: (card.id != table.default_model, card.id not in cards, card.id))
 
 
 def _unknown(model: str, known: list[str]) -> ModelNotFound:

@@ -13,7 +13,7 @@ from actors.base.feedback import MOST, check_feedback
 from cluster.gateway.answer_format import ResponseFormat, grammar_of
 from cluster.gateway.bodies import ANY, Body, content_text, kind_of, shown
 from cluster.gateway.errors import UnknownParameter, UnsupportedParameter
-from cluster.gateway.extension import Extension, apply_extension
+from cluster.gateway.extension import Extension, apply_extension, route_key
 from cluster.gateway.limits import (
     MAX_EMBED_TEXTS,
     ROLES,
@@ -25,9 +25,7 @@ from cluster.gateway.tools.bodies import FunctionTool, calls_of, choice_of, tool
 from protos.gen import inference_pb2
 
 _COMMON: dict[str, tuple[Any, ...]] = {
-    "user": (ANY,),
     "metadata": (ANY,),
-    "safety_identifier": (ANY,),
     "prompt_cache_key": (ANY,),
     "service_tier": (None, "auto", "default"),
 }
@@ -75,6 +73,8 @@ class Generating(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
     russet: Extension | None = None
 
 
@@ -138,6 +138,7 @@ def chat_request(body: ChatBody) -> inference_pb2.ChatRequest:
         tools=[tool_of(tool.function) for tool in body.tools or ()],
         tool_choice=choice_of(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
+        route_key=route_key(body.user, body.safety_identifier),
     )
     for index, message in enumerate(body.messages):
         request.messages.append(_message(message, f"messages[{index}]"))
@@ -169,6 +170,7 @@ def complete_request(body: CompletionBody) -> inference_pb2.CompleteRequest:
     """The same request as a message."""
     echo = bool(body.echo)
     request = inference_pb2.CompleteRequest(model=body.model, decoding=_decoding(body, echo=echo), echo=echo)
+    request.route_key = route_key(body.user, body.safety_identifier)
     if body.logprobs is not None:
         check("logprobs", body.logprobs)
         request.decoding.logprobs = body.logprobs

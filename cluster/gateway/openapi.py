@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from cluster.gateway import anthropic, responses
+from cluster.gateway.aliases import AliasBody
 from cluster.gateway.bodies import ANY
 from cluster.gateway.documents import bodies
 from cluster.gateway.documents.http import FILES_DEFAULT, FILES_MOST, STORES_DEFAULT, STORES_MOST
@@ -59,6 +60,7 @@ BODIES = (
     Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),
     Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it"),
     Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it"),
+    Reads("/v1/russet/aliases/{alias}", AliasBody, {}, False, "Have a name lead to models", "put"),
     Reads("/v1/vector_stores", bodies.StoreBody, bodies.UNSUPPORTED_STORE, False, "Make a vector store"),
     Reads(
         "/v1/vector_stores/{store}", bodies.StoreChangeBody, bodies.UNSUPPORTED_CHANGE, False,
@@ -114,6 +116,9 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
     ("get", "/v1/routers", "The caller's named routers, and those that ship", []),
     ("delete", "/v1/routers/{router}", "Forget one", []),
+    ("get", "/v1/russet/aliases", "Names that lead to models, and how these do", []),
+    ("get", "/v1/russet/aliases/{alias}", "One of them", []),
+    ("delete", "/v1/russet/aliases/{alias}", "Forget one that was put", []),
     ("get", "/v1/files", "The caller's files, newest first", _FILES_PAGE),
     ("get", "/v1/files/{file}", "One of them", []),
     ("delete", "/v1/files/{file}", "Forget it, also in vector stores", []),

@@ -20,6 +20,7 @@ from actors.base.errors import InvalidArgument, RussetError, TooLarge
 from actors.base.telemetry import Telemetry
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.outbox import Outbox
+from cluster.gateway.outcomes import Outcomes
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.sessions import Sessions
 from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2, scheduler_pb2
@@ -100,9 +101,11 @@ class Records:
         memory: MemoryStub,
         learner: LearnerStub,
         sessions: Sessions,
+        outcomes: Outcomes,
         telemetry: Telemetry,
     ) -> None:
         self._router, self._memory, self._learner, self._conversations = router, memory, learner, sessions
+        self._outcomes = outcomes
         self._chosen: OrderedDict[str, str] = OrderedDict()
         """Of answers that had several attempts: the attempt's id by the answer's."""
         self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -152,12 +155,14 @@ class Records:
     async def chosen(self, told: inference_pb2.FeedbackRequest) -> inference_pb2.FeedbackRequest:
         """Feedback as it is of the attempt that was chosen as the answer, which the learner knows by then."""
         await self.flush()
-        if chosen := self._chosen.get(told.response_id):
-            of_chosen = inference_pb2.FeedbackRequest()
-            of_chosen.CopyFrom(told)
-            of_chosen.response_id = chosen
-            return of_chosen
-        return told
+        chosen = told
+        if attempt := self._chosen.get(told.response_id):
+            chosen = inference_pb2.FeedbackRequest()
+            chosen.CopyFrom(told)
+            chosen.response_id = attempt
+        if chosen.HasField("rating"):
+            self._outcomes.rated(chosen.response_id, chosen.rating)
+        return chosen
 
     def answered_by(self, answer: str, attempt: str) -> None:
         """Remember which attempt an answer is: ratings of the answer are of it."""
@@ -215,6 +220,7 @@ class Records:
             else:
                 for finished, quality in zip(wanted, reply.qualities, strict=True):
                     finished.quality = quality
+                    self._outcomes.scored(finished.id, quality.total)
         for box in self._scored:
             for finished in batch:
                 box.put(finished)

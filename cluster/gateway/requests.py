@@ -21,6 +21,7 @@ from cluster.gateway.conversation import Conversation, Within
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
+from cluster.gateway.outcomes import Outcomes, Variant
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.records import Attempt, Finished, Records, demands_of, options_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
@@ -52,6 +53,7 @@ class Requests:
         records: Records,
         sessions: Sessions,
         tools: ToolRuntime,
+        outcomes: Outcomes,
         telemetry: Telemetry,
     ) -> None:
         self.config = config
@@ -64,9 +66,10 @@ class Requests:
         self.telemetry = telemetry
         self.grammars = Grammars(config.grammar_timeout_s)
         self.views: dict[str, ModelView] = {}
-        """The view last used for a model: its prompts are tokenized with it before a replica is chosen."""
+        """The view last used for a name: its prompts are tokenized with it, and anew where another model is chosen."""
         self.last_token_s = 0.0
         """time.monotonic() of the newest token that any replica sent."""
+        self.outcomes = outcomes
         self.measurements = genai.Measurements(telemetry)
         self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
 
@@ -146,7 +149,8 @@ class Generation:
     @property
     def model(self) -> str:
         """The model that answers; as asked before that is known."""
-        return self._job.route.model if self._job else self._request.model
+        job = self._job
+        return job.decision.model if job and job.decision else self._request.model
 
     @property
     def revision(self) -> str:
@@ -230,6 +234,7 @@ class Generation:
             replica=job.candidate.replica_id if job.candidate else "",
             explanation=job.decision.explanation,
             confidence=job.decision.confidence,
+            alias=job.alias,
         )
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
@@ -282,11 +287,11 @@ class Generation:
             max_tokens=request.decoding.max_tokens,
             priority=request.priority,
             session_replica=self._conversation.stored.replica_id,
+            route_key=request.route_key,
         )
         view = requests.views.get(route.model)
         if view is None:
-            model, view = await requests.dispatcher.locate(route, self._wait_s)
-            route.model = model
+            view = await requests.dispatcher.locate(route, self._wait_s)
             del route.exclude[:]
         self._job = await self._job_of(route, view)
         return self._job
@@ -295,8 +300,10 @@ class Generation:
         """The request as tokens of this model."""
         requests, stored = self._requests, self._conversation.stored
         requests.views[route.model] = view
+        if stored.model != view.model.id:
+            stored = memory_pb2.Session()  # Another model's tokens and KV are none of this one's.
         most = requests.config.max_tokens_default
-        given = self._request, view, route.model, requests.grammars, stored.token_ids, most
+        given = self._request, view, view.model.id, requests.grammars, stored.token_ids, most
         generate, self._plan, self._tail = await asked_of(*given)
         generate.request_id, generate.tenant = self.id, self._caller.tenant
         route.prompt_tokens, route.max_tokens = generate.prompt_tokens, generate.max_tokens
@@ -304,7 +311,7 @@ class Generation:
         return Job(route, generate, view, self._wait_s, kept_by=stored.replica_id)
 
     async def _generate_as_served(self, job: Job) -> AsyncGenerator[Delta, None]:
-        """Deltas of the job, made anew for each revision of the model that turns out to be served."""
+        """Deltas of the job, made anew for each model, or revision of it, that turns out to serve it."""
         for _ in range(MAX_REVISIONS):
             try:
                 async with aclosing(self._generate(job)) as deltas:
@@ -350,14 +357,12 @@ class Generation:
         job, now = self._job, time.monotonic()
         first = self._first_token_s or now
         each_s = max(0.0, self._last_token_s - first) / (self._tokens - 1) if self._tokens > 1 else None
+        first_s = first - self._arrived_s if self._first_token_s else None
+        model = job.decision.model if job and job.decision else ""
         self._requests.measurements.record(
-            self._operation,
-            job.route.model if job else "",
-            kind,
-            total_s=now - self._arrived_s,
-            first_s=first - self._arrived_s if self._first_token_s else None,
-            each_s=each_s,
+            self._operation, model, kind, total_s=now - self._arrived_s, first_s=first_s, each_s=each_s
         )
+        self._requests.outcomes.ended(self.id, Variant(job.alias if job else "", model), kind, first_s, each_s)
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
         answering = self._answering

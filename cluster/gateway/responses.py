@@ -16,7 +16,7 @@ from cluster.gateway.answer_format import JsonSchema, ResponseFormat, grammar_of
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.bodies import ANY, Body, shown
 from cluster.gateway.errors import UnsupportedParameter
-from cluster.gateway.extension import Extension, apply_extension
+from cluster.gateway.extension import Extension, apply_extension, route_key
 from cluster.gateway.limits import MAX_SESSION_CHARS, check
 from cluster.gateway.responses_input import messages_of
 from cluster.gateway.tools.bodies import Function, choice_of, tool_of
@@ -33,12 +33,10 @@ UNSUPPORTED_RESPONSES: dict[str, tuple[Any, ...]] = {
     "prompt_cache_key": (ANY,),
     "prompt_cache_retention": (ANY,),
     "reasoning": (None,),
-    "safety_identifier": (ANY,),
     "service_tier": (None, "auto", "default"),
     "stream_options": (None,),
     "top_logprobs": (None, 0),
     "truncation": (None, "disabled"),
-    "user": (ANY,),
 }
 PREFIX = "resp_"
 
@@ -87,6 +85,8 @@ class ResponsesBody(Body):
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     metadata: dict[str, str] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
     russet: Extension | None = None
 
 
@@ -106,7 +106,9 @@ def responses_request(body: ResponsesBody) -> tuple[inference_pb2.ChatRequest, P
     decoding = inference_pb2.Decoding(
         sampling=sampling, max_tokens=body.max_output_tokens, grammar=_grammar(body.text.format)
     )
-    request = inference_pb2.ChatRequest(model=body.model, decoding=decoding)
+    request = inference_pb2.ChatRequest(
+        model=body.model, decoding=decoding, route_key=route_key(body.user, body.safety_identifier)
+    )
     if body.instructions:
         request.messages.add(role="system", content=body.instructions)
     request.messages.extend(messages_of(body.input))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from actors.base.errors import DeadlineExceeded, NotFound, RussetError, Unavailable
 from actors.base.telemetry import Telemetry
+from actors.router.naming import LEAST_RECENT, Alias, Failures, Tables, Target, resolve, routing_key
 from cluster.gateway.config import GatewayConfig
-from protos.gen import router_pb2
+from protos.gen import inference_pb2, router_pb2
 from protos.gen.router_pb2_grpc import RouterStub
 
 PAGE_TOKENS = 16
@@ -93,7 +94,7 @@ class Routes:
             raise Unavailable(f"no replica of {request.model} is known right now: {error}") from error
         if not reply.candidates:
             raise Unavailable(f"no replica of {request.model or 'any model'} is ready")
-        self._seen[reply.model] = time.monotonic()
+        self._seen[reply.model] = self._seen[request.model] = time.monotonic()
         return reply
 
     async def _read(self) -> None:
@@ -107,20 +108,39 @@ def _workers(table: router_pb2.ListReplicasReply, replica_id: str) -> Sequence[s
     return next((state.worker_addresses for state in states if state.replica_id == replica_id), ())
 
 
+def tables_of(table: router_pb2.ListReplicasReply) -> Tables:
+    """What names are looked up in while the router is away: as it was when the table was read."""
+    aliases = {alias.name: alias_of(alias) for alias in table.aliases}
+    ready = {replica.state.model for replica in table.replicas if replica.available}
+    failing = {(alias.name, target.model) for alias in table.aliases for target in alias.targets if target.failing}
+    return Tables(aliases, table.default_model, ready, dict.fromkeys(failing, Failures(LEAST_RECENT, LEAST_RECENT)))
+
+
+def alias_of(alias: inference_pb2.Alias) -> Alias:
+    """An alias as the router tells it."""
+    targets = tuple(Target(target.model, target.weight) for target in alias.targets)
+    return Alias(alias.name, targets, alias.max_failures)
+
+
 def route_by_table(
     table: router_pb2.ListReplicasReply, request: router_pb2.RouteRequest, reason: RussetError
 ) -> router_pb2.RouteReply:
     """Choose by ISA class, where one is preferred, then by load.
 
     Raises `reason` where the table has no available replica of the model."""
-    model = request.model if request.model not in ("", "auto") else table.default_model
-    states = [
+    named = resolve(request.model, routing_key(request), tables_of(table))
+    models = [request.settled] if request.begun else [choice.model for choice in named.choices]
+    free = [
         replica.state
         for replica in table.replicas
-        if replica.available and replica.state.model == model and replica.state.replica_id not in request.exclude
+        if replica.available and replica.state.replica_id not in request.exclude
     ]
-    if not states:
+    there = {state.model for state in free}
+    # As the router does: what the name led to before comes first.
+    model = next((model for model in sorted(models, key=lambda each: each != request.settled) if model in there), "")
+    if not model:
         raise reason
+    states = [state for state in free if state.model == model]
     wanted = request.isa_class
     states.sort(
         key=lambda state: (
@@ -141,5 +161,9 @@ def route_by_table(
             )
             for state in states
         ],
-        explanation=[f"the router did not decide ({reason}); its last table's least loaded replica was taken"],
+        explanation=[
+            *named.explanation,
+            f"the router did not decide ({reason}); its last table's least loaded replica was taken",
+        ],
+        alias=named.alias,
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from actors.base.errors import Conflict
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
+from cluster.gateway.aliases import Aliases
 from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
 from cluster.gateway.config import GatewayConfig
@@ -20,6 +21,7 @@ from cluster.gateway.health import Health
 from cluster.gateway.http import Api, HttpServer
 from cluster.gateway.models import Models
 from cluster.gateway.named_routers import NamedRouters
+from cluster.gateway.outcomes import Outcomes
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
@@ -65,23 +67,32 @@ class Gateway:
         self._routes = Routes(config, router, telemetry)
         self._catalog = Catalog(config)
         sessions = self._sessions = Sessions(config, memory)
-        self._records = Records(config, router, memory, learner, sessions, telemetry)
+        self._outcomes = Outcomes(config, router, telemetry)
+        self._records = Records(config, router, memory, learner, sessions, self._outcomes, telemetry)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         self.tools = ToolRuntime(tools, Registry(tools), embedding_by(memory), telemetry)
         """What runs server-side tools."""
         requests = Requests(
-            config, self._routes, self._catalog, dispatcher, self._records, sessions, self.tools, telemetry
+            config,
+            self._routes,
+            self._catalog,
+            dispatcher,
+            self._records,
+            sessions,
+            self.tools,
+            self._outcomes,
+            telemetry,
         )
         self._grammars = requests.grammars
-        models, gate = Models(self._routes, memory), Gate(config)
+        models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
         routers, kept = NamedRouters(semantic), Documents(documents)
-        api = Api(requests, models, Health(requests), gate, render, routers, feedback, kept)
+        api = Api(requests, models, Health(requests), gate, render, routers, feedback, kept, aliases)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [
-            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback)),
+            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback, aliases)),
             (add_DocumentsServicer_to_server, DocumentsService(documents, admit)),
         ]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
@@ -101,6 +112,7 @@ class Gateway:
             ) from error
         await self._routes.start()
         await self._records.start()
+        self._outcomes.start()
         await self.tools.registry.start()
         self.addresses = GatewayAddresses(http, addresses[-1].removeprefix("tcp:"))
         return self.addresses
@@ -111,6 +123,7 @@ class Gateway:
         await self._grpc.stop(self._config.shutdown_grace_s)
         await self.tools.registry.stop()
         await self._records.stop()
+        await self._outcomes.stop()
         await self._routes.stop()
         await self._catalog.close()
         self._grammars.close()

@@ -173,7 +173,7 @@ class ToolChoice(_message.Message):
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools", "reflect")
+    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools", "route_key", "reflect")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,7 @@ class ChatRequest(_message.Message):
     TOOL_CHOICE_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     SERVER_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
     REFLECT_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -195,8 +196,9 @@ class ChatRequest(_message.Message):
     tool_choice: ToolChoice
     parallel_tool_calls: bool
     server_tools: ServerTools
+    route_key: str
     reflect: Reflect
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ..., reflect: _Optional[_Union[Reflect, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ..., route_key: _Optional[str] = ..., reflect: _Optional[_Union[Reflect, _Mapping]] = ...) -> None: ...
 
 class Reflect(_message.Message):
     __slots__ = ("attempts", "deadline_ms", "assertions")
@@ -255,7 +257,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CompleteRequest(_message.Message):
-    __slots__ = ("model", "text", "tokens", "decoding", "session_id", "priority", "kv_format", "echo", "token_healing")
+    __slots__ = ("model", "text", "tokens", "decoding", "session_id", "priority", "kv_format", "echo", "token_healing", "route_key")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +267,7 @@ class CompleteRequest(_message.Message):
     KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     TOKEN_HEALING_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
     model: str
     text: str
     tokens: TokenIds
@@ -274,7 +277,8 @@ class CompleteRequest(_message.Message):
     kv_format: str
     echo: bool
     token_healing: bool
-    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., echo: _Optional[bool] = ..., token_healing: _Optional[bool] = ...) -> None: ...
+    route_key: str
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., echo: _Optional[bool] = ..., token_healing: _Optional[bool] = ..., route_key: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "completion_tokens", "cached_tokens", "drafted_tokens", "accepted_tokens")
@@ -291,20 +295,22 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("model", "replica", "explanation", "confidence", "patterns", "pattern")
+    __slots__ = ("model", "replica", "explanation", "confidence", "patterns", "pattern", "alias")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
     model: str
     replica: str
     explanation: _containers.RepeatedScalarFieldContainer[str]
     confidence: float
     patterns: _containers.RepeatedScalarFieldContainer[str]
     pattern: str
-    def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., explanation: _Optional[_Iterable[str]] = ..., confidence: _Optional[float] = ..., patterns: _Optional[_Iterable[str]] = ..., pattern: _Optional[str] = ...) -> None: ...
+    alias: str
+    def __init__(self, model: _Optional[str] = ..., replica: _Optional[str] = ..., explanation: _Optional[_Iterable[str]] = ..., confidence: _Optional[float] = ..., patterns: _Optional[_Iterable[str]] = ..., pattern: _Optional[str] = ..., alias: _Optional[str] = ...) -> None: ...
 
 class Kv(_message.Message):
     __slots__ = ("format", "restored_tokens")
@@ -433,18 +439,27 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelCard(_message.Message):
-    __slots__ = ("id", "kind", "context_length", "created_s", "replicas")
+    __slots__ = ("id", "kind", "context_length", "created_s", "replicas", "models")
+    class ModelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     CREATED_S_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     context_length: int
     created_s: int
     replicas: int
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., context_length: _Optional[int] = ..., created_s: _Optional[int] = ..., replicas: _Optional[int] = ...) -> None: ...
+    models: _containers.ScalarMap[str, float]
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., context_length: _Optional[int] = ..., created_s: _Optional[int] = ..., replicas: _Optional[int] = ..., models: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ListModelsReply(_message.Message):
     __slots__ = ("models",)
@@ -595,3 +610,83 @@ class ListToolsReply(_message.Message):
     tools: _containers.RepeatedCompositeFieldContainer[ToolCard]
     servers: _containers.RepeatedCompositeFieldContainer[ToolServer]
     def __init__(self, enabled: _Optional[bool] = ..., tools: _Optional[_Iterable[_Union[ToolCard, _Mapping]]] = ..., servers: _Optional[_Iterable[_Union[ToolServer, _Mapping]]] = ...) -> None: ...
+
+class Alias(_message.Message):
+    __slots__ = ("name", "targets", "max_failures", "source")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    targets: _containers.RepeatedCompositeFieldContainer[AliasTarget]
+    max_failures: float
+    source: str
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[AliasTarget, _Mapping]]] = ..., max_failures: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+
+class AliasTarget(_message.Message):
+    __slots__ = ("model", "weight", "ready", "failing", "outcomes")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    FAILING_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    weight: float
+    ready: bool
+    failing: bool
+    outcomes: Outcomes
+    def __init__(self, model: _Optional[str] = ..., weight: _Optional[float] = ..., ready: _Optional[bool] = ..., failing: _Optional[bool] = ..., outcomes: _Optional[_Union[Outcomes, _Mapping]] = ...) -> None: ...
+
+class Outcomes(_message.Message):
+    __slots__ = ("requests", "errors", "ttft_ms", "tpot_ms", "quality", "rating")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_MS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    errors: int
+    ttft_ms: Moments
+    tpot_ms: Moments
+    quality: Moments
+    rating: Moments
+    def __init__(self, requests: _Optional[int] = ..., errors: _Optional[int] = ..., ttft_ms: _Optional[_Union[Moments, _Mapping]] = ..., tpot_ms: _Optional[_Union[Moments, _Mapping]] = ..., quality: _Optional[_Union[Moments, _Mapping]] = ..., rating: _Optional[_Union[Moments, _Mapping]] = ...) -> None: ...
+
+class Moments(_message.Message):
+    __slots__ = ("count", "mean", "variance")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    mean: float
+    variance: float
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., variance: _Optional[float] = ...) -> None: ...
+
+class ListAliasesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAliasesReply(_message.Message):
+    __slots__ = ("aliases",)
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    aliases: _containers.RepeatedCompositeFieldContainer[Alias]
+    def __init__(self, aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ...) -> None: ...
+
+class PutAliasRequest(_message.Message):
+    __slots__ = ("alias",)
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    alias: Alias
+    def __init__(self, alias: _Optional[_Union[Alias, _Mapping]] = ...) -> None: ...
+
+class DeleteAliasRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteAliasReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...

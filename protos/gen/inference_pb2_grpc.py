@@ -89,6 +89,21 @@ class InferenceStub:
                 request_serializer=protos_dot_gen_dot_inference__pb2.ListToolsRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_inference__pb2.ListToolsReply.FromString,
                 _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/russet.inference.v1.Inference/ListAliases',
+                request_serializer=protos_dot_gen_dot_inference__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ListAliasesReply.FromString,
+                _registered_method=True)
+        self.PutAlias = channel.unary_unary(
+                '/russet.inference.v1.Inference/PutAlias',
+                request_serializer=protos_dot_gen_dot_inference__pb2.PutAliasRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.Alias.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/russet.inference.v1.Inference/DeleteAlias',
+                request_serializer=protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.DeleteAliasReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -170,6 +185,27 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAliases(self, request, context):
+        """Names that lead to models, by name, with how their targets do. For administrators, as all that changes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutAlias(self, request, context):
+        """Set one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Forget one that was put; one of this name in the configuration holds again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -227,6 +263,21 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.ListTools,
                     request_deserializer=protos_dot_gen_dot_inference__pb2.ListToolsRequest.FromString,
                     response_serializer=protos_dot_gen_dot_inference__pb2.ListToolsReply.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.ListAliasesRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ListAliasesReply.SerializeToString,
+            ),
+            'PutAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutAlias,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.PutAliasRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.Alias.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.DeleteAliasReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -526,6 +577,87 @@ class Inference:
             '/russet.inference.v1.Inference/ListTools',
             protos_dot_gen_dot_inference__pb2.ListToolsRequest.SerializeToString,
             protos_dot_gen_dot_inference__pb2.ListToolsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/ListAliases',
+            protos_dot_gen_dot_inference__pb2.ListAliasesRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ListAliasesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/PutAlias',
+            protos_dot_gen_dot_inference__pb2.PutAliasRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/DeleteAlias',
+            protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.DeleteAliasReply.FromString,
             options,
             channel_credentials,
             insecure,

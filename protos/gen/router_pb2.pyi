@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RouteRequest(_message.Message):
-    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica")
+    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica", "route_key", "settled", "begun")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,9 @@ class RouteRequest(_message.Message):
     ISA_CLASS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     SESSION_REPLICA_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     tenant: str
@@ -34,19 +37,24 @@ class RouteRequest(_message.Message):
     isa_class: str
     embedding: _containers.RepeatedScalarFieldContainer[float]
     session_replica: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ...) -> None: ...
+    route_key: str
+    settled: str
+    begun: bool
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ..., route_key: _Optional[str] = ..., settled: _Optional[str] = ..., begun: _Optional[bool] = ...) -> None: ...
 
 class RouteReply(_message.Message):
-    __slots__ = ("model", "candidates", "confidence", "explanation")
+    __slots__ = ("model", "candidates", "confidence", "explanation", "alias")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     confidence: float
     explanation: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., confidence: _Optional[float] = ..., explanation: _Optional[_Iterable[str]] = ...) -> None: ...
+    alias: str
+    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., confidence: _Optional[float] = ..., explanation: _Optional[_Iterable[str]] = ..., alias: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("replica_id", "addresses", "score", "terms", "epoch", "isa_class")
@@ -120,12 +128,14 @@ class Replica(_message.Message):
     def __init__(self, state: _Optional[_Union[HeartbeatRequest, _Mapping]] = ..., age_s: _Optional[float] = ..., available: _Optional[bool] = ..., since_s: _Optional[int] = ...) -> None: ...
 
 class ListReplicasReply(_message.Message):
-    __slots__ = ("replicas", "default_model")
+    __slots__ = ("replicas", "default_model", "aliases")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedCompositeFieldContainer[Replica]
     default_model: str
-    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., default_model: _Optional[str] = ...) -> None: ...
+    aliases: _containers.RepeatedCompositeFieldContainer[_inference_pb2.Alias]
+    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., default_model: _Optional[str] = ..., aliases: _Optional[_Iterable[_Union[_inference_pb2.Alias, _Mapping]]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("request_id", "replica_id", "session_id", "tenant", "prefix_hashes", "succeeded", "ttft_ms", "tpot_ms")
@@ -148,6 +158,68 @@ class ReportRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., succeeded: _Optional[bool] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ...) -> None: ...
 
 class ReportReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAliasesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAliasesReply(_message.Message):
+    __slots__ = ("aliases",)
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    aliases: _containers.RepeatedCompositeFieldContainer[_inference_pb2.Alias]
+    def __init__(self, aliases: _Optional[_Iterable[_Union[_inference_pb2.Alias, _Mapping]]] = ...) -> None: ...
+
+class PutAliasRequest(_message.Message):
+    __slots__ = ("alias",)
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    alias: _inference_pb2.Alias
+    def __init__(self, alias: _Optional[_Union[_inference_pb2.Alias, _Mapping]] = ...) -> None: ...
+
+class PutAliasReply(_message.Message):
+    __slots__ = ("alias",)
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    alias: _inference_pb2.Alias
+    def __init__(self, alias: _Optional[_Union[_inference_pb2.Alias, _Mapping]] = ...) -> None: ...
+
+class DeleteAliasRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteAliasReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("alias", "model", "succeeded", "ttft_ms", "tpot_ms", "quality", "rating")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_MS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    model: str
+    succeeded: bool
+    ttft_ms: float
+    tpot_ms: float
+    quality: float
+    rating: float
+    def __init__(self, alias: _Optional[str] = ..., model: _Optional[str] = ..., succeeded: _Optional[bool] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ..., quality: _Optional[float] = ..., rating: _Optional[float] = ...) -> None: ...
+
+class ReportOutcomesRequest(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+
+class ReportOutcomesReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -54,6 +54,26 @@ class RouterStub:
                 request_serializer=protos_dot_gen_dot_router__pb2.ReportRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_router__pb2.ReportReply.FromString,
                 _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/russet.router.v1.Router/ListAliases',
+                request_serializer=protos_dot_gen_dot_router__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.ListAliasesReply.FromString,
+                _registered_method=True)
+        self.PutAlias = channel.unary_unary(
+                '/russet.router.v1.Router/PutAlias',
+                request_serializer=protos_dot_gen_dot_router__pb2.PutAliasRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.PutAliasReply.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/russet.router.v1.Router/DeleteAlias',
+                request_serializer=protos_dot_gen_dot_router__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.DeleteAliasReply.FromString,
+                _registered_method=True)
+        self.ReportOutcomes = channel.unary_unary(
+                '/russet.router.v1.Router/ReportOutcomes',
+                request_serializer=protos_dot_gen_dot_router__pb2.ReportOutcomesRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.ReportOutcomesReply.FromString,
+                _registered_method=True)
 
 
 class RouterServicer:
@@ -87,6 +107,34 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAliases(self, request, context):
+        """Names that lead to models, by name, with how their targets do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutAlias(self, request, context):
+        """Set one; memory keeps it, and it goes before one of this name in the configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Forget one that was put; one of this name in the configuration holds again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOutcomes(self, request, context):
+        """How requests by alias went, as it becomes known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +157,26 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=protos_dot_gen_dot_router__pb2.ReportRequest.FromString,
                     response_serializer=protos_dot_gen_dot_router__pb2.ReportReply.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.ListAliasesRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.ListAliasesReply.SerializeToString,
+            ),
+            'PutAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutAlias,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.PutAliasRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.PutAliasReply.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.DeleteAliasReply.SerializeToString,
+            ),
+            'ReportOutcomes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcomes,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.ReportOutcomesRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.ReportOutcomesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +287,114 @@ class Router:
             '/russet.router.v1.Router/Report',
             protos_dot_gen_dot_router__pb2.ReportRequest.SerializeToString,
             protos_dot_gen_dot_router__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Router/ListAliases',
+            protos_dot_gen_dot_router__pb2.ListAliasesRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.ListAliasesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Router/PutAlias',
+            protos_dot_gen_dot_router__pb2.PutAliasRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.PutAliasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Router/DeleteAlias',
+            protos_dot_gen_dot_router__pb2.DeleteAliasRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.DeleteAliasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcomes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Router/ReportOutcomes',
+            protos_dot_gen_dot_router__pb2.ReportOutcomesRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.ReportOutcomesReply.FromString,
             options,
             channel_credentials,
             insecure,

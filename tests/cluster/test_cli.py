@@ -20,6 +20,7 @@ from tests.conftest import settings
 
 COMMANDS = (
     "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
+    "models list", "models alias", "models unalias", "models aliases", "models split",
     "sessions show", "sessions delete", "tools",
 )  # fmt: skip
 runner = CliRunner()

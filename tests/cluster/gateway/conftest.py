@@ -210,6 +210,9 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.default = "tiny"
         self.isa_classes: dict[str, str] = {}
         self.epoch = 1
+        self.aliases: dict[str, inference_pb2.Alias] = {}
+        """Those that were put. Requests by them go to the first target, or the one settled on."""
+        self.outcomes: list[router_pb2.Outcome] = []
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         copy = router_pb2.RouteRequest()
@@ -219,6 +222,9 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         if (error := self.refuse(copy)) is not None:
             raise error
         model = request.model or self.default
+        alias = self.aliases.get(model)
+        if alias is not None:
+            model = request.settled or alias.targets[0].model
         candidates = [
             router_pb2.Candidate(
                 replica_id=replica, addresses=addresses, epoch=self.epoch, isa_class=self.isa_classes.get(replica, "")
@@ -229,12 +235,17 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         if not candidates:
             raise Unavailable("no replica is left")
         return router_pb2.RouteReply(
-            model=model, candidates=candidates, confidence=0.75, explanation=["it was the first"]
+            model=model,
+            candidates=candidates,
+            confidence=0.75,
+            explanation=["it was the first"],
+            alias=alias.name if alias else "",
         )
 
     async def ListReplicas(self, request: Any, context: Any) -> router_pb2.ListReplicasReply:
         return router_pb2.ListReplicasReply(
             default_model=self.default,
+            aliases=self.aliases.values(),
             replicas=[
                 router_pb2.Replica(
                     available=True,
@@ -256,6 +267,23 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.reports.append(request)
         self.bell.ring()
         return router_pb2.ReportReply()
+
+    async def ListAliases(self, request: Any, context: Any) -> router_pb2.ListAliasesReply:
+        return router_pb2.ListAliasesReply(aliases=self.aliases.values())
+
+    async def PutAlias(self, request: router_pb2.PutAliasRequest, context: Any) -> router_pb2.PutAliasReply:
+        self.aliases[request.alias.name] = request.alias
+        return router_pb2.PutAliasReply(alias=request.alias)
+
+    async def DeleteAlias(self, request: router_pb2.DeleteAliasRequest, context: Any) -> router_pb2.DeleteAliasReply:
+        return router_pb2.DeleteAliasReply(found=self.aliases.pop(request.name, None) is not None)
+
+    async def ReportOutcomes(
+        self, request: router_pb2.ReportOutcomesRequest, context: Any
+    ) -> router_pb2.ReportOutcomesReply:
+        self.outcomes.extend(request.outcomes)
+        self.bell.ring()
+        return router_pb2.ReportOutcomesReply()
 
 
 class FakeSemantic(router_pb2_grpc.SemanticServicer):

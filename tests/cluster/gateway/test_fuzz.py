@@ -137,6 +137,7 @@ FULL: dict[str, dict[str, Any]] = {
     "/v1/routers/{router}": {"examples": [{"text": "a", "label": "b"}, {"text": "c", "label": None}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "a", "label": "b"}]},
     "/v1/routers/{router}/prune": {"texts": ["a"], "labels": ["b"], "merge_above": 0.5},
+    "/v1/russet/aliases/{alias}": {"models": {"tiny": 0.5, "other": 1}, "max_failures": 0.5},
     "/v1/feedback": {"response_id": "x", "rating": 0.5, "comment": "c"},
     "/v1/vector_stores": {
         "name": "a", "metadata": {"a": "b"}, "file_ids": ["f"],

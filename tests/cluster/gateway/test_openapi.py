@@ -8,7 +8,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway import anthropic, named_routers, openai, responses
+from cluster.gateway import aliases, anthropic, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
 from cluster.gateway.documents import bodies
@@ -31,6 +31,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/vector_stores/{store}": {"name": "x"},
     "/v1/vector_stores/{store}/files": {"file_id": "x"},
     "/v1/vector_stores/{store}/search": {"query": "x"},
+    "/v1/russet/aliases/{alias}": {"models": {"x": 1}},
 }
 """A body to put a field into: with what other fields need to be accepted."""
 READ: dict[str, Callable[[Any], Any]] = {
@@ -48,6 +49,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/vector_stores/{store}": bodies.change_request,
     "/v1/vector_stores/{store}/files": bodies.attach_request,
     "/v1/vector_stores/{store}/search": bodies.search_request,
+    "/v1/russet/aliases/{alias}": lambda body: aliases.alias_message("x", body),
 }
 """What a handler does with a body before it asks any actor."""
 
