@@ -1,4 +1,4 @@
-"""`russet router`: train named routers, look at them, and ask them."""
+"""`russet router`: train named routers and the cost router, look at them, and ask them."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.base.errors import InvalidArgument
+from cluster.cli_cost import read_rows, say_scores, say_verdict
 from cluster.client import Client
+from cluster.jsonl import read
 from cluster.lifecycle import running_url
 
-app = typer.Typer(name="router", help="Train, list, ask and delete named routers.", no_args_is_help=True)
+app = typer.Typer(
+    name="router",
+    help="Train, list, ask and delete routers: named ones, and the one that tells how large a model is needed.",
+    no_args_is_help=True,
+)
 out = Console()
 
 Name = Annotated[str, typer.Argument(help="The router's name")]
@@ -25,9 +31,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 
 @app.command()
 def train(
-    name: Name,
-    data: Annotated[Path, typer.Option(help="JSONL of {text, label}; label null: out of the router's scope")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="JSONL of {text, label}; label null: out of the router's scope. With --cost of {prompt, weak_correct, "
+            "strong_correct}"
+        ),
+    ],
+    name: Annotated[str | None, typer.Argument(help="The router's name")] = None,
     add: Annotated[bool, typer.Option(help="Add to the examples there are")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Train the cost router instead; it serves only if it beats what serves now")
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(help="With --cost: by how much it must, as a share of the gap; below 0 it may be worse")
+    ] = 0.0,
     as_json: AsJson = False,
     url: Url = None,
     key: Key = None,
@@ -35,6 +53,19 @@ def train(
     config: ConfigFile = None,
 ) -> None:
     """Train a router on the examples of a file, and say how it does on examples held out in turn."""
+    if cost == (name is not None) or (cost and add) or (margin and not cost):
+        raise InvalidArgument(
+            "accepted is a router's NAME, or --cost without one; --add is for NAME, --margin for --cost"
+        )
+    if name is None:
+        told = Client(url or running_url(config), key, tenant).train_cost(read_rows(data), margin)
+        if as_json:
+            out.print_json(json.dumps(told))
+        else:
+            say_verdict(out, told)
+        if not told["served"]:
+            raise typer.Exit(1)
+        return
     examples = read_examples(data)
     trained = Client(url or running_url(config), key, tenant).train_router(name, examples, add=add)
     if as_json:
@@ -77,6 +108,23 @@ def classify(
 
 
 @app.command()
+def score(
+    prompts: Annotated[list[str], typer.Argument(help="The prompts")],
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    tenant: Tenant = None,
+    config: ConfigFile = None,
+) -> None:
+    """Ask the cost router how likely a small model is enough for a prompt."""
+    found = Client(url or running_url(config), key, tenant).score(prompts)
+    if as_json:
+        out.print_json(json.dumps(found))
+    else:
+        say_scores(out, prompts, found)
+
+
+@app.command()
 def delete(name: Name, url: Url = None, key: Key = None, tenant: Tenant = None, config: ConfigFile = None) -> None:
     """Forget a router."""
     deleted = Client(url or running_url(config), key, tenant).delete_router(name)
@@ -85,20 +133,13 @@ def delete(name: Name, url: Url = None, key: Key = None, tenant: Tenant = None, 
 
 def read_examples(path: Path) -> list[dict[str, str | None]]:
     """The rows of a JSONL file of {text, label}. Raises InvalidArgument naming the line that is something else."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}", param="data") from None
     examples = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line, row in read(path):
         try:
-            row = json.loads(line)
             text, label = row["text"], row["label"]
             if not isinstance(text, str) or not isinstance(label, str | None):
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise InvalidArgument(
                 f'line {number} of {path} is {line[:80]!r}; accepted is {{"text": ..., "label": ...}}', param="data"
             ) from None

@@ -79,6 +79,14 @@ class Client:
         """Which of a router's labels a text belongs to."""
         return self._ask("POST", "/v1/router/classify", {"router": router, "text": text}).json()
 
+    def score(self, prompts: list[str]) -> dict[str, Any]:
+        """How likely the small model is enough for each prompt."""
+        return self._ask("POST", "/v1/router/score", {"prompts": prompts}, timeout_s=600).json()
+
+    def train_cost(self, rows: list[dict[str, Any]], margin: float) -> dict[str, Any]:
+        """Train a cost router on strong/weak rows; it serves if the gate lets it."""
+        return self._ask("PUT", "/v1/router/cost", {"rows": rows, "margin": margin}, timeout_s=3600).json()
+
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """Keep a text; its file object."""
         return self._ask("POST", "/v1/files", files={"file": (name, content)}).json()

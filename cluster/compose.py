@@ -111,7 +111,11 @@ async def serve_router(config: Config, directory: Directory) -> Serving:
     """The router actor."""
     from actors.router.service import RouterService
     from protos.gen.memory_pb2_grpc import MemoryStub
-    from protos.gen.router_pb2_grpc import add_RouterServicer_to_server, add_SemanticServicer_to_server
+    from protos.gen.router_pb2_grpc import (
+        add_CostServicer_to_server,
+        add_RouterServicer_to_server,
+        add_SemanticServicer_to_server,
+    )
 
     telemetry = telemetry_of(config.telemetry, "router", "0")
     memory = connect(directory.find("memory"))
@@ -119,6 +123,7 @@ async def serve_router(config: Config, directory: Directory) -> Serving:
     def add(service: RouterService, server: Any) -> None:
         add_RouterServicer_to_server(service, server)
         add_SemanticServicer_to_server(service.semantic, server)
+        add_CostServicer_to_server(service.cost, server)
 
     service = RouterService(config.router, telemetry, memory=MemoryStub(memory))
     return await _serve("router", "router", service, add, directory, telemetry, [memory])
@@ -179,7 +184,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     from protos.gen.documents_pb2_grpc import DocumentsStub
     from protos.gen.learner_pb2_grpc import LearnerStub
     from protos.gen.memory_pb2_grpc import MemoryStub
-    from protos.gen.router_pb2_grpc import RouterStub, SemanticStub
+    from protos.gen.router_pb2_grpc import CostStub, RouterStub, SemanticStub
 
     telemetry = telemetry_of(config.telemetry, "gateway", replica)
     channels = [connect(directory.find(service)) for service in ("router", "memory", "learner")]
@@ -189,7 +194,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
         return await scrape(await directory.services())
 
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
-    stubs = *actors, SemanticStub(router), DocumentsStub(memory)
+    stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
     gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 

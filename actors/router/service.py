@@ -13,6 +13,7 @@ from actors.base.telemetry import Telemetry
 from actors.router.affinity import Affinity
 from actors.router.aliases import Aliases
 from actors.router.config import MAX_FAILURES, AliasConfig, RouterConfig
+from actors.router.fastgrnn.service import CostService
 from actors.router.fleet import Fleet, Replica
 from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, resolve, routing_key
 from actors.router.policy import Ask, View, confidence, explain, rank, uncached
@@ -34,9 +35,11 @@ class RouterService(router_pb2_grpc.RouterServicer):
         clock: Callable[[], float] = time.monotonic,
         memory: MemoryStub | None = None,
     ) -> None:
-        """Without `memory` there are no named routers."""
+        """Without `memory` there are no named routers and no cost router."""
         self.semantic = None if memory is None else SemanticService(memory, telemetry)
         """The named routers, a service of their own."""
+        self.cost = None if memory is None else CostService(memory, telemetry)
+        """The cost router, another."""
         self.aliases = Aliases(config, memory, clock)
         """Names that lead to models."""
         self._config = config
@@ -56,16 +59,20 @@ class RouterService(router_pb2_grpc.RouterServicer):
         self._rating = telemetry.gauge("russet_split_rating", "Mean rating of answers by alias, -1..1", variant)
 
     async def start(self) -> None:
-        """Begin to read aliases and to rebuild the named routers; replicas announce themselves."""
+        """Begin to read aliases and to rebuild what memory has; replicas announce themselves."""
         await self.aliases.start()
         if self.semantic is not None:
             await self.semantic.start()
+        if self.cost is not None:
+            await self.cost.start()
 
     async def stop(self) -> None:
         """End what start() began."""
         await self.aliases.stop()
         if self.semantic is not None:
             await self.semantic.stop()
+        if self.cost is not None:
+            await self.cost.stop()
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""

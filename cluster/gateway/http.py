@@ -27,6 +27,7 @@ from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
+from cluster.gateway.cost_router import CostRouting
 from cluster.gateway.documents.http import Documents
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
@@ -68,6 +69,7 @@ class Api:
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
         routers: NamedRouters,
+        cost: CostRouting,
         feedback: Feedback,
         documents: Documents,
         aliases: Aliases,
@@ -78,6 +80,7 @@ class Api:
         self._gate = gate
         self._metrics = metrics
         self._routers = routers
+        self._cost = cost
         self._feedback = feedback
         self._documents = documents
         self._aliases = aliases
@@ -107,6 +110,9 @@ class Api:
             route("/v1/russet/sessions/{session:path}", "DELETE", self.delete_session),
             route("/v1/russet/tools", "GET", self.list_tools),
             route("/v1/router/classify", "POST", named.classify),
+            route("/v1/router/score", "POST", self._cost.score),
+            route("/v1/router/cost", "GET", self._cost.card),
+            route("/v1/router/cost", "PUT", self._cost.train),
             route("/v1/routers", "GET", named.listed),
             route("/v1/routers/{router}", "PUT", named.train),
             route("/v1/routers/{router}", "DELETE", named.delete),

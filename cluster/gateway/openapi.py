@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from cluster.gateway import anthropic, responses
 from cluster.gateway.aliases import AliasBody
 from cluster.gateway.bodies import ANY
+from cluster.gateway.cost_router import ScoreBody, TrainCostBody
 from cluster.gateway.documents import bodies
 from cluster.gateway.documents.http import FILES_DEFAULT, FILES_MOST, STORES_DEFAULT, STORES_MOST
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
@@ -57,6 +58,8 @@ BODIES = (
     Reads("/v1/embeddings", EmbeddingBody, {}, False, "Sentence embeddings"),
     Reads("/v1/feedback", FeedbackBody, {}, False, "Rate an answer"),
     Reads("/v1/router/classify", ClassifyBody, {}, False, "Which of a named router's labels a text belongs to"),
+    Reads("/v1/router/score", ScoreBody, {}, False, "How likely a small model is enough for each prompt"),
+    Reads("/v1/router/cost", TrainCostBody, {}, False, "Train the cost router, and serve it if it is better", "put"),
     Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),
     Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it"),
     Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it"),
@@ -114,6 +117,7 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/russet/sessions/{session}", "One of them with its messages", []),
     ("delete", "/v1/russet/sessions/{session}", "Forget it", []),
     ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
+    ("get", "/v1/router/cost", "The cost router that serves the caller", []),
     ("get", "/v1/routers", "The caller's named routers, and those that ship", []),
     ("delete", "/v1/routers/{router}", "Forget one", []),
     ("get", "/v1/russet/aliases", "Names that lead to models, and how these do", []),

@@ -12,6 +12,7 @@ from cluster.gateway.aliases import Aliases
 from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.cost_router import CostRouting
 from cluster.gateway.documents.grpc import DocumentsService
 from cluster.gateway.documents.http import Documents
 from cluster.gateway.failover import Dispatcher
@@ -34,7 +35,7 @@ from protos.gen.documents_pb2_grpc import DocumentsStub, add_DocumentsServicer_t
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
-from protos.gen.router_pb2_grpc import RouterStub, SemanticStub
+from protos.gen.router_pb2_grpc import CostStub, RouterStub, SemanticStub
 
 NO_TOOLS = ToolsConfig()
 
@@ -56,6 +57,7 @@ class Gateway:
         memory: MemoryStub,
         learner: LearnerStub,
         semantic: SemanticStub,
+        cost: CostStub,
         documents: DocumentsStub,
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
@@ -87,8 +89,8 @@ class Gateway:
         models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
-        routers, kept = NamedRouters(semantic), Documents(documents)
-        api = Api(requests, models, Health(requests), gate, render, routers, feedback, kept, aliases)
+        routers, cost_routing, kept = NamedRouters(semantic), CostRouting(cost), Documents(documents)
+        api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, kept, aliases)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [

@@ -376,3 +376,93 @@ class OutcomeReply(_message.Message):
     found: bool
     change: str
     def __init__(self, found: _Optional[bool] = ..., change: _Optional[str] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("tenant", "prompts")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ScoreReply(_message.Message):
+    __slots__ = ("p", "version", "embedded")
+    P_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    p: _containers.RepeatedScalarFieldContainer[float]
+    version: int
+    embedded: bool
+    def __init__(self, p: _Optional[_Iterable[float]] = ..., version: _Optional[int] = ..., embedded: _Optional[bool] = ...) -> None: ...
+
+class CostRow(_message.Message):
+    __slots__ = ("prompt", "weak_correct", "strong_correct", "tokens", "temperature", "top_p")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    WEAK_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    STRONG_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    weak_correct: bool
+    strong_correct: bool
+    tokens: int
+    temperature: float
+    top_p: float
+    def __init__(self, prompt: _Optional[str] = ..., weak_correct: _Optional[bool] = ..., strong_correct: _Optional[bool] = ..., tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ...) -> None: ...
+
+class TrainCostRequest(_message.Message):
+    __slots__ = ("tenant", "rows", "margin")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    rows: _containers.RepeatedCompositeFieldContainer[CostRow]
+    margin: float
+    def __init__(self, tenant: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., margin: _Optional[float] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class TrainCostReply(_message.Message):
+    __slots__ = ("served", "reasons", "over_current", "serving")
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    OVER_CURRENT_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    served: bool
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    over_current: Estimate
+    serving: CostCard
+    def __init__(self, served: _Optional[bool] = ..., reasons: _Optional[_Iterable[str]] = ..., over_current: _Optional[_Union[Estimate, _Mapping]] = ..., serving: _Optional[_Union[CostCard, _Mapping]] = ...) -> None: ...
+
+class GetCostRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class CostCard(_message.Message):
+    __slots__ = ("version", "rows", "embedder", "over_chance", "over_length", "calibration_error", "confidence_error")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDER_FIELD_NUMBER: _ClassVar[int]
+    OVER_CHANCE_FIELD_NUMBER: _ClassVar[int]
+    OVER_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    rows: int
+    embedder: str
+    over_chance: Estimate
+    over_length: Estimate
+    calibration_error: float
+    confidence_error: float
+    def __init__(self, version: _Optional[int] = ..., rows: _Optional[int] = ..., embedder: _Optional[str] = ..., over_chance: _Optional[_Union[Estimate, _Mapping]] = ..., over_length: _Optional[_Union[Estimate, _Mapping]] = ..., calibration_error: _Optional[float] = ..., confidence_error: _Optional[float] = ...) -> None: ...

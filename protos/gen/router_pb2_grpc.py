@@ -741,3 +741,168 @@ class Semantic:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CostStub:
+    """The cost router: how likely a small model's answer is enough, by a FastGRNN over 128 features. One ships with Russet;
+    a tenant that trains its own is answered by that once it passed the promotion gate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Score = channel.unary_unary(
+                '/russet.router.v1.Cost/Score',
+                request_serializer=protos_dot_gen_dot_router__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.ScoreReply.FromString,
+                _registered_method=True)
+        self.TrainCost = channel.unary_unary(
+                '/russet.router.v1.Cost/TrainCost',
+                request_serializer=protos_dot_gen_dot_router__pb2.TrainCostRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.TrainCostReply.FromString,
+                _registered_method=True)
+        self.GetCost = channel.unary_unary(
+                '/russet.router.v1.Cost/GetCost',
+                request_serializer=protos_dot_gen_dot_router__pb2.GetCostRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_router__pb2.CostCard.FromString,
+                _registered_method=True)
+
+
+class CostServicer:
+    """The cost router: how likely a small model's answer is enough, by a FastGRNN over 128 features. One ships with Russet;
+    a tenant that trains its own is answered by that once it passed the promotion gate.
+    """
+
+    def Score(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainCost(self, request, context):
+        """Train a candidate, compare it with what serves the tenant now, and serve it only if it is better.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCost(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CostServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.ScoreRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.ScoreReply.SerializeToString,
+            ),
+            'TrainCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrainCost,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.TrainCostRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.TrainCostReply.SerializeToString,
+            ),
+            'GetCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCost,
+                    request_deserializer=protos_dot_gen_dot_router__pb2.GetCostRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_router__pb2.CostCard.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'russet.router.v1.Cost', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('russet.router.v1.Cost', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Cost:
+    """The cost router: how likely a small model's answer is enough, by a FastGRNN over 128 features. One ships with Russet;
+    a tenant that trains its own is answered by that once it passed the promotion gate.
+    """
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Cost/Score',
+            protos_dot_gen_dot_router__pb2.ScoreRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.ScoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Cost/TrainCost',
+            protos_dot_gen_dot_router__pb2.TrainCostRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.TrainCostReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.router.v1.Cost/GetCost',
+            protos_dot_gen_dot_router__pb2.GetCostRequest.SerializeToString,
+            protos_dot_gen_dot_router__pb2.CostCard.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -58,9 +58,9 @@ class Anchor(NamedTuple):
 class Plan(NamedTuple):
     """How long and how to train."""
 
-    epochs: int = 20
+    epochs: int = 40
     batch: int = 64
-    rate: float = 3e-3
+    rate: float = 6e-3
     decay: float = 1e-2
     """Of the weights' squares, not of biases."""
     drop: float = 0.1

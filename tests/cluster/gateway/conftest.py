@@ -338,6 +338,28 @@ class FakeSemantic(router_pb2_grpc.SemanticServicer):
         return router_pb2.OutcomeReply(found=True, change="learned")
 
 
+class FakeCost(router_pb2_grpc.CostServicer):
+    """A prompt's score is one over its length; candidates pass where the margin is below 0."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def Score(self, request: router_pb2.ScoreRequest, context: Any) -> router_pb2.ScoreReply:
+        self.asked.append(request)
+        if not request.prompts:
+            raise InvalidArgument("0 prompts", param="prompts")
+        return router_pb2.ScoreReply(p=[1 / len(prompt) for prompt in request.prompts], version=2, embedded=True)
+
+    async def TrainCost(self, request: router_pb2.TrainCostRequest, context: Any) -> router_pb2.TrainCostReply:
+        self.asked.append(request)
+        card = await self.GetCost(router_pb2.GetCostRequest(tenant=request.tenant), context)
+        lead = router_pb2.Estimate(value=0.5, low=0.25, high=0.75)
+        return router_pb2.TrainCostReply(served=request.margin < 0, reasons=["so"], over_current=lead, serving=card)
+
+    async def GetCost(self, request: router_pb2.GetCostRequest, context: Any) -> router_pb2.CostCard:
+        return router_pb2.CostCard(version=3 if request.tenant == "t" else 0, rows=400, embedder="words")
+
+
 class FakeMemory(memory_pb2_grpc.MemoryServicer):
     """Keeps what it is given; embeds a text as [length, 1]; an answer's quality is its length / 1024."""
 
@@ -557,7 +579,7 @@ class World:
         self.bell = Bell()
         self.until = self.bell.until
         self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
-        self.semantic, self.documents = FakeSemantic(), FakeDocuments()
+        self.semantic, self.cost, self.documents = FakeSemantic(), FakeCost(), FakeDocuments()
         self.telemetry = Telemetry(service="gateway")
         self.servers: dict[str, Server] = {}
         self.channels: list[Any] = []
@@ -594,6 +616,7 @@ class World:
             ("memory", memory_pb2_grpc.add_MemoryServicer_to_server, memory_pb2_grpc.MemoryStub, self.memory),
             ("learner", learner_pb2_grpc.add_LearnerServicer_to_server, learner_pb2_grpc.LearnerStub, self.learner),
             ("semantic", router_pb2_grpc.add_SemanticServicer_to_server, router_pb2_grpc.SemanticStub, self.semantic),
+            ("cost", router_pb2_grpc.add_CostServicer_to_server, router_pb2_grpc.CostStub, self.cost),
             (
                 "documents",
                 documents_pb2_grpc.add_DocumentsServicer_to_server,
