@@ -1,12 +1,13 @@
 """Collections in embedded Qdrant: in this process, persisted, for one process at a time.
 
-Similarity is searched exactly, without an HNSW index: building one (`optimize`) holds the interpreter lock for as long
-as it takes, see docs/adr/0004-memory-tiers.md.
+Similarity is searched in an index of our own (`index`), derived from what is stored: Qdrant's takes minutes to build,
+and holds the interpreter lock meanwhile, see docs/adr/0022-similarity-search.md.
 """
 
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import qdrant_edge as qdrant
 
 from actors.base.errors import Conflict, Internal, InvalidArgument
+from actors.memory import index_file
+from actors.memory.index import VectorIndex, holds
 from actors.memory.ownership import write_whole
 from actors.memory.store import PAGE, VECTOR, Entry, Schema, Where, check_width
 
@@ -48,6 +51,12 @@ class EdgeCollection:
         if not (path / "shard").exists():
             _create(path, schema)
         self._shard = _load(path / "shard")
+        # Writers take turns, so that store and index see writes of one entry in the same order.
+        self._writing = threading.Lock()
+        self._index_path = path / "index.npz"
+        self._index = VectorIndex(schema) if schema.searched else None
+        if self._index is not None:
+            self._fill(self._index)
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """See `store.Collection`."""
@@ -57,8 +66,11 @@ class EdgeCollection:
                 check_width(self.schema, entry.vector)
             vector: dict[str, qdrant.NamedVector] = {} if entry.vector is None else {VECTOR: list(entry.vector)}
             points.append(qdrant.Point(entry.id, vector, entry.payload))
-        with self._named():
-            self._shard.update(qdrant.UpdateOperation.upsert_points(points))
+        with self._writing:
+            with self._named():
+                self._shard.update(qdrant.UpdateOperation.upsert_points(points))
+            if self._index is not None:
+                self._index.put(entries)
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Entry]:
         """See `store.Collection`."""
@@ -68,12 +80,24 @@ class EdgeCollection:
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `store.Collection`."""
-        with self._named():
-            self._shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
+        with self._writing:
+            with self._named():
+                self._shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
+            if self._index is not None:
+                self._index.remove(ids)
 
     def search(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[Entry, float]]:
         """See `store.Collection`."""
         check_width(self.schema, vector)
+        if self._index is None or not self._index.knows(where):
+            return self._search_all(vector, limit, where)
+        found = self._index.nearest(vector, limit, where)
+        entries = {entry.id: entry for entry in self.get([id_ for id_, _ in found])}
+        # One that was deleted or changed since the index answered is not what was asked for.
+        return [(entries[id_], score) for id_, score in found if id_ in entries and holds(where, entries[id_].payload)]
+
+    def _search_all(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[Entry, float]]:
+        """By the store itself, which compares every vector: fields that are not the schema's are not in the index."""
         request = qdrant.QueryRequest(
             limit=limit,
             query=qdrant.Query.Nearest(list(vector), using=VECTOR),
@@ -115,6 +139,17 @@ class EdgeCollection:
         with self._named():
             self._shard.flush()
             self._shard.close()
+        if self._index is not None:
+            index_file.write(self._index, self._index_path)
+
+    def _fill(self, index: VectorIndex) -> None:
+        """With every vector that is stored."""
+        with self._named():
+            having = qdrant.Filter(must=[qdrant.HasVectorCondition(VECTOR)])
+            entries = self._shard.count(qdrant.CountRequest(filter=having))
+        if not index_file.take(index, self._index_path, entries):
+            for page in self.pages(Where(), vectors=True):
+                index.put(page)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ class Schema:
     keywords: tuple[str, ...] = ()
     integers: tuple[str, ...] = ()
     floats: tuple[str, ...] = ()
+    searched: bool = True
+    """Whether its vectors are searched; a collection where they are not is spared an index in memory."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Schemas(NamedTuple):
 def schemas(width: int, embedder: str) -> Schemas:
     """The collections of vectors of `width` from `embedder`."""
     return Schemas(
-        session=Schema("session", width, embedder, sessions.KEYWORDS, sessions.INTEGERS),
+        session=Schema("session", width, embedder, sessions.KEYWORDS, sessions.INTEGERS, searched=False),
         witness=Schema("witness", width, embedder, chain.KEYWORDS, chain.INTEGERS, chain.FLOATS),
         policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS),
         patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),

@@ -1,0 +1,212 @@
+"""The index finds what comparing every vector finds, through every change and restart."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from actors.memory import edge, index
+from actors.memory.edge import EdgeCollection
+from actors.memory.store import Entry, Schema, Where
+
+WIDTH = 48
+SCHEMA = Schema("things", WIDTH, "e", keywords=("kind", "tenant"), integers=("at",), floats=("share",))
+
+
+def id_of(number: int) -> str:
+    return f"00000000-0000-0000-0000-{number:012d}"
+
+
+def vector(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32)
+
+
+def entry(number: int, seed: int, fields: dict) -> Entry:
+    return Entry(id_of(number), fields, None if seed % 7 == 6 else vector(seed).tolist())
+
+
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "kind": st.sampled_from(["a", "b", "naïve"]),
+        "tenant": st.sampled_from(["", "t1", "t2"]),
+        "at": st.integers(-3, 3),
+        "share": st.floats(0, 1, width=16),
+        "other": st.just("x"),
+    },
+)
+UPSERT = st.tuples(st.just("upsert"), st.lists(st.tuples(st.integers(0, 14), st.integers(0, 99), FIELDS), max_size=6))
+DELETE = st.tuples(st.just("delete"), st.lists(st.integers(0, 14), max_size=4))
+RESTART = st.tuples(st.sampled_from(["restart", "kill"]), st.none())
+BOUND = st.none() | st.floats(-4, 4)
+WHERE = st.builds(
+    Where,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "kind": st.sampled_from(["a", "b", "naïve", "c"]),
+            "tenant": st.sampled_from(["", "t1"]),
+            "at": st.integers(-3, 3),
+            "other": st.just("x"),
+        },
+    ),
+    st.fixed_dictionaries({}, optional={"at": st.tuples(BOUND, BOUND), "share": st.tuples(BOUND, BOUND)}),
+)
+
+
+def exact(there: dict[str, Entry], query: np.ndarray, where: Where) -> dict[str, float]:
+    """Cosines of all that may be found."""
+    found = {}
+    for each in there.values():
+        fits = all(each.payload.get(name) == value for name, value in where.equals.items())
+        for name, (low, high) in where.between.items():
+            value = each.payload.get(name)
+            fits &= value is not None and (low is None or value >= low) and (high is None or value <= high)
+        if each.vector is not None and fits:
+            own = np.array(each.vector)
+            found[each.id] = float(own @ query / np.linalg.norm(own) / np.linalg.norm(query))
+    return found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(UPSERT | UPSERT | DELETE | RESTART, max_size=7), WHERE, st.integers(1, 20), st.integers(0, 9))
+def test_finds_what_comparing_every_vector_finds(changes, where, limit, seed):
+    """After any inserts, replacements, deletions and restarts, with any filter, in either way of opening."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        things = EdgeCollection(Path(directory), SCHEMA)
+        there: dict[str, Entry] = {}
+        for change, what in changes:
+            if change == "upsert":
+                entries = [entry(*each) for each in what]
+                things.upsert(entries)
+                there |= {each.id: each for each in entries}
+            elif change == "delete":
+                things.delete([id_of(number) for number in what])
+                there = {key: each for key, each in there.items() if key not in set(map(id_of, what))}
+            else:
+                things.close()
+                if change == "kill":  # which leaves no file of the index
+                    (Path(directory) / "things" / "index.npz").unlink()
+                things = EdgeCollection(Path(directory), SCHEMA)
+        query = vector(1000 + seed)
+        found = things.search(query.tolist(), limit, where)
+        things.close()
+    expected = exact(there, query, where)
+    assert len(found) == min(limit, len(expected))
+    for each, score in found:
+        assert expected[each.id] == pytest.approx(score, abs=2e-5)
+        assert each.payload == there[each.id].payload
+    scores = [score for _, score in found]
+    best = sorted(expected.values(), reverse=True)[: len(found)]
+    np.testing.assert_allclose(scores, best, atol=2e-5, err_msg="nearest first, and none nearer left out")
+
+
+def test_among_many_rows_it_finds_the_nearest_by_their_bits():
+    """Past CANDIDATES rows, only those that are close by bits are compared; near ones always are."""
+    draw = np.random.default_rng(5)
+    rows = draw.normal(size=(6 * index.CANDIDATES, WIDTH)).astype(np.float32)
+    near = draw.choice(len(rows), 40, replace=False)
+    query = draw.normal(size=WIDTH).astype(np.float32)
+    rows[near] = query + 0.6 * draw.normal(size=(40, WIDTH))
+    many = index.VectorIndex(SCHEMA)
+    many.put([Entry(id_of(at), {"kind": "ab"[at % 2]}, row.tolist()) for at, row in enumerate(rows)])
+    for where, allowed in ((Where(), near), (Where({"kind": "a"}), near[near % 2 == 0])):
+        found = many.nearest(query.tolist(), 10, where)
+        cosines = rows[allowed] @ query / np.linalg.norm(rows[allowed], axis=1)
+        assert [id_ for id_, _ in found] == [id_of(at) for at in allowed[np.argsort(-cosines)[:10]]]
+
+
+def test_entries_that_are_all_alike_cost_no_more_than_others(monkeypatch):
+    many = index.VectorIndex(SCHEMA)
+    many.put([Entry(id_of(at), {}, vector(1).tolist()) for at in range(3 * index.CANDIDATES)])
+    compared = []
+    plain = index.cosines
+    monkeypatch.setattr(index, "cosines", lambda codes, *rest: compared.append(len(codes)) or plain(codes, *rest))
+    assert len(many.nearest(vector(1).tolist(), 5, Where())) == 5
+    assert compared == [index.CANDIDATES]
+
+
+def test_a_damaged_or_foreign_file_of_the_index_is_left_aside(directory, caplog):
+    things = EdgeCollection(directory, SCHEMA)
+    things.upsert([entry(at, 7 * at, {"kind": "a"}) for at in range(5)])
+    things.close()
+    file = directory / "things" / "index.npz"
+    whole = file.read_bytes()
+    for content in (whole[:-40], whole[: len(whole) // 2], b"", b"not an archive"):
+        file.write_bytes(content)
+        things = EdgeCollection(directory, SCHEMA)
+        assert len(things.search(vector(7).tolist(), 9, Where({"kind": "a"}))) == 5
+        assert not file.exists()
+        assert "is of no use" in caplog.text
+        caplog.clear()
+        things.close()
+    assert file.exists()
+    other = Schema(**{**vars(SCHEMA), "keywords": ("kind", "colour")})
+    things = EdgeCollection(directory, other)
+    assert [each.payload for each, _ in things.search(vector(7).tolist(), 9, Where({"colour": "red"}))] == []
+    assert "is of no use" in caplog.text
+    things.close()
+
+
+def test_a_file_that_misses_entries_is_left_aside(directory, caplog):
+    """As where a process of before wrote to the store after the file."""
+    things = EdgeCollection(directory, SCHEMA)
+    things.upsert([entry(1, 1, {})])
+    things.close()
+    file = directory / "things" / "index.npz"
+    old = file.read_bytes()
+    things = EdgeCollection(directory, SCHEMA)
+    things.upsert([entry(2, 2, {})])
+    things.close()
+    file.write_bytes(old)
+    things = EdgeCollection(directory, SCHEMA)
+    assert len(things.search(vector(2).tolist(), 9, Where())) == 2
+    assert "is of no use" in caplog.text
+    things.close()
+
+
+def test_a_full_disk_costs_the_file_and_nothing_else(directory, caplog, monkeypatch):
+    things = EdgeCollection(directory, SCHEMA)
+    things.upsert([entry(1, 1, {})])
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.index_file.np, "savez", full)
+        things.close()
+    assert "No space left on device" in caplog.text
+    assert not list((directory / "things").glob("index*"))
+    things = EdgeCollection(directory, SCHEMA)
+    assert len(things.search(vector(1).tolist(), 9, Where())) == 1
+    things.close()
+
+
+def test_what_changed_since_the_index_answered_is_not_given(directory, monkeypatch):
+    """Another thread's writes between the search and the reading: no entry of another tenant, and none that is gone."""
+    things = EdgeCollection(directory, SCHEMA)
+    things.upsert([entry(at, 1 + 7 * at, {"tenant": "t1"}) for at in range(3)])
+    plain = things.get
+
+    def late(ids, **more):
+        monkeypatch.undo()
+        things.upsert([entry(0, 1, {"tenant": "t2"})])
+        things.delete([id_of(1)])
+        return plain(ids, **more)
+
+    monkeypatch.setattr(things, "get", late)
+    found = things.search(vector(1).tolist(), 9, Where({"tenant": "t1"}))
+    assert [each.id for each, _ in found] == [id_of(2)]
+    things.close()
+
+
+def test_a_collection_that_is_not_searched_keeps_no_vectors_in_memory(directory):
+    plain = Schema(**{**vars(SCHEMA), "searched": False})
+    things = EdgeCollection(directory, plain)
+    things.upsert([entry(1, 1, {"kind": "a"}), entry(2, 2, {"kind": "b"})])
+    assert [each.id for each, _ in things.search(vector(2).tolist(), 9, Where({"kind": "b"}))] == [id_of(2)]
+    things.close()
+    assert not (directory / "things" / "index.npz").exists()
