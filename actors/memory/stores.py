@@ -27,7 +27,7 @@ def schemas(width: int, embedder: str) -> Schemas:
     return Schemas(
         session=Schema("session", width, embedder, sessions.KEYWORDS, sessions.INTEGERS, searched=False),
         witness=Schema("witness", width, embedder, chain.KEYWORDS, chain.INTEGERS, chain.FLOATS),
-        policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS),
+        policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS, at_hand=True),
         patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),
         documents=Schema("documents", width, embedder, sealed.KEYWORDS),
     )

@@ -210,3 +210,37 @@ def test_a_collection_that_is_not_searched_keeps_no_vectors_in_memory(directory)
     assert [each.id for each, _ in things.search(vector(2).tolist(), 9, Where({"kind": "b"}))] == [id_of(2)]
     things.close()
     assert not (directory / "things" / "index.npz").exists()
+
+
+def size_of(directory: Path) -> int:
+    """Bytes on disk."""
+    return sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
+
+
+def test_the_log_of_writes_does_not_grow_with_every_write(directory, monkeypatch):
+    """A node that is up for months writes the same sessions again and again."""
+    monkeypatch.setattr(edge, "FLUSH_ENTRIES", 500)
+    things = EdgeCollection(directory, SCHEMA)
+    rounds = []
+    for _ in range(5):
+        for _ in range(60):
+            things.upsert([Entry(id_of(at), {"kind": "x" * 20_000}, vector(at).tolist()) for at in range(20)])
+        rounds.append(size_of(directory))
+    assert rounds[-1] < rounds[1] + (48 << 20), "24 MB a round are logged"
+    things.close()
+
+
+def test_the_space_of_the_deleted_is_given_back_at_a_start(directory):
+    things = EdgeCollection(directory, SCHEMA)
+    for start in range(0, 6000, 500):
+        things.upsert([entry(at, 7 * at, {"kind": "x" * 2000, "at": at}) for at in range(start, start + 500)])
+    things.delete([id_of(at) for at in range(4000)])
+    things.close()
+    before = size_of(directory)
+    things = EdgeCollection(directory, SCHEMA)
+    assert things.count() == 2000
+    assert things.search(vector(7 * 5000).tolist(), 1, Where())[0][0].id == id_of(5000)
+    assert things.scan(Where(), 1, "at", descending=False)[0].payload["at"] == 4000
+    things.upsert([entry(1, 7, {"kind": "new"})])
+    things.close()
+    assert size_of(directory) < before - (4000 * 2000) // 2
