@@ -226,6 +226,9 @@ def _config(schema: Schema) -> qdrant.EdgeConfig:
 
 
 def _load(path: Path, schema: Schema) -> qdrant.EdgeShard:
+    if not any(path.glob("segments/*/segment.json")):
+        # Qdrant would make an empty one of it.
+        raise InvalidArgument(f"{path} cannot be read (it has no segments); restore it, or move it away")
     try:
         return qdrant.EdgeShard.load(str(path), _config(schema))
     except Exception as error:

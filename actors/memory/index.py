@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from actors.memory.simhash import Hash, Rows, closest, cosines
 from actors.memory.store import Entry, Schema, Value, Where
 
-CANDIDATES = 1024
+CANDIDATES = 512
 """Compared by their codes, at least."""
 CANDIDATES_OF_EACH = 8
 """The same for each that is wanted."""
