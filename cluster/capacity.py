@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from actors.worker.models.catalogue import locate
+from actors.worker.models.expert_bytes import expert_bytes
 from actors.worker.slab import available_memory
 from cluster.config import Config, ModelConfig
 from cluster.topology import Demand, Node, Topology, check_store, place
@@ -61,7 +62,8 @@ def _cpu_limits(root: Path) -> list[list[str]]:
 
 def _demand(model: ModelConfig) -> Demand:
     _, path = locate(model.model)
-    weights = int(_bytes(path) * WEIGHTS_IN_MEMORY)
+    on_disk = expert_bytes(model.model) if model.experts_memory_bytes else 0
+    weights = int((_bytes(path) - on_disk) * WEIGHTS_IN_MEMORY) + min(on_disk, model.experts_memory_bytes)
     return Demand(model.served_name, model.replicas, weights, model.kv_memory_bytes or LEAST_KV_BYTES)
 
 

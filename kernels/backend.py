@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from kernels import cpu
-from kernels.decoder import Decoder, DecoderSpec, DecoderWeights, Rounding
+from kernels.decoder import Decoder, DecoderSpec, DecoderWeights, ExpertMemory, Rounding
 from kernels.interpreter import MlxDecoder
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ def build_decoder(
     cpus: Sequence[int] = (),
     awake_us: int = 100,
     isa: str = "auto",
+    experts: ExpertMemory | None = None,
 ) -> Decoder:
     """The decoder of a model.
 
@@ -39,9 +40,11 @@ def build_decoder(
     rounds none and refuses "mixed".
     isa: instruction set of the C++ kernels from now on, in the whole process: "auto" is the fastest one here; others by
     name (kernels/cpu/src/isa.h).
+    experts: keeps those of a mixture of experts on disk, but for a budget; the C++ decoder alone does. None keeps all
+    in memory.
     Raises ValueError for an unknown backend, for "cpu" where it cannot run the model or a dtype is given, for threads,
-    cpus and an instruction set that this machine does not offer, and for cpus, an instruction set or "mixed" where MLX
-    runs the model.
+    cpus and an instruction set that this machine does not offer, for cpus, an instruction set, "mixed" or experts on
+    disk where MLX runs the model, and for experts as CpuDecoder does.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; accepted: {', '.join(BACKENDS)}")
@@ -49,7 +52,7 @@ def build_decoder(
         raise ValueError(f"threads is {threads}; accepted: 0 (one per processor) or more")
     on_gpu = mx.default_device().type == mx.gpu
     if backend == "mlx" or (backend == "auto" and (on_gpu or dtype is not None)):
-        _refuse_for_mlx(rounding, cpus, isa)
+        _refuse_for_mlx(rounding, cpus, isa, experts)
         return MlxDecoder(spec, weights, dtype)
     if dtype is not None:
         raise ValueError(f"the CPU decoder takes no dtype, got {dtype}; backend 'mlx' does")
@@ -62,10 +65,10 @@ def build_decoder(
         if refusal := cpu._ext.amx_refusal():
             log.warning("this processor has AMX, but %s: long prompts and large batches take longer", refusal)
         cpu._ext.own_threads(threads, list(cpus), awake_us)
-        return CpuDecoder(spec, weights, rounding=rounding)
+        return CpuDecoder(spec, weights, rounding=rounding, experts=experts)
     if backend == "cpu":
         raise ValueError(f"the CPU decoder cannot run this model: {reason}; backend 'mlx' can, slowly")
-    _refuse_for_mlx(rounding, cpus, isa)
+    _refuse_for_mlx(rounding, cpus, isa, experts)
     log.warning(
         "this model runs on stock MLX operations on the CPU, about 10 tokens/s in all for 135M parameters where the "
         "compiled kernels do several hundred: %s",
@@ -74,7 +77,9 @@ def build_decoder(
     return MlxDecoder(spec, weights)
 
 
-def _refuse_for_mlx(rounding: Rounding, cpus: Sequence[int], isa: str) -> None:
+def _refuse_for_mlx(rounding: Rounding, cpus: Sequence[int], isa: str, experts: ExpertMemory | None) -> None:
+    if experts is not None:
+        raise ValueError(f"memory for experts is {experts.nbytes} bytes; where MLX runs the model, all are in memory")
     if rounding != "fine":
         raise ValueError(f'rounding is {rounding!r}, which MLX operations do not do; accepted with them: "fine"')
     if cpus:

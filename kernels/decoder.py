@@ -8,6 +8,7 @@ primitive. `choose` picks one per model, never per batch.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
@@ -143,6 +144,38 @@ class MixtureWeights:
     router: Weight
     experts: Experts
     shared_gate: Weight | None = None
+
+
+class ExpertMemory(NamedTuple):
+    """Experts on disk: at most `nbytes` of them in memory, an equal part for each layer, the others in a file without a
+    name in `directory`, and read when tokens choose them.
+
+    bonus: 0 to 1, what being in memory adds to an expert's score, scores being logits scaled to 0..1 between a token's
+    least and largest. 0 leaves answers as they are with all experts in memory; else a row's tokens depend on what was
+    computed before.
+    """
+
+    nbytes: int
+    bonus: float
+    directory: Path
+
+
+class ExpertCounts(NamedTuple):
+    """What became of experts since the start, all layers.
+
+    hits, misses: experts that tokens chose, by whether they were in memory then. decisions: tokens routed, each layer
+    its own. paged_in, paged_out: experts read and dropped; foreseen: of those read, the ones nobody waited for yet.
+    """
+
+    hits: int
+    misses: int
+    decisions: int
+    paged_in: int
+    paged_out: int
+    foreseen: int
+    bytes_in: int
+    decision_ns: int
+    cached_bytes: int
 
 
 @dataclass(frozen=True)
@@ -311,6 +344,11 @@ class Decoder(Protocol):
     @property
     def isa_class(self) -> str:
         """E.g. x86-avx512vnni, arm64-neon, metal, cuda, mlx-cpu."""
+        ...
+
+    @property
+    def expert_counts(self) -> ExpertCounts | None:
+        """What became of experts on disk so far; None where all are in memory. From any thread."""
         ...
 
     def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> Kv:

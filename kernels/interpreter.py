@@ -158,6 +158,11 @@ class MlxDecoder:
         """metal, cuda or mlx-cpu: equal ones compute alike."""
         return self._isa_class
 
+    @property
+    def expert_counts(self) -> None:
+        """None: all experts are in memory."""
+        return None
+
     def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> MlxKv:
         """A slab for this decoder. Raises MemoryError with the bytes wanted where they cannot be had.
 

@@ -5,6 +5,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+EXPERT_BONUS = 0.15
+"""What it is by default, where it is not to be 0."""
+
 
 class WorkerConfig(BaseModel):
     """How one worker runs one model."""
@@ -67,6 +70,19 @@ class WorkerConfig(BaseModel):
     draft_rows: int = Field(
         default=4, ge=1, le=1024, description="Rows of full context that the draft model's KV holds; others go without"
     )
+    experts_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of memory for the experts of a mixture of experts, which then lie on disk and are read when "
+        "tokens choose them; 0 keeps all in memory",
+    )
+    expert_bonus: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="How much being in memory speaks for an expert, beside logits scaled to 0..1: fewer experts are "
+        "read, and answers change; by default 0.15, and 0 where deterministic",
+    )
     deterministic: bool = Field(
         default=False, description="The same tokens however a request is batched, chunked or resumed"
     )
@@ -85,6 +101,15 @@ class WorkerConfig(BaseModel):
     def _drafts_are_wanted(self) -> Self:
         if self.draft_model and self.speculation == "off":
             raise ValueError(f"draft_model = {self.draft_model!r} has nothing to do where speculation = 'off'")
+        return self
+
+    @model_validator(mode="after")
+    def _bonuses_are_of_experts_on_disk(self) -> Self:
+        if self.expert_bonus and not self.experts_memory_bytes:
+            raise ValueError(
+                f"expert_bonus = {self.expert_bonus} has nothing to do where experts_memory_bytes = 0: "
+                "all experts are in memory"
+            )
         return self
 
     @model_validator(mode="after")

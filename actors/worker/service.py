@@ -17,6 +17,7 @@ from actors.worker.disk import keeper_for
 from actors.worker.draft.drafter import Drafter
 from actors.worker.draft.model import DraftModel, load_draft_model
 from actors.worker.engine import Engine, Reset
+from actors.worker.experts import ExpertMetrics, expert_memory
 from actors.worker.keeper import FINISH_S, Keeper
 from actors.worker.ledger import Capacity, Ledger
 from actors.worker.models import LoadedModel, load_model
@@ -25,7 +26,7 @@ from actors.worker.results import KeptRecord, StepRecord, merge
 from actors.worker.slab import allocate
 from actors.worker.spans import RowSpans
 from kernels.backend import build_decoder
-from kernels.decoder import Decoder
+from kernels.decoder import Decoder, ExpertMemory
 from protos.gen import worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Machine:
 
     engine: Engine
     keeper: Keeper | None
+    experts: ExpertMetrics | None
     capacity: Capacity
     hello: worker_pb2.HelloReply
     vocabulary: worker_pb2.Vocabulary
@@ -179,6 +181,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 records = [record for record in engine.take() if record.epoch == epoch.number]
                 if records:
                     self._observe(records)
+                    if self._machine is not None and self._machine.experts is not None:
+                        self._machine.experts.observe()
                     self._step_error.set(engine.prediction_error)
                     result = merge(records, result)
                     epoch.spans.reported(result)
@@ -285,7 +289,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
     """Load the model, build its decoder and slab. `bell` as in Engine."""
     model = load_model(config.model)
-    decoder = _decoder_of(config, model)
+    experts = expert_memory(config)
+    decoder = _decoder_of(config, model, experts)
     compiled = decoder.isa_class.startswith(PASS_INVARIANT)
     if config.deterministic and not compiled:
         raise InvalidArgument(
@@ -340,10 +345,11 @@ def load(config: WorkerConfig, bell: int, telemetry: Telemetry) -> Machine:
         vocabulary=model.vocabulary,
         drafter=_drafter(config, model.vocabulary, context_length),
     )
-    return Machine(engine, keeper, capacity, hello, model.vocabulary)
+    metrics = ExpertMetrics(decoder, telemetry)
+    return Machine(engine, keeper, metrics if experts else None, capacity, hello, model.vocabulary)
 
 
-def _decoder_of(config: WorkerConfig, model: LoadedModel) -> Decoder:
+def _decoder_of(config: WorkerConfig, model: LoadedModel, experts: ExpertMemory | None = None) -> Decoder:
     """What runs a model here. Raises InvalidArgument for a backend that cannot."""
     try:
         return build_decoder(
@@ -355,6 +361,7 @@ def _decoder_of(config: WorkerConfig, model: LoadedModel) -> Decoder:
             awake_us=config.awake_us,
             rounding=config.rounding,
             isa=config.isa,
+            experts=experts,
         )
     except ValueError as refusal:
         raise InvalidArgument(f"backend = {config.backend!r}: {refusal}", param="backend") from refusal

@@ -8,7 +8,7 @@ replicas of one `isa_class` agree bit for bit.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import get_args
 
 import mlx.core as mx
 import numpy as np
@@ -16,16 +16,17 @@ import psutil
 
 from kernels.bell import NO_BELL, NO_ERRAND, Errand
 from kernels.cpu import _ext
+from kernels.cpu.packing import floats, pack, pack_layers, page_experts
 from kernels.decoder import (
     Activation,
     Batch,
     DecoderSpec,
     DecoderWeights,
+    ExpertCounts,
+    ExpertMemory,
     Float32,
     Int32,
     Kv,
-    LayerWeights,
-    MixtureWeights,
     Quantized,
     Rounding,
     Weight,
@@ -69,8 +70,9 @@ def supports(spec: DecoderSpec, weights: DecoderWeights) -> str | None:
 class CpuDecoder:
     """Runs a decoder-only model on the CPU kernels. Not thread-safe: one engine thread owns it.
 
-    Raises ValueError for an unknown rounding, where `supports` gives a reason, or where a weight's shape does not fit
-    the spec.
+    `experts` keeps those of a mixture on disk, apart from what its budget holds; None keeps all in memory.
+    Raises ValueError for an unknown rounding, where `supports` gives a reason, where a weight's shape does not fit the
+    spec, and for experts on disk of a model that has none, or more of them than budget and disk allow.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class CpuDecoder:
         weights: DecoderWeights,
         max_step_tokens: int = MAX_STEP_TOKENS,
         rounding: Rounding = "fine",
+        experts: ExpertMemory | None = None,
     ) -> None:
         if rounding not in get_args(Rounding):
             raise ValueError(f"unknown rounding {rounding!r}; accepted: {', '.join(get_args(Rounding))}")
@@ -87,7 +90,8 @@ class CpuDecoder:
         self.spec = spec
         self.max_step_tokens = max_step_tokens
         self.rounding = rounding
-        embedding = _pack(weights.embedding)
+        embedding = pack(weights.embedding)
+        self._pager = None if experts is None else page_experts(spec, weights, experts)
         self._native = _ext.Decoder(
             hidden=spec.hidden,
             heads=spec.heads,
@@ -102,9 +106,9 @@ class CpuDecoder:
             gelu=spec.activation is Activation.GELU_TANH,
             mixture=_ext.MixtureShape(**({} if spec.mixture is None else asdict(spec.mixture))),
             embedding=embedding,
-            layers=[_pack_layer(layer) for layer in weights.layers],
-            final_norm=_floats(weights.final_norm),
-            head=embedding if weights.head is weights.embedding else _pack(weights.head),
+            layers=pack_layers(weights, self._pager),
+            final_norm=floats(weights.final_norm),
+            head=embedding if weights.head is weights.embedding else pack(weights.head),
             max_step_tokens=max_step_tokens,
             fine=rounding == "fine",
         )
@@ -116,8 +120,13 @@ class CpuDecoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed matrices: what one token at batch size 1 reads, less the unused embedding rows."""
+        """Bytes of the packed matrices in memory, experts on disk left out."""
         return self._native.weight_bytes
+
+    @property
+    def expert_counts(self) -> ExpertCounts | None:
+        """What became of experts on disk so far; None where all are in memory. From any thread."""
+        return None if self._pager is None else ExpertCounts(*self._pager.totals())
 
     def allocate_kv(self, pages: int, page_size: int, blocks: Mapping[str, int] | None = None) -> Kv:
         """An empty slab; memory is taken as it is written.
@@ -164,43 +173,3 @@ def _matrices(weights: DecoderWeights) -> list[Weight]:
             found += [layer.mixture.router, *layer.mixture.experts[0]]
             found += [] if layer.mixture.shared_gate is None else [layer.mixture.shared_gate]
     return found
-
-
-def _pack(weight: Weight) -> Any:
-    if isinstance(weight, Quantized):
-        return _ext.pack_affine(weight.weight, weight.scales, weight.biases, weight.bits, weight.group_size)
-    return _ext.pack_dense(weight)
-
-
-def _floats(values: mx.array | None) -> list[float]:
-    return [] if values is None else np.array(values.astype(mx.float32)).tolist()
-
-
-def _pack_mixture(mixture: MixtureWeights) -> Any:
-    experts = (mixture.experts[index] for index in range(len(mixture.experts)))
-    return _ext.MixturePack(
-        router=_pack(mixture.router),
-        experts=[tuple(_pack(matrix) for matrix in expert) for expert in experts],
-        shared_gate=None if mixture.shared_gate is None else _pack(mixture.shared_gate),
-    )
-
-
-def _pack_layer(layer: LayerWeights) -> Any:
-    gate, up, down = (None, None, None) if layer.dense is None else map(_pack, layer.dense)
-    return _ext.LayerPack(
-        attention_norm=_floats(layer.attention_norm),
-        q=_pack(layer.q),
-        k=_pack(layer.k),
-        v=_pack(layer.v),
-        o=_pack(layer.o),
-        mlp_norm=_floats(layer.mlp_norm),
-        gate=gate,
-        up=up,
-        down=down,
-        q_bias=_floats(layer.q_bias),
-        k_bias=_floats(layer.k_bias),
-        v_bias=_floats(layer.v_bias),
-        q_norm=_floats(layer.q_norm),
-        k_norm=_floats(layer.k_norm),
-        mixture=None if layer.mixture is None else _pack_mixture(layer.mixture),
-    )

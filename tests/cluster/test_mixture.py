@@ -1,4 +1,6 @@
-"""A mixture of experts served from a directory: a request in a batch of unlike ones says what it says alone."""
+"""A mixture of experts served from a directory: a request in a batch of unlike ones says what it says alone, also where
+most experts are on disk.
+"""
 
 import asyncio
 from pathlib import Path
@@ -32,17 +34,37 @@ async def said(http: httpx.AsyncClient, row: dict[str, Any]) -> Any:
     return reply.json()["choices"]
 
 
-@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
-async def test_a_request_says_alone_what_it_says_in_a_batch(home: Path, family: str) -> None:
-    model = tiny_moe.write_servable(home / "moe", family)
+async def answers(home: Path, model: Path, **more: object) -> tuple[list[Any], list[Any], str]:
+    """What the rows say together and alone, and the metrics after it."""
     async with (
-        LocalCluster(settings(home, models__0__model=str(model))) as cluster,
+        LocalCluster(settings(home, models__0__model=str(model), **more)) as cluster,
         httpx.AsyncClient(base_url=cluster.http, timeout=120) as http,
     ):
         together = await asyncio.gather(*(said(http, row) for row in ROWS))
         alone = [await said(http, row) for row in ROWS]
-        chat = {"model": "moe", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
-        answer = (await http.post("/v1/chat/completions", json=chat)).json()
+        return list(together), alone, (await http.get("/metrics")).text
+
+
+def metric(text: str, name: str, label: str = "") -> float:
+    lines = [line for line in text.splitlines() if line.startswith(name) and label in line]
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+async def test_experts_on_disk_say_what_experts_in_memory_say(home: Path) -> None:
+    model = tiny_moe.write_servable(home / "moe", "qwen3_moe")
+    together, alone, _ = await answers(home / "a", model)
+    budget = tiny_moe.LAYERS * 5 * tiny_moe.EXPERT_BYTES  # of eight experts in each layer, five
+    paged, paged_alone, metrics = await answers(home / "b", model, models__0__experts_memory_bytes=budget)
+    assert together == alone == paged == paged_alone
+    assert metric(metrics, "russet_worker_experts_chosen_total", 'found="miss"') > 0
+    assert metric(metrics, "russet_worker_experts_paged_total", 'way="out"') > 0
+    assert 0 < metric(metrics, "russet_worker_expert_memory_bytes") <= budget
+    assert metric(metrics, "russet_worker_expert_decision_seconds_total") > 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+async def test_a_request_says_alone_what_it_says_in_a_batch(home: Path, family: str) -> None:
+    model = tiny_moe.write_servable(home / "moe", family)
+    together, alone, _ = await answers(home, model)
     assert together == alone
     assert len({str(choices) for choices in alone}) == len(ROWS)
-    assert answer["usage"]["completion_tokens"] > 0

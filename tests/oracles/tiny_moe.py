@@ -18,6 +18,8 @@ from tests.oracles import gguf_writer, tiny_llama
 from tests.oracles.tiny_llama import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, Arrays
 
 EXPERTS, TOP_K, WIDTH, SHARED = 8, 3, 32, 96
+EXPERT_BYTES = 3 * HIDDEN * WIDTH // 2 + 3 * HIDDEN * WIDTH // 32 * 8
+"""Of one that `quantized` made, in memory at most."""
 FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe")
 QUANTIZED = {"quantization": {"bits": 4, "group_size": 32}}
 IDS = [5, 80, 3, 200, 17, 17, 99, 1, 254, 60]

@@ -72,6 +72,11 @@ class SafetensorsTensors:
         }
         self.names = frozenset(self._stored.keys() - parts)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every tensor of the files, scales and biases too."""
+        return {name: stored.data.nbytes for name, stored in self._stored.items()}
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Slowest dimension first; of a quantized matrix as it stands for."""
         stored, quantization = self._stored[name], self._quantization_of(name)

@@ -72,6 +72,22 @@ std::vector<double> time_choice(const Logits& logits, const Resident& resident, 
     return times;
 }
 
+void check_experts(const ExpertCache& cache, const std::vector<int32_t>& ids) {
+    const int experts = static_cast<int>(cache.resident().size());
+    for (int32_t id : ids) {
+        if (id < 0 || id >= experts) {
+            throw std::invalid_argument("expert " + std::to_string(id) + "; accepted: 0 to " +
+                                        std::to_string(experts - 1));
+        }
+    }
+}
+
+std::vector<std::tuple<int, bool, int>> told(const std::vector<PageRequest>& requests) {
+    std::vector<std::tuple<int, bool, int>> out;
+    for (const PageRequest& r : requests) out.emplace_back(r.expert, r.in, static_cast<int>(r.urgency));
+    return out;
+}
+
 }  // namespace
 
 void bind_mixture(nb::module_& m) {
@@ -87,12 +103,75 @@ void bind_mixture(nb::module_& m) {
         .def(
             "__init__",
             [](MixturePack* self, Matrix router, const std::vector<std::tuple<Matrix, Matrix, Matrix>>& experts,
-               Matrix shared_gate) {
+               Matrix shared_gate, std::shared_ptr<ExpertPager> pager, int paged_layer) {
                 std::vector<Expert> packed;
                 for (const auto& [gate, up, down] : experts) packed.push_back({gate, up, down});
-                new (self) MixturePack{router, std::move(packed), shared_gate};
+                new (self) MixturePack{router, std::move(packed), shared_gate, std::move(pager), paged_layer};
             },
-            "router"_a, "experts"_a, "shared_gate"_a.none());
+            "router"_a, "experts"_a, "shared_gate"_a.none(), "pager"_a.none() = nb::none(), "paged_layer"_a = 0);
+
+    nb::class_<ExpertFile>(m, "ExpertFile", "Packed experts in an open file.")
+        .def(nb::init<int>(), "descriptor"_a)
+        .def(
+            "append", [](ExpertFile& file, Matrix gate, Matrix up, Matrix down) { file.append({gate, up, down}); },
+            "gate"_a, "up"_a, "down"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("nbytes", &ExpertFile::nbytes, "Bytes written.")
+        .def_prop_ro("largest", &ExpertFile::largest, "Bytes of the largest expert.");
+
+    nb::class_<ExpertPager>(m, "ExpertPager", "The experts of a model's mixtures, read when tokens choose them.")
+        .def(
+            "__init__",
+            [](ExpertPager* self, std::shared_ptr<ExpertFile> file, int layers, int experts, size_t budget_bytes, int least,
+               float bonus) {
+                new (self) ExpertPager(std::move(file), layers, experts, budget_bytes, least, bonus);
+            },
+            "file"_a, "layers"_a, "experts"_a, "budget_bytes"_a, "least"_a, "bonus"_a)
+        .def(
+            "totals",
+            [](const ExpertPager& pager) {
+                const ExpertPager::Totals t = pager.totals();
+                return nb::make_tuple(t.hits, t.misses, t.decisions, t.paged_in, t.paged_out, t.foreseen, t.bytes_in,
+                                      t.decision_nanoseconds, t.cached_bytes);
+            },
+            "kernels.cpu.decoder.ExpertCounts, since the start.");
+
+    nb::class_<ExpertCache>(m, "ExpertCache", "Which experts of a layer are in memory: decisions alone.")
+        .def(nb::init<int, size_t, size_t>(), "experts"_a, "expert_bytes"_a, "budget_bytes"_a)
+        .def_prop_ro(
+            "resident",
+            [](const ExpertCache& c) { return std::vector<int>(c.resident().begin(), c.resident().end()); })
+        .def_prop_ro(
+            "affinity",
+            [](const ExpertCache& c) { return std::vector<double>(c.affinity().begin(), c.affinity().end()); })
+        .def_prop_ro("cached_bytes", &ExpertCache::cached_bytes)
+        .def_prop_ro(
+            "counts",
+            [](const ExpertCache& c) {
+                const ExpertCounts& n = c.counts();
+                return nb::make_tuple(n.hits, n.misses, n.decisions, n.paged_in, n.paged_out, n.foreseen);
+            },
+            "(hits, misses, decisions, paged in, paged out, foreseen)")
+        .def(
+            "record",
+            [](ExpertCache& c, const std::vector<int32_t>& ids) {
+                check_experts(c, ids);
+                c.record(ids);
+            },
+            "ids"_a)
+        .def(
+            "admit",
+            [](ExpertCache& c, const std::vector<int32_t>& wanted) {
+                check_experts(c, wanted);
+                std::vector<PageRequest> requests;
+                c.admit(wanted, requests);
+                return told(requests);
+            },
+            "wanted"_a, "[(expert, in, urgency)] in the order to do them; urgency 0 is urgent, 1 normal, 2 prefetch.")
+        .def("foresee", [](ExpertCache& c) {
+            std::vector<PageRequest> requests;
+            c.foresee(requests);
+            return told(requests);
+        });
 
     m.def("choose_experts", &choose_into, "logits"_a.noconvert(), "resident"_a.noconvert(), "top_k"_a, "normalize"_a,
           "bonus"_a, "ids"_a.noconvert(), "weights"_a.noconvert(),

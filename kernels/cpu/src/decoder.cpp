@@ -39,7 +39,7 @@ void check_mixture(const std::string& at, const MixturePack& pack, const Decoder
     const MixtureShape& m = s.mixture;
     check_matrix(at + "router", pack.router, m.experts, s.hidden);
     if (pack.shared_gate) check_matrix(at + "shared gate", pack.shared_gate, 1, s.hidden);
-    if (static_cast<int>(pack.experts.size()) != m.experts) {
+    if (static_cast<int>(pack.experts.size()) != (pack.pager ? 1 : m.experts)) {
         reject(at + "there are " + text(pack.experts.size()) + " experts; the spec wants " + text(m.experts));
     }
     for (const Expert& e : pack.experts) {

@@ -1,6 +1,7 @@
 #include "mixture.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +17,17 @@ namespace {
 constexpr int kChunkRows = 256;
 // Enough chunks in a phase that one thread's bad luck is shared.
 constexpr int kChunksPerThread = 8;
+
+// In which forms matrices want their inputs.
+struct Form {
+    bool quantized = false, dense = false;
+};
+
+Form form(std::initializer_list<const PackedMatrix*> matrices) {
+    Form found;
+    for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? found.quantized : found.dense) = true;
+    return found;
+}
 
 template <typename T>
 void reserve(std::vector<T>& buffer, size_t size) {
@@ -40,18 +52,27 @@ Mixture::Mixture(MixtureShape shape, int hidden, bool gelu, Rounding rounding)
     }
 }
 
-void Mixture::choose(Pool& pool, const float* logits, int rows) {
-    const Routing routing{shape_.top_k, shape_.normalize};
+void Mixture::choose(Pool& pool, const MixturePack& pack, const float* logits, int rows) {
+    Routing routing{shape_.top_k, shape_.normalize};
+    std::span<const uint8_t> resident;
+    if (pack.pager) {
+        resident = pack.pager->route(pack.paged_layer);
+        routing.bonus = pack.pager->bonus();
+    }
+    const auto begin = std::chrono::steady_clock::now();
     const size_t experts = shape_.experts, top_k = shape_.top_k;
     ids_.resize(rows * top_k);
     weights_.resize(rows * top_k);
     constexpr int kFloatsPerLogit = 8;  // an exponential costs as much as so many floats of other phases
     for_rows(pool, rows, shape_.experts * kFloatsPerLogit, [&](int begin, int end) {
         for (size_t row = begin; row < static_cast<size_t>(end); ++row) {
-            choose_experts({logits + row * experts, experts}, {}, routing, ids_.data() + row * top_k,
+            choose_experts({logits + row * experts, experts}, resident, routing, ids_.data() + row * top_k,
                            weights_.data() + row * top_k);
         }
     });
+    if (!pack.pager) return;
+    const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
+    pack.pager->record(pack.paged_layer, ids_, shape_.top_k, took.count());
 }
 
 void Mixture::group() {
@@ -80,64 +101,78 @@ void Mixture::add_chunks(const PackedMatrix& matrix, int m0, int m1, int threads
     }
 }
 
-void Mixture::multiply(Pool& pool) {
+void Mixture::multiply(Pool& pool, const Activations& quantized, const Activations& dense) {
     pool.run(static_cast<int>(chunks_.size()), [&](int index) {
         const Chunk& c = chunks_[index];
-        linear_chunk(*c.matrix, c.matrix->quantized() ? quantized_ : dense_, c.m0, c.m1, c.n0, c.n1, c.y, c.matrix->n());
+        linear_chunk(*c.matrix, c.matrix->quantized() ? quantized : dense, c.m0, c.m1, c.n0, c.n1, c.y, c.matrix->n());
     });
     chunks_.clear();
 }
 
-void Mixture::resize(std::initializer_list<const PackedMatrix*> matrices, int width) {
-    any_quantized_ = any_dense_ = false;
-    for (const PackedMatrix* matrix : matrices) (matrix->quantized() ? any_quantized_ : any_dense_) = true;
-    const int pairs = static_cast<int>(pairs_.size());
-    if (any_quantized_) quantized_.resize(pairs, width, true, rounding_);
-    if (any_dense_) dense_.resize(pairs, width, false, rounding_);
-}
-
 void Mixture::run(Pool& pool, const MixturePack& pack, const Activations& quantized, const Activations& dense,
                   const float* logits, int rows, float* x) {
-    choose(pool, logits, rows);
+    choose(pool, pack, logits, rows);
     group();
-    const int pairs = static_cast<int>(pairs_.size()), width = shape_.intermediate, top_k = shape_.top_k;
-    reserve(gate_, static_cast<size_t>(pairs) * width);
-    reserve(up_, static_cast<size_t>(pairs) * width);
+    const int pairs = static_cast<int>(pairs_.size()), top_k = shape_.top_k;
+    reserve(gate_, static_cast<size_t>(pairs) * shape_.intermediate);
+    reserve(up_, static_cast<size_t>(pairs) * shape_.intermediate);
     reserve(out_, static_cast<size_t>(pairs) * hidden_);
-    auto with_each = [&](auto work) {
-        for (int expert = 0; expert < shape_.experts; ++expert) {
-            if (starts_[expert] < starts_[expert + 1]) work(pack.experts[expert], starts_[expert], starts_[expert + 1]);
-        }
-    };
 
-    resize({pack.experts[0].gate.get(), pack.experts[0].up.get()}, hidden_);
+    const Form into = form({pack.experts[0].gate.get(), pack.experts[0].up.get()});
+    const Form from = form({pack.experts[0].down.get()});
+    if (into.quantized) quantized_.resize(pairs, hidden_, true, rounding_);
+    if (into.dense) dense_.resize(pairs, hidden_, false, rounding_);
+    if (from.quantized) inner_quantized_.resize(pairs, shape_.intermediate, true, rounding_);
+    if (from.dense) inner_dense_.resize(pairs, shape_.intermediate, false, rounding_);
     for_rows(pool, pairs, hidden_, [&](int begin, int end) {
         for (int place = begin; place < end; ++place) {
-            if (any_quantized_) copy_row(quantized_, place, quantized, pairs_[place] / top_k);
-            if (any_dense_) copy_row(dense_, place, dense, pairs_[place] / top_k);
+            if (into.quantized) copy_row(quantized_, place, quantized, pairs_[place] / top_k);
+            if (into.dense) copy_row(dense_, place, dense, pairs_[place] / top_k);
         }
     });
-    with_each([&](const Expert& expert, int m0, int m1) {
-        add_chunks(*expert.gate, m0, m1, pool.threads(), gate_.data());
-        add_chunks(*expert.up, m0, m1, pool.threads(), up_.data());
-    });
-    multiply(pool);
+
+    wanted_.clear();
+    for (int expert = 0; expert < shape_.experts; ++expert) {
+        if (starts_[expert] < starts_[expert + 1]) wanted_.push_back(expert);
+    }
+    if (!pack.pager) {
+        compute(pool, pack, wanted_);
+    } else {
+        while (!wanted_.empty()) {  // as many at a time as fit into memory together
+            pack.pager->admit(pack.paged_layer, wanted_, ready_);
+            compute(pool, pack, ready_);
+            std::erase_if(wanted_, [&](int32_t expert) { return std::ranges::binary_search(ready_, expert); });
+        }
+    }
+    combine(pool, rows, x);
+}
+
+void Mixture::compute(Pool& pool, const MixturePack& pack, std::span<const int32_t> experts) {
+    const int width = shape_.intermediate, threads = pool.threads();
+    const auto of = [&](int expert) -> const Expert& {
+        return pack.pager ? pack.pager->expert(pack.paged_layer, expert) : pack.experts[expert];
+    };
+    for (int expert : experts) {
+        add_chunks(*of(expert).gate, starts_[expert], starts_[expert + 1], threads, gate_.data());
+        add_chunks(*of(expert).up, starts_[expert], starts_[expert + 1], threads, up_.data());
+    }
+    multiply(pool, quantized_, dense_);
 
     const VectorKernels& kernels = vector_kernels();
     auto* gate = gelu_ ? kernels.gelu_gate : kernels.silu_gate;
-    resize({pack.experts[0].down.get()}, width);
-    for_rows(pool, pairs, width, [&](int begin, int end) {
+    const Form form_of_down = form({pack.experts[0].down.get()});
+    pool.run(static_cast<int>(experts.size()), [&](int index) {
+        const int begin = starts_[experts[index]], end = starts_[experts[index] + 1];
         for (size_t at = static_cast<size_t>(begin) * width; at < static_cast<size_t>(end) * width; at += width) {
             gate(gate_.data() + at, up_.data() + at, width);
         }
-        if (any_quantized_) prepare(quantized_, gate_.data(), width, begin, end);
-        if (any_dense_) prepare(dense_, gate_.data(), width, begin, end);
+        if (form_of_down.quantized) prepare(inner_quantized_, gate_.data(), width, begin, end);
+        if (form_of_down.dense) prepare(inner_dense_, gate_.data(), width, begin, end);
     });
-    with_each([&](const Expert& expert, int m0, int m1) {
-        add_chunks(*expert.down, m0, m1, pool.threads(), out_.data());
-    });
-    multiply(pool);
-    combine(pool, rows, x);
+    for (int expert : experts) {
+        add_chunks(*of(expert).down, starts_[expert], starts_[expert + 1], threads, out_.data());
+    }
+    multiply(pool, inner_quantized_, inner_dense_);
 }
 
 void Mixture::combine(Pool& pool, int rows, float* x) {

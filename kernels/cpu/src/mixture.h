@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "expert_pager.h"
 #include "linear.h"
 #include "routing.h"
 
@@ -18,17 +19,14 @@ struct MixtureShape {
     bool normalize = false;
 };
 
-struct Expert {
-    Matrix gate, up, down;
-    size_t nbytes() const { return gate->nbytes() + up->nbytes() + down->nbytes(); }
-};
-
 // One layer's.
 struct MixturePack {
     Matrix router;
-    std::vector<Expert> experts;  // all of one form
+    std::vector<Expert> experts;  // all of one form; where they are paged the first alone, as a sample of it
     Matrix shared_gate;           // null where there is no shared expert
-    size_t nbytes() const;
+    std::shared_ptr<ExpertPager> pager{};  // null where all experts are in memory
+    int paged_layer = 0;                   // the pager's number of this layer
+    size_t nbytes() const;  // of what is in memory, apart from the pager's
 };
 
 class Mixture {
@@ -50,13 +48,13 @@ class Mixture {
         float* y;
     };
 
-    void choose(Pool& pool, const float* logits, int rows);
+    void choose(Pool& pool, const MixturePack& pack, const float* logits, int rows);
     // Sorts the (row, rank) pairs by expert, rows ascending.
     void group();
     void add_chunks(const PackedMatrix& matrix, int m0, int m1, int threads, float* y);
-    void multiply(Pool& pool);
-    // Sizes the inputs of products with both forms that `matrices` want.
-    void resize(std::initializer_list<const PackedMatrix*> matrices, int width);
+    void multiply(Pool& pool, const Activations& quantized, const Activations& dense);
+    // The rows of these experts through them, into out_.
+    void compute(Pool& pool, const MixturePack& pack, std::span<const int32_t> experts);
     void combine(Pool& pool, int rows, float* x);
 
     MixtureShape shape_;
@@ -70,9 +68,10 @@ class Mixture {
     std::vector<int32_t> pairs_;    // row * top_k + rank, by expert
     std::vector<int32_t> places_;   // of each pair, where it stands in pairs_
     std::vector<float> gate_, up_, out_;
+    std::vector<int32_t> wanted_, ready_;  // experts that the step has rows for, and those that are in memory now
     std::vector<Chunk> chunks_;
-    Activations quantized_, dense_;
-    bool any_quantized_ = false, any_dense_ = false;
+    // Rows by expert: inputs of gate and up, and of down.
+    Activations quantized_, dense_, inner_quantized_, inner_dense_;
 };
 
 }  // namespace russet
