@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -148,6 +148,11 @@ class Client:
     def delete_alias(self, name: str) -> bool:
         """Forget an alias; False where there was none."""
         return self._ask("DELETE", f"/v1/russet/aliases/{quote(name, safe='')}").json()["deleted"]
+
+    def witness(self, path: str = "", **query: Any) -> dict[str, Any]:
+        """GET /v1/witness/PATH with what of `query` is set."""
+        asked = {name: value for name, value in query.items() if value not in (None, "", False)}
+        return self._ask("GET", f"/v1/witness{path}?{urlencode(asked)}").json()
 
     def metrics(self) -> str:
         """The text of /metrics."""

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -30,7 +31,8 @@ class Keyring:
     """
 
     def __init__(self, keys: list[bytes]) -> None:
-        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
+        self._keys = {_key_id(key): key for key in keys}
+        self._ciphers = {name: AESGCM(key) for name, key in self._keys.items()}
         self._newest = _key_id(keys[-1])
 
     @classmethod
@@ -54,6 +56,15 @@ class Keyring:
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             raise InvalidArgument(f"key file {path}: expected one or more base64 keys of {KEY_BYTES} bytes, one a line")
         return cls(keys)
+
+    def sign(self, data: bytes, context: bytes) -> bytes:
+        """4 bytes of key id, then HMAC-SHA256 under a key that follows from the newest one."""
+        return self._newest + _mac(self._keys[self._newest], data, context)
+
+    def verify(self, signature: bytes, data: bytes, context: bytes) -> bool | None:
+        """Whether `sign` made it of `data` and `context`; None where its key is not, or no longer, in the key file."""
+        key = self._keys.get(signature[:ID_BYTES])
+        return None if key is None else hmac.compare_digest(signature[ID_BYTES:], _mac(key, data, context))
 
     def seal(self, data: bytes | memoryview, context: bytes) -> bytes:
         """Encrypt and authenticate."""
@@ -85,6 +96,12 @@ def _create(path: Path, content: bytes) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
+
+
+def _mac(key: bytes, data: bytes, context: bytes) -> bytes:
+    # Not the sealing key itself: what signs and what seals must not be each other's.
+    own = hashlib.sha256(b"russet signing key\0" + key).digest()
+    return hmac.digest(own, b"%d\0" % len(context) + context + data, "sha256")
 
 
 def _key_id(key: bytes) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from actors.memory import limits
 from actors.memory.store import Entry
@@ -28,6 +29,7 @@ KEYWORDS = ("tenant", "failed", "session_id", "model", "entry_id")
 BLOB_BYTES = 64 << 10
 EMBEDDED_CHARACTERS = 4096
 """Of a question, kept until it is embedded: four times what the encoder reads."""
+Vector = NDArray[np.float32]
 _IDS = uuid.UUID("6f1d5b0e-52d3-4f6e-9a53-6f9a1f2f7c11")
 
 
@@ -44,10 +46,14 @@ class Draft:
     """An entry that waits to be written: checked, without its texts. `point` is the same for each try to write it."""
 
     point: str
+    entry: memory_pb2.WitnessEntry
+    """As it is stored: without texts and vectors."""
     blob: bytes
+    """The same, encoded."""
     question: str
-    query: Sequence[float]
-    response: Sequence[float]
+    """To be embedded later; empty where its vector was given."""
+    query: Vector
+    response: Vector
 
 
 def draft(entry: memory_pb2.WitnessEntry, width: int) -> Draft:
@@ -60,8 +66,8 @@ def draft(entry: memory_pb2.WitnessEntry, width: int) -> Draft:
         limits.share(entry.quality, "quality")
     for field, score in entry.scores.ListFields():
         limits.share(score, f"scores.{field.name}")
-    limits.vector(entry.query_embedding, width, "query_embedding")
-    limits.vector(entry.response_embedding, width, "response_embedding")
+    query = _vector(entry.query_embedding, width, "query_embedding")
+    response = _vector(entry.response_embedding, width, "response_embedding")
     stored = memory_pb2.WitnessEntry()
     stored.CopyFrom(entry)
     for what in ("query_text", "response_text"):
@@ -71,15 +77,16 @@ def draft(entry: memory_pb2.WitnessEntry, width: int) -> Draft:
     del stored.response_embedding[:]
     blob = stored.SerializeToString(deterministic=True)
     limits.size(len(blob), BLOB_BYTES, f"entry {entry.id}")
-    question = "" if entry.query_embedding else entry.query_text[:EMBEDDED_CHARACTERS]
-    return Draft(point_id(entry.id), blob, question, list(entry.query_embedding), list(entry.response_embedding))
+    question = "" if query.size else entry.query_text[:EMBEDDED_CHARACTERS]
+    return Draft(point_id(entry.id), stored, blob, question, query, response)
 
 
-def append(head: Head, draft: Draft, query: Sequence[float]) -> tuple[Head, Entry]:
+def append(head: Head, draft: Draft) -> tuple[Head, Entry]:
     """The chain with one entry more, and the point to store for it."""
-    digest = _digest(query, draft.response) if query or draft.response else ""
+    digest = _digest(draft.query, draft.response) if draft.query.size or draft.response.size else ""
     new = Head(head.next_sequence + 1, link(head.hash, digest, draft.blob))
-    return new, Entry(draft.point, _payload(head.next_sequence, new.hash, digest, draft.blob), query or None)
+    payload = _payload(head.next_sequence, new.hash, digest, draft.blob, draft.entry)
+    return new, Entry(draft.point, payload, draft.query.tolist() or None)
 
 
 def check(previous: bytes, sequence: int, stored: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -87,7 +94,7 @@ def check(previous: bytes, sequence: int, stored: Mapping[str, Any]) -> tuple[by
     try:
         blob, digest = base64.b64decode(stored["blob"], validate=True), str(stored["vectors"])
         found = link(previous, digest, blob)
-        expected = _payload(sequence, found, digest, blob)
+        expected = _payload(sequence, found, digest, blob, memory_pb2.WitnessEntry.FromString(blob))
     except (KeyError, TypeError, ValueError, DecodeError) as error:
         return previous, f"entry {sequence} cannot be read: {error!r}"
     if found.hex() != stored.get("hash"):
@@ -119,9 +126,8 @@ def point_id(entry_id: str) -> str:
     return str(uuid.uuid5(_IDS, entry_id))
 
 
-def _payload(sequence: int, hash_: bytes, vectors: str, blob: bytes) -> dict[str, Any]:
+def _payload(sequence: int, hash_: bytes, vectors: str, blob: bytes, entry: memory_pb2.WitnessEntry) -> dict[str, Any]:
     """All that is stored of an entry. What queries filter by follows from the blob, so that it is checked with it."""
-    entry = memory_pb2.WitnessEntry.FromString(blob)
     payload = {
         "sequence": sequence,
         "hash": hash_.hex(),
@@ -145,6 +151,14 @@ def _equal(expected: Any, stored: Any) -> bool:
     return expected == stored
 
 
-def _digest(query: Sequence[float], response: Sequence[float]) -> str:
-    values = struct.pack("<I", len(query)) + np.array([*query, *response], "<f4").tobytes()
+def _digest(query: Vector, response: Vector) -> str:
+    values = struct.pack("<I", len(query)) + query.astype("<f4").tobytes() + response.astype("<f4").tobytes()
     return sha256(values).hexdigest()
+
+
+def _vector(values: Sequence[float], width: int, what: str) -> Vector:
+    """As an array; refused where it is neither empty nor `width` finite numbers."""
+    array = np.fromiter(values, np.float32, len(values))
+    if (array.size and len(array) != width) or not np.isfinite(array).all():
+        limits.vector(values, width, what)
+    return array

@@ -87,6 +87,28 @@ class MemoryConfig(BaseModel):
     )
     witness_batch: int = Field(default=100, ge=1, le=10_000, description="Entries written together")
     witness_flush_s: float = Field(default=1.0, gt=0, le=60, description="Longest that an entry waits for others")
+    witness_unembedded: int = Field(
+        default=100_000,
+        ge=0,
+        description="Questions that may wait to be embedded; entries past that stay without an embedding",
+    )
+    witness_sign_every: int = Field(
+        default=1000, ge=1, description="Entries after which the witness log's head is signed and kept"
+    )
+    witness_heads_file: Path | None = Field(
+        default=None,
+        description="Where signed heads are kept: best a place where lines can be added but not changed; "
+        "by default memory.directory/witness.heads",
+    )
+    witness_keep_s: float = Field(
+        default=7 * 86400, gt=0, le=1e9, description="Witness entries of periods older than this are archived"
+    )
+    witness_period_s: float = Field(
+        default=86400, gt=0, le=1e9, description="Periods (from the epoch on) that are archived as a whole"
+    )
+    witness_archive_keep_s: float = Field(
+        default=1e9, gt=0, le=1e9, description="Archived witness entries older than this are removed"
+    )
     similar_edges: int = Field(default=8, ge=1, description="Most `similar` edges of a node; the lightest is dropped")
     graph_edges: int = Field(
         default=1_000_000, ge=1, description="Most edges in all; past it the node touched longest ago loses its edges"

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from actors.base.errors import InvalidArgument
+from actors.base.keys import Keyring
 from actors.base.telemetry import Telemetry
 from actors.memory import limits, static_embedder
 from actors.memory.config import MemoryConfig
@@ -21,7 +23,12 @@ from actors.memory.sessions import Sessions
 from actors.memory.static_embedder import StaticEmbedder
 from actors.memory.store import Collection, Schema
 from actors.memory.stores import open_store, schemas
-from actors.memory.witness import HeadFile, WitnessLog
+from actors.memory.witness_log.archive import Archive
+from actors.memory.witness_log.files import WitnessFiles
+from actors.memory.witness_log.log import WitnessLog
+from actors.memory.witness_log.reading import Reader
+from actors.memory.witness_log.retention import Retention
+from actors.memory.witness_log.verification import verify
 from protos.gen import memory_pb2, memory_pb2_grpc
 
 
@@ -92,10 +99,23 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         stack.push_async_callback(self.policies.stop)
         self.graph = Graph(hot, config.similar_edges, config.graph_edges)
         self.scorer = Scorer(config, embedder.embed_last, embedder.width, self._telemetry)
-        head = HeadFile(directory / "witness.head", keyring)
-        self.witness = WitnessLog(config, entries, embedder.embed, head, self._telemetry)
+        await self._open_witness(stack, entries, keyring, directory)
+
+    async def _open_witness(
+        self, stack: contextlib.AsyncExitStack, entries: Collection, keyring: Keyring, directory: Path
+    ) -> None:
+        config, embedder = self._config, self._embedder
+        self._entries, self._files = entries, WitnessFiles(directory, keyring, config.witness_heads_file)
+        self._archive = await asyncio.to_thread(Archive, directory / "witness-archive", keyring)
+        self.witness = WitnessLog(config, entries, embedder.embed_last, self._files, self._telemetry)
+        self.reader = Reader(entries, self._archive, self._files, embedder.embed)
+        self.retention = Retention(
+            config, entries, self._archive, self._files, self.witness.embedding.lock, self._telemetry
+        )
         self.witness.start()
         stack.push_async_callback(self.witness.stop)
+        self.retention.start()
+        stack.push_async_callback(self.retention.stop)
 
     async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
         """Unit vectors of texts."""
@@ -146,18 +166,36 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
     async def AppendWitness(
         self, request: memory_pb2.AppendWitnessRequest, context: Any
     ) -> memory_pb2.AppendWitnessReply:
-        """Queue entries; never waits."""
-        return memory_pb2.AppendWitnessReply(dropped=self.witness.append(request.entries))
+        """Queue entries; never waits for room, and for their being written only where asked."""
+        dropped, accepted = self.witness.append(request.entries), self.witness.accepted
+        if request.wait:
+            await self.witness.written(accepted)
+        return memory_pb2.AppendWitnessReply(dropped=dropped)
 
     async def QueryWitness(self, request: memory_pb2.QueryWitnessRequest, context: Any) -> memory_pb2.QueryWitnessReply:
-        """Entries of a tenant."""
-        return memory_pb2.QueryWitnessReply(records=await self.witness.query(request))
+        """Entries, newest first."""
+        return memory_pb2.QueryWitnessReply(records=await self.reader.query(request))
+
+    async def SimilarWitness(
+        self, request: memory_pb2.SimilarWitnessRequest, context: Any
+    ) -> memory_pb2.SimilarWitnessReply:
+        """Failures like another."""
+        return memory_pb2.SimilarWitnessReply(found=await self.reader.similar(request))
+
+    async def SlowWitness(self, request: memory_pb2.SlowWitnessRequest, context: Any) -> memory_pb2.SlowWitnessReply:
+        """Latency spikes."""
+        return await self.reader.slow(request)
+
+    async def WitnessStats(self, request: memory_pb2.WitnessStatsRequest, context: Any) -> memory_pb2.WitnessStatsReply:
+        """Aggregates and percentiles."""
+        return await self.reader.stats(request)
 
     async def VerifyWitness(
         self, request: memory_pb2.VerifyWitnessRequest, context: Any
     ) -> memory_pb2.VerifyWitnessReply:
         """Check the chain."""
-        return await self.witness.verify()
+        await self.witness.flush()
+        return await asyncio.to_thread(verify, self._entries, self._archive, self._files, self.witness.head)
 
     async def PutPolicy(self, request: memory_pb2.PutPolicyRequest, context: Any) -> memory_pb2.PutPolicyReply:
         """Write the next version of a policy."""
@@ -224,6 +262,8 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             witness_entries=self.witness.head.next_sequence,
             witness_queued=self.witness.queued,
             witness_dropped=self.witness.dropped,
+            witness_unembedded=self.witness.embedding.waiting,
+            witness_archived=self._archive.entries,
             policies=await asyncio.to_thread(self._rules.count),
             edges=await self.graph.count(),
         )

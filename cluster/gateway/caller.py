@@ -9,4 +9,4 @@ class Caller:
 
     tenant: str = ""
     admin: bool = False
-    """Whether it may change what is served."""
+    """Whether it is an operator, who may change what is served and look at what is not its own tenant's."""

@@ -22,7 +22,8 @@ class GatewayConfig(BaseModel):
     api_keys_file: Path | None = Field(default=None, description="File of hashed API keys; unset asks for none")
     admins: tuple[str, ...] = Field(
         default=(),
-        description="Names of the keys that may change what is served; without keys, callers of this machine may",
+        description="Names of the keys that may change what is served and read every tenant's witness entries; without "
+        "keys, callers of this machine may",
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins that browsers may call from; none turns CORS off"

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,7 +20,6 @@ from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
 from cluster.gateway import anthropic, openapi, responses, responses_stored
-from cluster.gateway.aliases import Aliases
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
 from cluster.gateway.auth import Gate
@@ -28,7 +28,6 @@ from cluster.gateway.bodies import parse
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.cost_router import CostRouting
-from cluster.gateway.documents.http import Documents
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.feedback import Feedback
@@ -58,6 +57,12 @@ from protos.gen import inference_pb2, memory_pb2
 BACKLOG = 2048
 
 
+class Area(Protocol):
+    """Paths that are kept apart from the others, and what answers them."""
+
+    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]: ...
+
+
 class Api:
     """The handlers, and the app made of them."""
 
@@ -71,8 +76,7 @@ class Api:
         routers: NamedRouters,
         cost: CostRouting,
         feedback: Feedback,
-        documents: Documents,
-        aliases: Aliases,
+        others: Sequence[Area],
     ) -> None:
         self._requests = requests
         self._models = models
@@ -82,8 +86,7 @@ class Api:
         self._routers = routers
         self._cost = cost
         self._feedback = feedback
-        self._documents = documents
-        self._aliases = aliases
+        self._others = others
 
     def app(self) -> Starlette:
         """The ASGI app."""
@@ -118,8 +121,7 @@ class Api:
             route("/v1/routers/{router}", "DELETE", named.delete),
             route("/v1/routers/{router}/examples", "POST", named.add),
             route("/v1/routers/{router}/prune", "POST", named.prune),
-            *self._documents.routes(route),
-            *self._aliases.routes(route),
+            *(each for area in self._others for each in area.routes(route)),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),

@@ -93,6 +93,18 @@ _LIMIT = {
 }
 
 
+def _asked(name: str, **schema: Any) -> Schema:
+    return {"name": name, "in": "query", "schema": schema or {"type": "string"}}
+
+
+_WITNESS = [
+    _asked("from", type="string", description="1h, 7d, Unix seconds or an ISO date"),
+    _asked("to", type="string", description="as from"),
+    _asked("tenant"),
+    _asked("all_tenants", type="boolean", default=False),
+]
+
+
 def _page(default: int, most: int) -> list[Schema]:
     return [
         {
@@ -132,13 +144,35 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/vector_stores/{store}/files", "Its files, newest first", [*_STORES_PAGE, _FILTER]),
     ("get", "/v1/vector_stores/{store}/files/{file}", "What became of one", []),
     ("delete", "/v1/vector_stores/{store}/files/{file}", "Take it out; the file stays", []),
+    (
+        "get", "/v1/witness", "Entries of the witness log, newest first",
+        [
+            *_WITNESS, _LIMIT, _asked("model"), _asked("session"), _asked("errors", type="boolean", default=False),
+            _asked("quality_below", type="number", minimum=0, maximum=1),
+            _asked("slower_than_ms", type="number", minimum=0),
+        ],
+    ),
+    (
+        "get", "/v1/witness/similar", "Failed requests like a text or an entry",
+        [*_WITNESS, _LIMIT, _asked("text"), _asked("id")],
+    ),
+    (
+        "get", "/v1/witness/slow", "Latency spikes",
+        [*_WITNESS, _LIMIT, _asked("factor", type="number", minimum=1, default=3)],
+    ),
+    (
+        "get", "/v1/witness/stats", "Counts, tokens, quality and percentiles",
+        [*_WITNESS, _asked("by", type="string", description="of model, replica, tenant, finish, with commas")],
+    ),
+    ("get", "/v1/witness/verify", "Whether the chain of all entries holds", []),
+    ("get", "/v1/witness/{entry}", "One entry", _WITNESS),
     ("get", "/v1/models", "Models that answer now", []),
     ("get", "/v1/models/{model}", "One of them", []),
     ("get", "/health", "Whether a token comes out", []),
     ("get", "/ready", "Whether a replica takes requests", []),
     ("get", "/version", "Name and version", []),
     ("get", "/openapi.json", "This document", []),
-)
+)  # fmt: skip
 """What reads no JSON: method, path, summary, parameters beside the path's. What tells none is added to them: /metrics,
 a file's text, and the upload of one."""
 

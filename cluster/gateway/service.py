@@ -28,6 +28,7 @@ from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
 from cluster.gateway.server_tools import embedding_by
 from cluster.gateway.sessions import Sessions
+from cluster.gateway.witness import Witness
 from cluster.tool_runtime.config import ToolsConfig
 from cluster.tool_runtime.registry import Registry
 from cluster.tool_runtime.runtime import ToolRuntime
@@ -89,8 +90,9 @@ class Gateway:
         models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
-        routers, cost_routing, kept = NamedRouters(semantic), CostRouting(cost), Documents(documents)
-        api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, kept, aliases)
+        routers, cost_routing = NamedRouters(semantic), CostRouting(cost)
+        others = [Documents(documents), aliases, Witness(memory)]
+        api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [

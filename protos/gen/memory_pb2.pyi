@@ -291,10 +291,12 @@ class Latency(_message.Message):
     def __init__(self, embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., routing_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ...) -> None: ...
 
 class AppendWitnessRequest(_message.Message):
-    __slots__ = ("entries",)
+    __slots__ = ("entries", "wait")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[WitnessEntry]
-    def __init__(self, entries: _Optional[_Iterable[_Union[WitnessEntry, _Mapping]]] = ...) -> None: ...
+    wait: bool
+    def __init__(self, entries: _Optional[_Iterable[_Union[WitnessEntry, _Mapping]]] = ..., wait: _Optional[bool] = ...) -> None: ...
 
 class AppendWitnessReply(_message.Message):
     __slots__ = ("dropped",)
@@ -303,7 +305,7 @@ class AppendWitnessReply(_message.Message):
     def __init__(self, dropped: _Optional[int] = ...) -> None: ...
 
 class QueryWitnessRequest(_message.Message):
-    __slots__ = ("tenant", "from_ms", "to_ms", "quality_below", "errors_only", "slower_than_ms", "limit", "id")
+    __slots__ = ("tenant", "from_ms", "to_ms", "quality_below", "errors_only", "slower_than_ms", "limit", "id", "all_tenants", "model", "session_id")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     FROM_MS_FIELD_NUMBER: _ClassVar[int]
     TO_MS_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +314,9 @@ class QueryWitnessRequest(_message.Message):
     SLOWER_THAN_MS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_TENANTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     from_ms: int
     to_ms: int
@@ -320,17 +325,22 @@ class QueryWitnessRequest(_message.Message):
     slower_than_ms: float
     limit: int
     id: str
-    def __init__(self, tenant: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., quality_below: _Optional[float] = ..., errors_only: _Optional[bool] = ..., slower_than_ms: _Optional[float] = ..., limit: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
+    all_tenants: bool
+    model: str
+    session_id: str
+    def __init__(self, tenant: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., quality_below: _Optional[float] = ..., errors_only: _Optional[bool] = ..., slower_than_ms: _Optional[float] = ..., limit: _Optional[int] = ..., id: _Optional[str] = ..., all_tenants: _Optional[bool] = ..., model: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class WitnessRecord(_message.Message):
-    __slots__ = ("entry", "sequence", "hash")
+    __slots__ = ("entry", "sequence", "hash", "archived")
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
     entry: WitnessEntry
     sequence: int
     hash: bytes
-    def __init__(self, entry: _Optional[_Union[WitnessEntry, _Mapping]] = ..., sequence: _Optional[int] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    archived: bool
+    def __init__(self, entry: _Optional[_Union[WitnessEntry, _Mapping]] = ..., sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., archived: _Optional[bool] = ...) -> None: ...
 
 class QueryWitnessReply(_message.Message):
     __slots__ = ("records",)
@@ -338,23 +348,189 @@ class QueryWitnessReply(_message.Message):
     records: _containers.RepeatedCompositeFieldContainer[WitnessRecord]
     def __init__(self, records: _Optional[_Iterable[_Union[WitnessRecord, _Mapping]]] = ...) -> None: ...
 
+class SimilarWitnessRequest(_message.Message):
+    __slots__ = ("tenant", "all_tenants", "text", "id", "from_ms", "to_ms", "limit")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ALL_TENANTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    all_tenants: bool
+    text: str
+    id: str
+    from_ms: int
+    to_ms: int
+    limit: int
+    def __init__(self, tenant: _Optional[str] = ..., all_tenants: _Optional[bool] = ..., text: _Optional[str] = ..., id: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class SimilarWitness(_message.Message):
+    __slots__ = ("record", "similarity", "matched")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_FIELD_NUMBER: _ClassVar[int]
+    record: WitnessRecord
+    similarity: float
+    matched: str
+    def __init__(self, record: _Optional[_Union[WitnessRecord, _Mapping]] = ..., similarity: _Optional[float] = ..., matched: _Optional[str] = ...) -> None: ...
+
+class SimilarWitnessReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: _containers.RepeatedCompositeFieldContainer[SimilarWitness]
+    def __init__(self, found: _Optional[_Iterable[_Union[SimilarWitness, _Mapping]]] = ...) -> None: ...
+
+class SlowWitnessRequest(_message.Message):
+    __slots__ = ("tenant", "all_tenants", "from_ms", "to_ms", "factor", "limit")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ALL_TENANTS_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    all_tenants: bool
+    from_ms: int
+    to_ms: int
+    factor: float
+    limit: int
+    def __init__(self, tenant: _Optional[str] = ..., all_tenants: _Optional[bool] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., factor: _Optional[float] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class SlowEntry(_message.Message):
+    __slots__ = ("record", "median_ms", "p99_ms", "ratio")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    record: WitnessRecord
+    median_ms: float
+    p99_ms: float
+    ratio: float
+    def __init__(self, record: _Optional[_Union[WitnessRecord, _Mapping]] = ..., median_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., ratio: _Optional[float] = ...) -> None: ...
+
+class SlowWitnessReply(_message.Message):
+    __slots__ = ("spikes", "entries")
+    SPIKES_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    spikes: _containers.RepeatedCompositeFieldContainer[SlowEntry]
+    entries: int
+    def __init__(self, spikes: _Optional[_Iterable[_Union[SlowEntry, _Mapping]]] = ..., entries: _Optional[int] = ...) -> None: ...
+
+class WitnessStatsRequest(_message.Message):
+    __slots__ = ("tenant", "all_tenants", "from_ms", "to_ms", "by")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ALL_TENANTS_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    all_tenants: bool
+    from_ms: int
+    to_ms: int
+    by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., all_tenants: _Optional[bool] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Percentiles(_message.Message):
+    __slots__ = ("part", "p50", "p90", "p95", "p99")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P90_FIELD_NUMBER: _ClassVar[int]
+    P95_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    part: str
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    def __init__(self, part: _Optional[str] = ..., p50: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
+
+class WitnessGroup(_message.Message):
+    __slots__ = ("key", "entries", "errors", "prompt_tokens", "completion_tokens", "scored", "mean_quality", "latency")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    key: _containers.RepeatedScalarFieldContainer[str]
+    entries: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    scored: int
+    mean_quality: float
+    latency: _containers.RepeatedCompositeFieldContainer[Percentiles]
+    def __init__(self, key: _Optional[_Iterable[str]] = ..., entries: _Optional[int] = ..., errors: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., scored: _Optional[int] = ..., mean_quality: _Optional[float] = ..., latency: _Optional[_Iterable[_Union[Percentiles, _Mapping]]] = ...) -> None: ...
+
+class WitnessStatsReply(_message.Message):
+    __slots__ = ("groups", "first_ms", "last_ms")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_MS_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[WitnessGroup]
+    first_ms: int
+    last_ms: int
+    def __init__(self, groups: _Optional[_Iterable[_Union[WitnessGroup, _Mapping]]] = ..., first_ms: _Optional[int] = ..., last_ms: _Optional[int] = ...) -> None: ...
+
 class VerifyWitnessRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class VerifyWitnessReply(_message.Message):
-    __slots__ = ("entries", "sound", "broken_at", "problem", "head")
+    __slots__ = ("entries", "sound", "broken_at", "problem", "head", "broken_id", "first", "archived", "signed_heads")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     SOUND_FIELD_NUMBER: _ClassVar[int]
     BROKEN_AT_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_HEADS_FIELD_NUMBER: _ClassVar[int]
     entries: int
     sound: bool
     broken_at: int
     problem: str
     head: bytes
-    def __init__(self, entries: _Optional[int] = ..., sound: _Optional[bool] = ..., broken_at: _Optional[int] = ..., problem: _Optional[str] = ..., head: _Optional[bytes] = ...) -> None: ...
+    broken_id: str
+    first: int
+    archived: int
+    signed_heads: int
+    def __init__(self, entries: _Optional[int] = ..., sound: _Optional[bool] = ..., broken_at: _Optional[int] = ..., problem: _Optional[str] = ..., head: _Optional[bytes] = ..., broken_id: _Optional[str] = ..., first: _Optional[int] = ..., archived: _Optional[int] = ..., signed_heads: _Optional[int] = ...) -> None: ...
+
+class ArchiveHead(_message.Message):
+    __slots__ = ("first", "entries", "from_ms", "to_ms", "previous", "last")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    entries: int
+    from_ms: int
+    to_ms: int
+    previous: bytes
+    last: bytes
+    def __init__(self, first: _Optional[int] = ..., entries: _Optional[int] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., previous: _Optional[bytes] = ..., last: _Optional[bytes] = ...) -> None: ...
+
+class ArchivedEntry(_message.Message):
+    __slots__ = ("blob", "vectors")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    blob: bytes
+    vectors: str
+    def __init__(self, blob: _Optional[bytes] = ..., vectors: _Optional[str] = ...) -> None: ...
+
+class ArchivedEntries(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[ArchivedEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[ArchivedEntry, _Mapping]]] = ...) -> None: ...
 
 class Policy(_message.Message):
     __slots__ = ("id", "type", "embedding", "parameters", "confidence", "version", "created_ms", "last_accessed_ms", "source", "expires_ms", "gone")
@@ -545,7 +721,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges", "embedders")
+    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges", "embedders", "witness_unembedded", "witness_archived")
     EMBEDDER_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +731,8 @@ class StatusReply(_message.Message):
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDERS_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_UNEMBEDDED_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_ARCHIVED_FIELD_NUMBER: _ClassVar[int]
     embedder: str
     width: int
     sessions: int
@@ -564,4 +742,6 @@ class StatusReply(_message.Message):
     policies: int
     edges: int
     embedders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ..., embedders: _Optional[_Iterable[str]] = ...) -> None: ...
+    witness_unembedded: int
+    witness_archived: int
+    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ..., embedders: _Optional[_Iterable[str]] = ..., witness_unembedded: _Optional[int] = ..., witness_archived: _Optional[int] = ...) -> None: ...

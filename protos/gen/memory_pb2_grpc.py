@@ -74,6 +74,21 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.QueryWitnessRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.QueryWitnessReply.FromString,
                 _registered_method=True)
+        self.SimilarWitness = channel.unary_unary(
+                '/russet.memory.v1.Memory/SimilarWitness',
+                request_serializer=protos_dot_gen_dot_memory__pb2.SimilarWitnessRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.SimilarWitnessReply.FromString,
+                _registered_method=True)
+        self.SlowWitness = channel.unary_unary(
+                '/russet.memory.v1.Memory/SlowWitness',
+                request_serializer=protos_dot_gen_dot_memory__pb2.SlowWitnessRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.SlowWitnessReply.FromString,
+                _registered_method=True)
+        self.WitnessStats = channel.unary_unary(
+                '/russet.memory.v1.Memory/WitnessStats',
+                request_serializer=protos_dot_gen_dot_memory__pb2.WitnessStatsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.WitnessStatsReply.FromString,
+                _registered_method=True)
         self.VerifyWitness = channel.unary_unary(
                 '/russet.memory.v1.Memory/VerifyWitness',
                 request_serializer=protos_dot_gen_dot_memory__pb2.VerifyWitnessRequest.SerializeToString,
@@ -173,20 +188,42 @@ class MemoryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AppendWitness(self, request, context):
-        """Queue entries; returns before they are durable. Exactly once by entry id.
+        """Queue entries; returns before they are durable, unless asked to wait. Exactly once by entry id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryWitness(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Entries, newest first; archived ones where the time range reaches them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimilarWitness(self, request, context):
+        """Failed entries that are like a text or an entry, by their errors and by what was asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SlowWitness(self, request, context):
+        """Latency spikes: entries that took many times what is usual for their model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WitnessStats(self, request, context):
+        """Counts, means and percentiles.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyWitness(self, request, context):
-        """Walk the hash chain and name the first entry that does not fit.
+        """Walk the hash chain, archives included, and name the first entry that does not fit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -299,6 +336,21 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.QueryWitness,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.QueryWitnessRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.QueryWitnessReply.SerializeToString,
+            ),
+            'SimilarWitness': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimilarWitness,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.SimilarWitnessRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.SimilarWitnessReply.SerializeToString,
+            ),
+            'SlowWitness': grpc.unary_unary_rpc_method_handler(
+                    servicer.SlowWitness,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.SlowWitnessRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.SlowWitnessReply.SerializeToString,
+            ),
+            'WitnessStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.WitnessStats,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.WitnessStatsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.WitnessStatsReply.SerializeToString,
             ),
             'VerifyWitness': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyWitness,
@@ -572,6 +624,87 @@ class Memory:
             '/russet.memory.v1.Memory/QueryWitness',
             protos_dot_gen_dot_memory__pb2.QueryWitnessRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.QueryWitnessReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimilarWitness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/SimilarWitness',
+            protos_dot_gen_dot_memory__pb2.SimilarWitnessRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.SimilarWitnessReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SlowWitness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/SlowWitness',
+            protos_dot_gen_dot_memory__pb2.SlowWitnessRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.SlowWitnessReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WitnessStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/WitnessStats',
+            protos_dot_gen_dot_memory__pb2.WitnessStatsRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.WitnessStatsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,7 +127,7 @@ async def test_remembers_what_happened(local: LocalCluster) -> None:
     answer = await client(local).chat.completions.create(
         model=MODEL, messages=FRANCE, temperature=0, max_tokens=16, extra_body={"russet": {"session_id": "france"}}
     )
-    memory, learner = local.service("memory").service, local.service("learner").service
+    learner = local.service("learner").service
     stub = MemoryStub(connect(local.directory.find("memory")))
     query = memory_pb2.QueryWitnessRequest(id=answer.id)
     for _ in range(300):
@@ -142,7 +142,7 @@ async def test_remembers_what_happened(local: LocalCluster) -> None:
     assert "Paris" not in str(entry)
     session = await stub.GetSession(memory_pb2.GetSessionRequest(session_id="france"))
     assert [turn.role for turn in session.session.turns] == ["user", "assistant"]
-    assert (await memory.witness.verify()).sound
+    assert (await stub.VerifyWitness(memory_pb2.VerifyWitnessRequest())).sound
     found = await httpx.AsyncClient().post(f"{local.http}/v1/feedback", json={"response_id": answer.id, "rating": 1})
     assert found.status_code == 200
     assert learner.ring.get(answer.id).rating == 1

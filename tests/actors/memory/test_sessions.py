@@ -19,6 +19,7 @@ from protos.gen.memory_pb2 import (
     Session,
     StatusRequest,
     Turn,
+    VerifyWitnessRequest,
 )
 
 SECRET = "The vault opens at a quarter past nine to the word marzipan."
@@ -316,6 +317,6 @@ async def test_survives_a_kill_and_adopts_the_orphan(opening, directory, valkeys
         assert (await get(memory)).turns[0].content == "before the kill"
         assert memory.service.witness.head.next_sequence == 1
         assert await memory.service.graph.count() == 1
-        assert (await memory.service.witness.verify()).sound
+        assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).sound
     assert not valkeys_of(directory)
     assert not memory.service.hot.server.socket.parent.exists()

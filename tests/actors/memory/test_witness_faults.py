@@ -3,13 +3,21 @@
 import asyncio
 import base64
 import hashlib
+import threading
 
 import pytest
 
 from actors.base.errors import Internal, InvalidArgument
 from actors.memory.chain import point_id
 from actors.memory.store import Entry, Where
-from protos.gen.memory_pb2 import AppendWitnessRequest, Latency, QueryWitnessRequest, StatusRequest, WitnessEntry
+from protos.gen.memory_pb2 import (
+    AppendWitnessRequest,
+    Latency,
+    QueryWitnessRequest,
+    StatusRequest,
+    VerifyWitnessRequest,
+    WitnessEntry,
+)
 
 
 def entry(name: str, **more) -> WitnessEntry:
@@ -95,19 +103,20 @@ async def test_a_failed_write_is_repeated_but_not_doubled(opening, when):
         assert memory.metric("russet_witness_retries_total") == 1
         assert len(store.batches) == (3 if when == "before" else 2)
         assert names(memory) == ["r0", "r1", "r2", "r3"]
-        assert (await memory.service.witness.verify()).sound
+        assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).sound
 
 
 async def test_drops_are_counted_while_the_writer_stands_still(opening):
     async with opening(witness_queue=5, witness_batch=5) as memory:
         await written(memory, "r0")
-        release, embed = asyncio.Event(), memory.service.witness._embed
+        release, store = threading.Event(), faulty(memory)
+        write = store.upsert
 
-        async def held(texts):
-            await release.wait()
-            return await embed(texts)
+        def held(entries) -> None:
+            assert release.wait(10)
+            write(entries)
 
-        memory.service.witness._embed = held
+        store.upsert = held
         async with asyncio.timeout(5):
             assert await append(memory, "a0", "a1", "a2", "a3") == 0
             assert await append(memory, "b0", "b1", "b2", "b3") == 3
@@ -207,12 +216,12 @@ async def test_a_forgery_is_located_now_and_after_a_restart(opening, forge):
     async with opening() as memory:
         await written(memory, *(f"r{at}" for at in range(10)))
         at = forge(memory, stored(memory))
-        reply = await memory.service.witness.verify()
+        reply = await memory.stub.VerifyWitness(VerifyWitnessRequest())
         assert (reply.sound, reply.broken_at) == (False, at)
         assert str(at) in reply.problem
     async with opening() as memory:
         await written(memory, "later")
-        reply = await memory.service.witness.verify()
+        reply = await memory.stub.VerifyWitness(VerifyWitnessRequest())
         assert (reply.sound, reply.broken_at) == (False, at)
 
 
@@ -238,6 +247,7 @@ async def test_questions_are_found_by_meaning(opening):
         asked = [entry("cat", query_text="a cat sleeps"), entry("rates", query_text="interest rates rose")]
         await memory.stub.AppendWitness(AppendWitnessRequest(entries=asked))
         await memory.service.witness.flush()
+        await memory.service.witness.embedding.idle()
         near = (await memory.service._embedder.embed(["a kitten naps"]))[0][0].tolist()
         found = collection(memory).search(near, 2, Where())
         assert [each.payload["entry_id"] for each, _ in found] == ["cat", "rates"]

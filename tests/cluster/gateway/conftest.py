@@ -372,6 +372,7 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.refused: set[str] = set()
         """Ids of sessions that are too large."""
         self.away = False
+        self.witness_asked: list[Any] = []
         self.answered: list[memory_pb2.Answered] = []
         """Scored, or refused."""
         self.refuse_scores: Exception | None = None
@@ -412,6 +413,35 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.entries.extend(request.entries)
         self.bell.ring()
         return memory_pb2.AppendWitnessReply()
+
+    async def QueryWitness(self, request: memory_pb2.QueryWitnessRequest, context: Any) -> memory_pb2.QueryWitnessReply:
+        self.witness_asked.append(request)
+        found = [each for each in self.entries if request.id in ("", each.id)]
+        return memory_pb2.QueryWitnessReply(records=[memory_pb2.WitnessRecord(entry=each) for each in found])
+
+    async def SimilarWitness(self, request: Any, context: Any) -> memory_pb2.SimilarWitnessReply:
+        self.witness_asked.append(request)
+        found = [memory_pb2.WitnessRecord(entry=each) for each in self.entries]
+        return memory_pb2.SimilarWitnessReply(
+            found=[memory_pb2.SimilarWitness(record=each, similarity=0.5, matched="error") for each in found]
+        )
+
+    async def SlowWitness(self, request: Any, context: Any) -> memory_pb2.SlowWitnessReply:
+        self.witness_asked.append(request)
+        found = [memory_pb2.WitnessRecord(entry=each) for each in self.entries]
+        return memory_pb2.SlowWitnessReply(
+            spikes=[memory_pb2.SlowEntry(record=each, median_ms=2, p99_ms=8, ratio=4) for each in found], entries=9
+        )
+
+    async def WitnessStats(self, request: Any, context: Any) -> memory_pb2.WitnessStatsReply:
+        self.witness_asked.append(request)
+        part = memory_pb2.Percentiles(part="total", p50=1, p90=2, p95=3, p99=4)
+        group = memory_pb2.WitnessGroup(key=request.by, entries=5, errors=1, latency=[part])
+        return memory_pb2.WitnessStatsReply(groups=[group], first_ms=7, last_ms=8)
+
+    async def VerifyWitness(self, request: Any, context: Any) -> memory_pb2.VerifyWitnessReply:
+        self.witness_asked.append(request)
+        return memory_pb2.VerifyWitnessReply(entries=3, broken_at=3, broken_id="r3", problem="entry 3 is missing")
 
     async def PutSession(self, request: memory_pb2.PutSessionRequest, context: Any) -> memory_pb2.PutSessionReply:
         self._here()
