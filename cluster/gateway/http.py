@@ -7,7 +7,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -57,12 +56,6 @@ from protos.gen import inference_pb2, memory_pb2
 BACKLOG = 2048
 
 
-class Area(Protocol):
-    """Paths that are kept apart from the others, and what answers them."""
-
-    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]: ...
-
-
 class Api:
     """The handlers, and the app made of them."""
 
@@ -76,7 +69,7 @@ class Api:
         routers: NamedRouters,
         cost: CostRouting,
         feedback: Feedback,
-        others: Sequence[Area],
+        others: Sequence[Callable[[Callable[[str, str, Handler], Route]], list[Route]]],
     ) -> None:
         self._requests = requests
         self._models = models
@@ -121,7 +114,7 @@ class Api:
             route("/v1/routers/{router}", "DELETE", named.delete),
             route("/v1/routers/{router}/examples", "POST", named.add),
             route("/v1/routers/{router}/prune", "POST", named.prune),
-            *(each for area in self._others for each in area.routes(route)),
+            *(each for routes in self._others for each in routes(route)),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),
             route("/health", "GET", self.health, keyed=False),

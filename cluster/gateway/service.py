@@ -91,7 +91,7 @@ class Gateway:
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
         routers, cost_routing = NamedRouters(semantic), CostRouting(cost)
-        others = [Documents(documents), aliases, Witness(memory)]
+        others = [area.routes for area in (Documents(documents), aliases, Witness(memory))]
         api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)

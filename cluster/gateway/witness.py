@@ -1,7 +1,7 @@
 """The witness log over HTTP: entries, failures like one, latency spikes, aggregates, and whether the chain holds.
 
-A caller reads the entries of its own tenant. An administrator (see cluster.gateway.auth) may name another with `tenant`, or
-ask for `all_tenants`.
+A caller reads the entries of its own tenant. An administrator (see cluster.gateway.auth) may name another with
+`tenant`, or ask for `all_tenants`.
 """
 
 import math
