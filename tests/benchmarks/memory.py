@@ -113,12 +113,12 @@ class Full:
     """An actor full of policies, in a process of its own."""
 
     def __init__(
-        self, home: Path, number: int, rows: NDArray[np.float32], queries: NDArray[np.float32], insert_s: float
+        self, home: Path, number: int, rows: NDArray[np.float32], queries: NDArray[np.float32], smaller: int
     ) -> None:
         self.rows, self.queries = rows, queries
         self._width = rows.shape[1]
         self._directory = home / f"memory-{number}"
-        self._insert_s = insert_s
+        self._smaller = smaller
         self._sent = 0
 
     def fill(self) -> None:
@@ -191,7 +191,7 @@ class Full:
         sender = asyncio.create_task(self._send(stub, over))
         milliseconds: list[float] = []
         before, began = (await stub.Status(memory_pb2.StatusRequest())).witness_entries, time.perf_counter()
-        while time.perf_counter() - began < self._insert_s:
+        while time.perf_counter() - began < INSERT_S / self._smaller:
             milliseconds += (await self._searched(stub, 10))[0]
         written = (await stub.Status(memory_pb2.StatusRequest())).witness_entries - before
         seconds = time.perf_counter() - began
@@ -233,7 +233,7 @@ class Full:
             "order",
             "weather",
         ]
-        count = EMBEDDED
+        count = EMBEDDED // self._smaller
         texts = [" ".join(draw.choice(words, draw.integers(5, 16))) for _ in range(count)]
         began = time.perf_counter()
         await stub.Embed(memory_pb2.EmbedRequest(texts=texts))
@@ -257,7 +257,7 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
         ]
         contenders = []
         for number, (rows, queries, what) in enumerate(kinds):
-            full = Full(home, number, rows, queries, INSERT_S / smaller)
+            full = Full(home, number, rows, queries, smaller)
             await asyncio.to_thread(full.fill)
             name = f"{len(rows):,} x {rows.shape[1]}{'' if number else ' real'}"
             contenders.append(Contender(name, full.measured, note=f"{what}; embedded store"))

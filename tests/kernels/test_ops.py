@@ -189,6 +189,24 @@ def test_host_attention_sees_only_a_rows_own_keys(lengths: list[int]) -> None:
         np.testing.assert_allclose(got[row], float64.softmax(scores) @ v[row, :, :length], atol=1e-6)
 
 
+@pytest.mark.parametrize(("processors", "parts"), [(2, 2), (3, 3), (64, 4)])
+def test_host_parts_change_no_bit(processors: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements that fill four parts and a bit, in rows of three lengths."""
+    lengths = [9] * 7 + [12] * 60 + [4]
+    x = mx.array(normal(4 * host._PART + 5, scale=3))
+    q, k, v = (mx.array(normal(len(lengths), 12, 12, 32, seed=seed)) for seed in range(3))
+    seen: list[int] = []
+    each = host._each
+    monkeypatch.setattr(host, "_each", lambda work, items, cut: seen.append(cut) or each(work, items, cut))
+    monkeypatch.setattr(host, "_processors", lambda: 1)
+    alone = [np.array(host.gelu(x)), np.array(host.attention(q, k, v, mx.array(lengths)))]
+    monkeypatch.setattr(host, "_processors", lambda: processors)
+    together = [np.array(host.gelu(x)), np.array(host.attention(q, k, v, mx.array(lengths)))]
+    assert seen == [1, 1, parts, parts]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 4), (4, 4, 8), (6, 2, 5), (9, 3, 16)])
 @pytest.mark.parametrize("rows", [[], [(0, 1)], [(0, 9)], [(7, 1)], [(3, 5), (0, 1), (8, 1), (11, 4)]], ids=str)
 def test_paged_attention(module, heads: int, kv_heads: int, dim: int, rows: list[tuple[int, int]]) -> None:
