@@ -66,6 +66,11 @@ class AnswerStream(Protocol):
         ...
 
     @property
+    def retrieval(self) -> inference_pb2.Retrieval | None:
+        """What was retrieved for it, where that was asked for and done."""
+        ...
+
+    @property
     def tells_logprobs(self) -> bool:
         """Whether log-probabilities were asked for."""
         ...

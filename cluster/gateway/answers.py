@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from cluster.gateway.answer_stream import AnswerStream
 from cluster.gateway.choices import Choices
+from cluster.gateway.documents.shapes import retrieval_body
 from cluster.gateway.logprobs import chat_logprobs, completion_logprobs
 from cluster.gateway.requests import FINISH_NAMES
 from cluster.gateway.tools.bodies import calls_body, delta_body
@@ -173,6 +174,8 @@ def extension(generation: AnswerStream) -> dict[str, Any]:
     body: dict[str, Any] = {"route": decision, "failovers": generation.failovers, "kv": kv}
     if generation.tool_runs:
         body["tool_runs"] = [_run(run) for run in generation.tool_runs]
+    if generation.retrieval is not None:
+        body["retrieval"] = retrieval_body(generation.retrieval)
     if generation.reflection is not None:
         body["reflect"] = _reflection(generation.reflection)
     if generation.session_id:

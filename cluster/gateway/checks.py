@@ -8,6 +8,7 @@ from cluster.gateway.errors import ContextTooLong
 from cluster.gateway.healing import check_healing
 from cluster.gateway.limits import ROLES, check_decoding, check_kv_format, check_session
 from cluster.gateway.prompt import GenerateMessage, param_of
+from cluster.gateway.recall.asked import check_recall
 from cluster.gateway.tools.check import check_calls, check_tools
 from protos.gen import inference_pb2
 
@@ -20,6 +21,7 @@ def check_request(request: GenerateMessage) -> None:
     if isinstance(request, inference_pb2.ChatRequest):
         _check_messages(request.messages)
         check_tools(request)
+        check_recall(request)
     elif request.WhichOneof("prompt") is None:
         raise InvalidArgument("prompt is missing; accepted is a text or token ids", param="prompt")
     elif request.token_healing:

@@ -56,7 +56,10 @@ class Choices:
         self._ranks = count > self._wanted
         self.tells_logprobs = decoding.HasField("logprobs")
         keep_together(request)
-        self._all = [begin(requests, choice_of(request, index, self._ranks), caller) for index in range(count)]
+        grounding = requests.recall.begin(request, caller)
+        self._all = [
+            begin(requests, choice_of(request, index, self._ranks), caller, grounding) for index in range(count)
+        ]
         self.generations: list[AnswerStream] = self._all[: self._wanted]
         """Those that are the answer; with best_of only once answer() has returned."""
 

@@ -58,6 +58,9 @@ class GatewayConfig(BaseModel):
     session_wait_s: float = Field(
         default=60, gt=0, le=3600, description="Longest a request waits for those before it in its session, seconds"
     )
+    retrieve_timeout_s: float = Field(
+        default=5, gt=0, le=60, description="Longest a request waits for the passages that it asks for, seconds"
+    )
     health_ttl_s: float = Field(default=3, ge=0, le=300, description="How long a health answer is reused, seconds")
     health_timeout_s: float = Field(
         default=10, gt=0, le=300, description="Longest the health check's token may take, seconds"

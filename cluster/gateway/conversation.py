@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from actors.base.errors import DeadlineExceeded, Unavailable
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.recall.grounding import Grounding
 from cluster.gateway.sessions import Sessions, message_of
 from cluster.gateway.tools.check import check_results
 from protos.gen import inference_pb2, memory_pb2
@@ -56,7 +57,11 @@ class Within:
 class Conversation:
     """A request and its session. Completions, and chats without a session, stand alone: nothing is read or kept."""
 
-    def __init__(self, sessions: Sessions, tenant: str, sent: GenerateMessage, within: Within | None) -> None:
+    def __init__(
+        self, sessions: Sessions, tenant: str, sent: GenerateMessage, within: Within | None, grounding: Grounding
+    ) -> None:
+        self.grounding = grounding
+        """What it is reminded of, which is not part of the session."""
         self._sessions = sessions
         self._tenant = tenant
         self._within = within
@@ -77,19 +82,25 @@ class Conversation:
     async def turn(self) -> AsyncGenerator[None, None]:
         """The time in which this request alone may continue its session; the answer is kept within.
 
-        Raises Conflict where the requests before it take too long, Unavailable where the session cannot be read.
+        Raises Conflict where the requests before it take too long, Unavailable where the session cannot be read,
+        and what Grounding.find does.
         """
         sent = self.request
         if not sent.session_id or not isinstance(sent, inference_pb2.ChatRequest):
             if isinstance(sent, inference_pb2.ChatRequest):
                 check_results(sent.messages, len(sent.messages))
+            await self._ground()
             yield
             return
         turn = contextlib.nullcontext() if self._within else self._sessions.turn(self._tenant, sent.session_id)
         async with turn:
             self.request = await self._continued(sent)
             check_results(self.request.messages, len(sent.messages))
+            await self._ground()
             yield
+
+    async def _ground(self) -> None:
+        self.retrieval_s += await self.grounding.find(self.request)
 
     async def _continued(self, sent: inference_pb2.ChatRequest) -> inference_pb2.ChatRequest:
         began = time.monotonic()

@@ -68,6 +68,27 @@ class Job:
         return request
 
     @property
+    def kv(self) -> inference_pb2.Kv:
+        """How its KV is held, as the replica says; empty before it does."""
+        told = self.admission
+        if told is None:
+            return inference_pb2.Kv()
+        return inference_pb2.Kv(format=told.kv_format, restored_tokens=told.restored_tokens)
+
+    @property
+    def told_route(self) -> inference_pb2.Route:
+        """Where it went and why; empty before that is known."""
+        if self.decision is None:
+            return inference_pb2.Route()
+        return inference_pb2.Route(
+            model=self.decision.model,
+            replica=self.candidate.replica_id if self.candidate else "",
+            explanation=self.decision.explanation,
+            confidence=self.decision.confidence,
+            alias=self.alias,
+        )
+
+    @property
     def spent(self) -> bool:
         """Whether every token asked for is there: the stream broke just before it said so."""
         room = self.view.model.context_length - self.generate.prompt_tokens

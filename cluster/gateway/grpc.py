@@ -133,6 +133,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             logprobs=answers[0].logprobs,
             others=answers[1:],
             reflection=first.reflection,
+            retrieval=first.retrieval,
             tool_calls=answers[0].tool_calls,
             tool_runs=answers[0].tool_runs,
         )
@@ -156,6 +157,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                     delta=delta if isinstance(delta, str) else "",
                     tool_calls=[delta] if isinstance(delta, inference_pb2.ToolCallDelta) else (),
                     route=None if routed else first.route,
+                    retrieval=None if routed else first.retrieval,
                     logprobs=generation.logprobs[told[index] : until],
                     index=index,
                 )

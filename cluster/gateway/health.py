@@ -41,7 +41,8 @@ class Health:
             raise Unavailable(f"no token comes out: {self._problem}", retry_after_s=max(1.0, self._config.health_ttl_s))
 
     async def _probe(self) -> RussetError | None:
-        generation = self._requests.begin(PROBE, Caller("health"), probe=True)
+        caller, requests = Caller("health"), self._requests
+        generation = requests.begin(PROBE, caller, requests.recall.begin(PROBE, caller), probe=True)
         try:
             async with asyncio.timeout(self._config.health_timeout_s):
                 await generation.answer()

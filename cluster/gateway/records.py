@@ -79,7 +79,7 @@ class Finished:
     """What of it was asked to be of a form."""
     embedding: list[float] = field(default_factory=list)
     embedding_ms: float = 0.0
-    """Its share of the time in which its batch's questions were embedded, after the answer."""
+    """Before the answer where something was retrieved by it; else its share of its batch's time, after the answer."""
     retrieval_ms: float = 0.0
     quality: memory_pb2.Quality | None = None
     options: Sequence[memory_pb2.RouteOption] = ()
@@ -186,7 +186,7 @@ class Records:
 
     async def _embed(self, batch: Sequence[Finished]) -> None:
         """One embedding for each question; without memory the records go on without."""
-        asked = [finished for finished in batch if finished.question]
+        asked = [finished for finished in batch if finished.question and not finished.embedding]
         if asked:
             request = memory_pb2.EmbedRequest(texts=[finished.question[:EMBED_CHARS] for finished in asked])
             began = time.monotonic()

@@ -23,6 +23,7 @@ from cluster.gateway.failover import Dispatcher, Job, ModelChanged
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.outcomes import Outcomes, Variant
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.recall.grounding import Grounding, Recall
 from cluster.gateway.records import Attempt, Finished, Records, demands_of, options_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
@@ -54,6 +55,7 @@ class Requests:
         sessions: Sessions,
         tools: ToolRuntime,
         outcomes: Outcomes,
+        recall: Recall,
         telemetry: Telemetry,
     ) -> None:
         self.config = config
@@ -63,6 +65,7 @@ class Requests:
         self.records = records
         self.sessions = sessions
         self.tools = tools
+        self.recall = recall
         self.telemetry = telemetry
         self.grammars = Grammars(config.grammar_timeout_s)
         self.views: dict[str, ModelView] = {}
@@ -74,14 +77,21 @@ class Requests:
         self.tokens = telemetry.counter("russet_gateway_tokens_total", "Tokens passed on to clients")
 
     def begin(
-        self, request: GenerateMessage, caller: Caller, *, probe: bool = False, within: Within | None = None
+        self,
+        request: GenerateMessage,
+        caller: Caller,
+        grounding: Grounding,
+        *,
+        probe: bool = False,
+        within: Within | None = None,
     ) -> "Generation":
         """Validate a request. Raises InvalidArgument naming the parameter; nothing is asked of any actor yet.
 
         probe: a health check, which waits for no replica and is not recorded. within: the answer that it is a part of.
         """
         check_request(request)
-        return Generation(self, request, caller, probe, within)
+        conversation = Conversation(self.sessions, caller.tenant, request, within, grounding)
+        return Generation(self, conversation, caller, probe)
 
 
 class Generation:
@@ -91,15 +101,11 @@ class Generation:
     tool_runs: Sequence[inference_pb2.ToolRun] = ()
     reflection: inference_pb2.Reflection | None = None
     attempt = Attempt()
-    documents: Sequence[memory_pb2.WitnessDocument] = ()
-    """Retrieved for the prompt, best first; for the witness log."""
 
-    def __init__(
-        self, requests: Requests, request: GenerateMessage, caller: Caller, probe: bool, within: Within | None
-    ) -> None:
+    def __init__(self, requests: Requests, conversation: Conversation, caller: Caller, probe: bool) -> None:
         self._requests = requests
         self._caller = caller
-        self._conversation = Conversation(requests.sessions, caller.tenant, request, within)
+        self._conversation = conversation
         self._probe = probe
         self._arrived_s = time.monotonic()
         self._job: Job | None = None
@@ -110,7 +116,7 @@ class Generation:
         self._answering: Answering | None = None
         """The newest job's."""
         self._plan: ToolPlan | None = None
-        kind, self._operation = KINDS[isinstance(request, inference_pb2.ChatRequest)]
+        kind, self._operation = KINDS[isinstance(conversation.request, inference_pb2.ChatRequest)]
         self.id = f"{kind}-{secrets.token_hex(12)}"
         self.created_ms = int(time.time() * 1000)
         self.created = self.created_ms // 1000
@@ -175,6 +181,11 @@ class Generation:
         )
 
     @property
+    def retrieval(self) -> inference_pb2.Retrieval | None:
+        """What was retrieved for it, where that was asked for."""
+        return self._conversation.grounding.told
+
+    @property
     def tells_logprobs(self) -> bool:
         """Whether log-probabilities were asked for."""
         return self._request.decoding.HasField("logprobs")
@@ -218,24 +229,13 @@ class Generation:
     @property
     def kv(self) -> inference_pb2.Kv:
         """How its KV is held, as the replica says; empty before it does."""
-        admission = self._job.admission if self._job else None
-        if admission is None:
-            return inference_pb2.Kv()
-        return inference_pb2.Kv(format=admission.kv_format, restored_tokens=admission.restored_tokens)
+        return self._job.kv if self._job else inference_pb2.Kv()
 
     @property
     def route(self) -> inference_pb2.Route:
         """Where it went and why."""
-        job = self._job
-        if job is None or job.decision is None:
-            return inference_pb2.Route(model=self.model)
-        return inference_pb2.Route(
-            model=self.model,
-            replica=job.candidate.replica_id if job.candidate else "",
-            explanation=job.decision.explanation,
-            confidence=job.decision.confidence,
-            alias=job.alias,
-        )
+        told = self._job.told_route if self._job else inference_pb2.Route()
+        return told if told.model else inference_pb2.Route(model=self.model)
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Text as it becomes certain, whole characters, never empty, and tool calls where the request has tools.
@@ -303,7 +303,8 @@ class Generation:
         if stored.model != view.model.id:
             stored = memory_pb2.Session()  # Another model's tokens and KV are none of this one's.
         most = requests.config.max_tokens_default
-        given = self._request, view, view.model.id, requests.grammars, stored.token_ids, most
+        prompt = self._conversation.grounding.prompt(self._request, view)
+        given = prompt, view, view.model.id, requests.grammars, stored.token_ids, most
         generate, self._plan, self._tail = await asked_of(*given)
         generate.request_id, generate.tenant = self.id, self._caller.tenant
         route.prompt_tokens, route.max_tokens = generate.prompt_tokens, generate.max_tokens
@@ -368,33 +369,31 @@ class Generation:
         answering = self._answering
         text = "".join(self.text[1:] if answering and answering.echoed else self.text)
         calls = answering.whole_calls if answering else ()
-        self._requests.records.put(
-            Finished(
-                id=self.id,
-                tenant=self._caller.tenant,
-                session_id=self._request.session_id,
-                time_ms=self.created_ms,
-                route=self.route,
-                revision=self.revision,
-                question=question_of(self._request),
-                session=self._conversation.kept,
-                text=said(text, self.tool_calls),
-                demands=demands_of(self._request, text, calls, self.attempt.asserted),
-                answer_id=self.attempt.answer_id,
-                prompt_ids=list(job.generate.token_ids),
-                answer_ids=job.emitted[: self._tokens],
-                prefix_hashes=list(job.route.prefix_hashes),
-                usage=self.usage,
-                timings=self._timings,
-                finish=finish,
-                error=problem,
-                routing_ms=job.routing_s * 1e3,
-                ttft_ms=(first - self._arrived_s) * 1e3,
-                tpot_ms=(each_s or 0.0) * 1e3,
-                total_ms=(now - self._arrived_s) * 1e3,
-                retrieval_ms=self._conversation.retrieval_s * 1e3,
-                options=options_of(job.decision, job.candidate.replica_id) if job.decision else (),
-                kv_format=self.kv.format,
-                documents=self.documents,
-            )
+        finished = Finished(
+            id=self.id,
+            tenant=self._caller.tenant,
+            session_id=self._request.session_id,
+            time_ms=self.created_ms,
+            route=self.route,
+            revision=self.revision,
+            question=question_of(self._request),
+            session=self._conversation.kept,
+            text=said(text, self.tool_calls),
+            demands=demands_of(self._request, text, calls, self.attempt.asserted),
+            answer_id=self.attempt.answer_id,
+            prompt_ids=list(job.generate.token_ids),
+            answer_ids=job.emitted[: self._tokens],
+            prefix_hashes=list(job.route.prefix_hashes),
+            usage=self.usage,
+            timings=self._timings,
+            finish=finish,
+            error=problem,
+            routing_ms=job.routing_s * 1e3,
+            ttft_ms=(first - self._arrived_s) * 1e3,
+            tpot_ms=(each_s or 0.0) * 1e3,
+            total_ms=(now - self._arrived_s) * 1e3,
+            retrieval_ms=self._conversation.retrieval_s * 1e3,
+            options=options_of(job.decision, job.candidate.replica_id) if job.decision else (),
+            kv_format=self.kv.format,
         )
+        self._requests.records.put(self._conversation.grounding.noted(finished))

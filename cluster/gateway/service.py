@@ -23,6 +23,7 @@ from cluster.gateway.http import Api, HttpServer
 from cluster.gateway.models import Models
 from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.outcomes import Outcomes
+from cluster.gateway.recall.grounding import Recall
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
@@ -75,6 +76,7 @@ class Gateway:
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         self.tools = ToolRuntime(tools, Registry(tools), embedding_by(memory), telemetry)
         """What runs server-side tools."""
+        recall = Recall(config, documents)
         requests = Requests(
             config,
             self._routes,
@@ -84,6 +86,7 @@ class Gateway:
             sessions,
             self.tools,
             self._outcomes,
+            recall,
             telemetry,
         )
         self._grammars = requests.grammars

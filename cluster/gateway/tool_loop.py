@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from cluster.gateway.answer_stream import summed
 from cluster.gateway.caller import Caller
 from cluster.gateway.conversation import Within
+from cluster.gateway.recall.grounding import Grounding
 from cluster.gateway.requests import KINDS, Generation, Requests
 from cluster.gateway.server_tools import check_asked, chosen, first_request, run_of
 from cluster.gateway.tools.reader import Delta
@@ -26,12 +27,15 @@ from protos.gen import inference_pb2
 class ToolLoop:
     """One request's answer, read as a Generation is. Iterate deltas() once; the other fields fill as it goes."""
 
-    def __init__(self, requests: Requests, request: inference_pb2.ChatRequest, caller: Caller) -> None:
+    def __init__(
+        self, requests: Requests, request: inference_pb2.ChatRequest, caller: Caller, grounding: Grounding
+    ) -> None:
         """Raises InvalidArgument naming the parameter; which tools there are is not asked yet."""
         check_asked(request, requests.tools.config)
         self._requests = requests
         self._asked = request
         self._caller = caller
+        self._grounding = grounding
         self._generations: list[Generation] = []
         self._out_of_tokens = False
         self.id = f"{KINDS[True][0]}-{secrets.token_hex(12)}"
@@ -74,6 +78,11 @@ class ToolLoop:
     def usage(self) -> inference_pb2.Usage:
         """Of all generations: a prompt that was read in each is counted in each."""
         return summed(each.usage for each in self._generations)
+
+    @property
+    def retrieval(self) -> inference_pb2.Retrieval | None:
+        """What was retrieved for it, where that was asked for."""
+        return self._grounding.told
 
     @property
     def tells_logprobs(self) -> bool:
@@ -164,7 +173,7 @@ class ToolLoop:
                     request.decoding.max_tokens = left_tokens
 
     def _begin(self, request: inference_pb2.ChatRequest, within: Within) -> Generation:
-        generation = self._requests.begin(request, self._caller, within=within)
+        generation = self._requests.begin(request, self._caller, self._grounding, within=within)
         if not self._generations:
             generation.id = self.id
         self._generations.append(generation)

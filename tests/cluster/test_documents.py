@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import openai
 import pytest
 from typer.testing import CliRunner
 
@@ -43,3 +44,33 @@ async def test_from_the_command_line(local: LocalCluster, tmp_path: Path) -> Non
     assert await russet(local, "documents", "search", "dough") == ""
     await russet(local, "documents", "delete", "documents")
     assert json.loads(await russet(local, "documents", "list", "--json")) == {"vector_stores": [], "files": []}
+
+
+async def test_an_answer_cites_and_its_next_prompt_finds_the_passages_cached(local: LocalCluster) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{local.http}/v1", api_key="none", max_retries=0) as client:
+        store = await client.vector_stores.create(name="cited")
+        chunking = {"type": "static", "static": {"max_chunk_size_tokens": 20, "chunk_overlap_tokens": 0}}
+        file = await client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("facts.md", FACTS.encode()), chunking_strategy=chunking
+        )
+        retrieve = {"retrieve": {"vector_store_ids": [store.id], "max_num_results": 3}}
+
+        async def ask(question: str):
+            return await client.chat.completions.create(
+                model="auto",
+                messages=[{"role": "user", "content": question}],
+                max_tokens=4,
+                extra_body={"russet": retrieve},
+            )
+
+        first = await ask("Why does bread rise, rather than the tides at a lighthouse?")
+        citations = first.model_extra["russet"]["retrieval"]["citations"]
+        assert [(each["file_id"], FACTS[each["start"] : each["end"]]) for each in citations] == [
+            (file.id, fact) for fact in FACTS.strip().split("\n\n")
+        ]
+        # Another question with the same passages: they are not computed again.
+        second = await ask("Which of the three is red: bread, the tides, the lighthouse?")
+        assert second.usage.prompt_tokens_details.cached_tokens >= 64
+        assert second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens < 40
+        await client.vector_stores.delete(store.id)
+        await client.files.delete(file.id)

@@ -6,7 +6,7 @@ from typing import Any
 from actors.base.errors import InvalidArgument
 from cluster.gateway.bodies import shown
 from cluster.gateway.errors import UnknownParameter
-from protos.gen import documents_pb2
+from protos.gen import documents_pb2, inference_pb2
 
 STATUSES = {
     documents_pb2.STATUS_IN_PROGRESS: "in_progress",
@@ -89,6 +89,25 @@ def found_row(chunk: documents_pb2.Chunk) -> dict[str, Any]:
         "content": [{"type": "text", "text": chunk.text}],
         "russet": {"chunk_index": chunk.index, "start": chunk.start, "end": chunk.end},
     }
+
+
+def retrieval_body(told: inference_pb2.Retrieval) -> dict[str, Any]:
+    """What an answer says of the passages that were put in its prompt."""
+    citations = [
+        {
+            "number": number,
+            "vector_store_id": chunk.store_id,
+            "file_id": chunk.file_id,
+            "filename": chunk.file_name,
+            "chunk_index": chunk.index,
+            "start": chunk.start,
+            "end": chunk.end,
+            "score": round(chunk.score, 6),
+        }
+        for number, chunk in enumerate(told.citations, 1)
+    ]
+    times = {"embedding_ms": round(told.embedding_ms, 3), "retrieval_ms": round(told.retrieval_ms, 3)}
+    return {"citations": citations, **times}
 
 
 def page(

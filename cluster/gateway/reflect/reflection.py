@@ -16,6 +16,7 @@ from contextlib import aclosing
 from actors.base.errors import DeadlineExceeded, RussetError
 from cluster.gateway.answer_stream import summed
 from cluster.gateway.caller import Caller
+from cluster.gateway.recall.grounding import Grounding
 from cluster.gateway.records import Attempt, question_of
 from cluster.gateway.reflect.asked import ATTEMPTS, DEADLINE_MS, check_readable, check_reflect
 from cluster.gateway.reflect.assertions import Judgement, asks_quality, asserted, demanded, judged
@@ -28,12 +29,15 @@ from protos.gen import inference_pb2, memory_pb2
 class Reflection:
     """One request's answer, read as a Generation is. Iterate deltas() once; the other fields hold at its end."""
 
-    def __init__(self, requests: Requests, request: inference_pb2.ChatRequest, caller: Caller) -> None:
+    def __init__(
+        self, requests: Requests, request: inference_pb2.ChatRequest, caller: Caller, grounding: Grounding
+    ) -> None:
         """Raises InvalidArgument naming the parameter; nothing is asked of any actor yet."""
         check_reflect(request)
         self._requests = requests
         self._asked = request
         self._caller = caller
+        self._grounding = grounding
         self._allowed = request.reflect.attempts or ATTEMPTS
         self._ends_s = time.monotonic() + (request.reflect.deadline_ms or DEADLINE_MS) / 1e3
         self._attempts: list[Generation] = []
@@ -74,6 +78,11 @@ class Reflection:
     def usage(self) -> inference_pb2.Usage:
         """Of all attempts: a prompt that was read in each is counted in each."""
         return summed(each.usage for each in self._attempts)
+
+    @property
+    def retrieval(self) -> inference_pb2.Retrieval | None:
+        """What was retrieved for all attempts, where that was asked for."""
+        return self._grounding.told
 
     @property
     def tells_logprobs(self) -> bool:
@@ -177,7 +186,7 @@ class Reflection:
         answer = "".join(self._attempts[-1].text) if made else ""
         problems = self._judgements[-1].problems if made else ()
         request = attempt_request(self._asked, strategy, made, answer, problems, self._enforceable)
-        generation = self._requests.begin(request, self._caller)
+        generation = self._requests.begin(request, self._caller, self._grounding)
         answer_id = self.id if made else ""
         generation.attempt = Attempt(answer_id, asserted(self._asked))
         if made:

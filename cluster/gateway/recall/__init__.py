@@ -1,0 +1,1 @@
+"""What a chat asks to be reminded of before it is answered."""

@@ -1,0 +1,40 @@
+"""Retrieved chunks as a part of the prompt, in a form and order that prompts share.
+
+They stand at the end of the leading system message, before the conversation, by file and place and not by how well they
+match: requests that retrieve the same chunks begin with the same tokens, whatever they ask, and the prefix cache has
+them. Requests that share only the first chunks share those.
+
+    |-- system --|-- chunk a:0 --|-- chunk a:3 --|-- chunk b:1 --|-- conversation --|
+    |------------- the same for every request that retrieves these -------------|
+"""
+
+from collections.abc import Iterable, Sequence
+
+from protos.gen import documents_pb2, inference_pb2
+
+INTRODUCTION = "Passages that may help to answer:"
+
+
+def in_order(chunks: Iterable[documents_pb2.Chunk]) -> list[documents_pb2.Chunk]:
+    """By file and place in it."""
+    return sorted(chunks, key=lambda chunk: (chunk.file_id, chunk.start, chunk.end, chunk.store_id))
+
+
+def block(chunks: Sequence[documents_pb2.Chunk]) -> str:
+    """The chunks as text, each with the number that its citation has."""
+    passages = [f"[{number}] {chunk.file_name}\n{chunk.text}" for number, chunk in enumerate(chunks, 1)]
+    return "\n\n".join([INTRODUCTION, *passages])
+
+
+def with_system(request: inference_pb2.ChatRequest, text: str) -> inference_pb2.ChatRequest:
+    """The request with `text` at the end of its first system message, or as that where it has none."""
+    prompt = inference_pb2.ChatRequest()
+    prompt.CopyFrom(request)
+    first = prompt.messages[0]
+    if first.role in ("system", "developer"):
+        first.content = f"{first.content}\n\n{text}" if first.content else text
+        return prompt
+    del prompt.messages[:]
+    prompt.messages.add(role="system", content=text)
+    prompt.messages.extend(request.messages)
+    return prompt
