@@ -3,8 +3,9 @@
     examples ── views, words ──> head (logistic regression) ──┐
                            └───> neighbours (HNSW, votes) ────┴─ mixed, sharpened ──> probabilities
 
-How many views, how much weight the head has and how sharp the mixture is are chosen on examples held out in turn; so is
-the scope threshold. Training is a function of the examples alone: a router is rebuilt from them, to the same answers.
+How many views, how much weight the head has and how sharp the mixture is are chosen on examples held out in turn; so
+are the scope threshold and what it is a threshold of. Training is a function of the examples alone: a router is rebuilt
+from them, to the same answers.
 """
 
 from collections import Counter
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.base.errors import InvalidArgument
-from actors.router.semantic import head, neighbours
-from actors.router.semantic.calibration import expected_calibration_error, log_softmax, log_total, sharpness
+from actors.router.semantic import head, neighbours, scope
+from actors.router.semantic.calibration import expected_calibration_error, log_softmax, sharpness
 from actors.router.semantic.features import VIEWS, Features, rarity, weighed
+from actors.router.semantic.scope import unit
 
 FOLDS = 5
 MIXTURES = (0.0, 0.25, 0.5, 0.75, 0.9)
@@ -26,8 +28,6 @@ WORDS = 0.5
 """Length of the words' row beside unit embeddings."""
 MANY = 4000
 """With more examples only the whole text is looked at: what its parts add, so many examples tell as well."""
-INSIDE = 0.95
-"""Share of held-out examples that the threshold lets in, where no examples from outside say where the border is."""
 ALTERNATIVES, SHOWN = 3, 3
 
 
@@ -54,10 +54,14 @@ class Decision(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """What head and neighbours say of each example when they have not seen it: logits and log shares [n, classes]."""
+    """What head and neighbours say of each example when they have not seen it: logits and log shares [n, classes].
+
+    `nearest` [n] is the cosine of the nearest example.
+    """
 
     logits: NDArray[np.float32]
     votes: NDArray[np.float32]
+    nearest: NDArray[np.float32]
 
 
 class Fitted(NamedTuple):
@@ -69,6 +73,8 @@ class Fitted(NamedTuple):
     """How many of a text's views are looked at: 1 or all."""
     head_weight: float
     sharpness: float
+    nearness: float
+    """Weight of the nearest example's cosine in the scope score."""
     threshold: float
     quality: Quality
     rarity: NDArray[np.float32]
@@ -96,15 +102,23 @@ def fit(features: Features, given: Sequence[str]) -> Fitted:
     probabilities = np.exp(log_softmax(mixed * factor))
     right = probabilities.argmax(axis=1) == known
     idf = rarity(inside.words)
-    fitted = head.fit(_dense(inside, views), weighed(inside.words, idf, WORDS), known, len(labels))
-    strangers = _energy(fitted.logits(_dense(outside, views), weighed(outside.words, idf, WORDS)))
+    dense, words = _dense(inside, views), weighed(inside.words, idf, WORDS)
+    fitted = head.fit(dense, words, known, len(labels))
+    nearness = scope.chosen(dense, words, known, len(labels))
+    abroad = _dense(outside, views)
+    strangers = scope.score(
+        fitted.logits(abroad, weighed(outside.words, idf, WORDS)),
+        neighbours.exact(unit(abroad), unit(dense)).cosines[:, 0],
+        nearness,
+    )
     return Fitted(
         labels,
         targets,
         views,
         weight,
         factor,
-        _threshold(_energy(held.logits), strangers),
+        nearness,
+        scope.threshold(scope.score(held.logits, held.nearest, nearness), strangers),
         Quality(float(right.mean()), expected_calibration_error(probabilities.max(axis=1), right.astype(float))),
         idf,
         fitted,
@@ -127,16 +141,17 @@ def _held_out(
     features: Features, targets: NDArray[np.intp], classes: int, folds: NDArray[np.intp], views: int
 ) -> _Held:
     logits = np.zeros((len(targets), classes), np.float32)
-    votes = np.zeros_like(logits)
+    votes, nearest = np.zeros_like(logits), np.zeros(len(targets), np.float32)
     dense = _dense(features, views)
     for fold in np.unique(folds):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         words = weighed(features.words, rarity(features.words[seen]), WORDS)
         fitted = head.fit(dense[seen], words[seen], targets[seen], classes)
         logits[unseen] = fitted.logits(dense[unseen], words[unseen])
-        found = neighbours.exact(_unit(dense[unseen]), _unit(dense[seen]))
+        found = neighbours.exact(unit(dense[unseen]), unit(dense[seen]))
         votes[unseen] = neighbours.votes(found, targets[seen], classes)
-    return _Held(logits, votes)
+        nearest[unseen] = found.cosines[:, 0]
+    return _Held(logits, votes, nearest)
 
 
 class Classifier:
@@ -148,7 +163,7 @@ class Classifier:
         self._inside = np.flatnonzero(fitted.targets >= 0)
         self._targets = fitted.targets[self._inside]
         whole = dense[self._inside, : fitted.views * dense.shape[1] // VIEWS]
-        self._neighbours = neighbours.Neighbours(_unit(whole))
+        self._neighbours = neighbours.Neighbours(unit(whole))
         self._standing = np.ones(len(self._inside), np.float32)
         self._rows = {int(place): row for row, place in enumerate(self._inside)}
 
@@ -162,14 +177,14 @@ class Classifier:
         fitted = self.fitted
         dense = _dense(features, fitted.views)
         logits = fitted.head.logits(dense, weighed(features.words, fitted.rarity, WORDS))
-        found = self._neighbours.nearest(_unit(dense)[0])
+        found = self._neighbours.nearest(unit(dense)[0])
         votes = neighbours.votes(found, self._targets, len(fitted.labels), self._standing)
         mixed = _mixed(logits, votes, fitted.head_weight)
         probabilities = np.exp(log_softmax(mixed * fitted.sharpness))[0]
         best = np.argsort(-probabilities, kind="stable")[: 1 + ALTERNATIVES]
         return Decision(
             [(fitted.labels[place], float(probabilities[place])) for place in best],
-            float(_energy(logits)[0]),
+            float(scope.score(logits, found.cosines[:, 0], fitted.nearness)[0]),
             [
                 Near(int(self._inside[place]), float(cosine))
                 for place, cosine in zip(found.places[0, :SHOWN], found.cosines[0, :SHOWN], strict=True)
@@ -197,24 +212,3 @@ def _mixed(logits: NDArray[np.float32], votes: NDArray[np.float32], weight: floa
 def _loss(mixed: NDArray[np.float32], targets: NDArray[np.intp]) -> float:
     sharp = log_softmax(mixed * sharpness(mixed, targets))
     return -float(sharp[np.arange(len(targets)), targets].mean())
-
-
-def _energy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Higher is more at home (Liu et al. 2020, "Energy-based Out-of-distribution Detection")."""
-    return log_total(logits)
-
-
-def _threshold(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float:
-    """The energy from which on a text counts as in scope.
-
-    Where there are examples from outside, the border at which the shares told right of both kinds are largest.
-    """
-    if not len(outside):
-        return float(np.quantile(inside, 1 - INSIDE))
-    candidates = np.unique(np.concatenate([inside, outside]))
-    told = [(inside >= border).mean() + (outside < border).mean() for border in candidates]
-    return float(candidates[int(np.argmax(told))])
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
