@@ -14,7 +14,7 @@ tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap, .perplexity,
-.schemas, .grammars, .quality and .reflect.
+.schemas, .grammars, .quality, .reflect and .cost.
 """
 
 import argparse
