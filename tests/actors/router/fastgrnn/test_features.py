@@ -1,6 +1,8 @@
 """The 128 inputs: their table, and that none stays at one value."""
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actors.router.fastgrnn import patterns
 from actors.router.fastgrnn.cell import INPUT
@@ -95,3 +97,12 @@ def test_neighbours_tell_what_became_of_them_and_never_of_a_twin() -> None:
     assert seen[4] == np.float32(0.1)
     assert hidden[0] < 1
     assert hidden[4] == 0
+
+
+@given(st.text(max_size=3000))
+@settings(deadline=None)
+def test_any_text_has_a_form(text: str) -> None:
+    told = np.array(form(text))
+    assert told.shape == (BLOCKS["domain"].stop,)
+    assert np.isfinite(told).all()
+    assert told[BLOCKS["domain"]].sum() == 1
