@@ -3,13 +3,13 @@
     python -m tests.benchmarks [--rounds 3] [--quick] [--only NAME] [--llama FOLDER] [--url http://127.0.0.1:8000]
 
 Parts: plan (the scheduler's), kernels (the decoder alone), engine (scheduler, worker and sampling, without HTTP),
-speculation (with drafts and without), mixed (rows that ask for different things, beside plain ones), long (at 4,096
-tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class shape), accuracy (beside
-float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv (quantized KV beside
-full precision), sessions (looking them up), memory (search, inserts and
-restart with 100,000 entries, and embedding), overhead (gateway, router and scheduler around a worker that answers at
-once), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a session
-after a restart). Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
+speculation (with drafts and without), mixed (rows that ask for different things, beside plain ones), moe (choosing and
+paging experts), long (at 4,096 tokens of context), busy (beside a process that keeps a core busy), larger (a 1B-class
+shape), accuracy (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv
+(quantized KV beside full precision), sessions (looking them up), memory (search, inserts and restart with 100,000
+entries, and embedding), overhead (gateway, router and scheduler around a worker that answers at once), serving (the
+whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a session after a restart).
+Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
 tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
@@ -34,6 +34,7 @@ from tests.benchmarks import (
     larger,
     memory,
     mixed,
+    moe,
     overhead,
     picture,
     plan,
@@ -53,6 +54,7 @@ PARTS = {
         engine.PART,
         speculation.PART,
         mixed.PART,
+        moe.PART,
         decoding.LONG_CONTEXTS,
         decoding.BUSY_MACHINE,
         larger.PART,

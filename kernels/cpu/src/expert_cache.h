@@ -23,8 +23,9 @@ struct ExpertCounts {
     uint64_t paged_in = 0, paged_out = 0, foreseen = 0;  // experts; those foreseen are among those paged in
 };
 
-// An expert's affinity is an exponential mean of how often it is chosen: of each token, 0.99 of it stays, and 0.01 is added
-// where the token chose it. Room is made by the least affine expert that the step does not want, ties by the lower id.
+// An expert's affinity is an exponential mean of how often it is chosen: with each token 0.99 of it stays, and 0.01 is
+// added where the token chose it. Room is made by the expert chosen longest ago that the step does not want, of several
+// the least affine, then the lower id.
 class ExpertCache {
   public:
     static constexpr double kDecay = 0.99;
@@ -42,18 +43,20 @@ class ExpertCache {
     // Makes room for as many of `wanted` (distinct) as fit, in their order, and marks them resident. Writes what is to be
     // paged, in the order to do it in: every in (urgent) after the out that makes room for it.
     void admit(std::span<const int32_t> wanted, std::vector<PageRequest>& requests);
-    // At most one exchange, as above, of the least affine resident for the most affine of the others, where that has been
-    // chosen so much more that paging it pays.
+    // At most one exchange, for the most affine of those that are not resident, of a resident that was not chosen for long
+    // and is far less affine.
     void foresee(std::vector<PageRequest>& requests);
 
   private:
-    int least_affine(std::span<const uint8_t> spared) const;
+    // The resident to go first, of those not spared; -1 where there is none.
+    int victim() const;
     void page_out(int expert, std::vector<PageRequest>& requests);
     void page_in(int expert, Urgency urgency, std::vector<PageRequest>& requests);
 
     size_t expert_bytes_, slots_, cached_ = 0;
     std::vector<uint8_t> resident_, spared_;
     std::vector<double> affinity_;
+    std::vector<uint64_t> last_chosen_;  // by the number of the decision; 0: never
     ExpertCounts counts_;
 };
 

@@ -81,25 +81,43 @@ def test_affinity_is_an_exponential_mean(plan: Steps) -> None:
     np.testing.assert_allclose(cache.affinity, wanted, rtol=1e-9)
 
 
-def test_the_least_affine_makes_room_and_none_that_the_step_wants() -> None:
+def test_the_one_chosen_longest_ago_makes_room_and_none_that_the_step_wants() -> None:
     cache = _ext.ExpertCache(4, 100, 300)
-    for ids in ([0], [0], [1], [1], [2]):
+    for ids in ([2], [0], [1]):
         cache.record(ids)
         cache.admit(ids)
     cache.record([3])
     assert cache.admit([3]) == [(2, False, NORMAL), (3, True, URGENT)]
-    assert cache.admit([2, 3]) == [(0, False, NORMAL), (2, True, URGENT)]  # 3 is less affine, but wanted
+    cache.record([2])
+    assert cache.admit([0, 2]) == [(1, False, NORMAL), (2, True, URGENT)]  # 0 was chosen longer ago, but is wanted
+
+
+def test_of_experts_chosen_by_one_token_the_least_affine_makes_room() -> None:
+    cache = _ext.ExpertCache(4, 100, 200)
+    cache.record([0])
+    cache.record([0, 1])
+    cache.admit([0, 1])
+    cache.record([3])
+    assert cache.admit([3]) == [(1, False, NORMAL), (3, True, URGENT)]
 
 
 def test_a_likely_expert_is_foreseen() -> None:
     cache = _ext.ExpertCache(4, 100, 100)
     cache.record([0])
     cache.admit([0])
-    assert cache.foresee() == []
-    cache.record([1])
-    assert cache.foresee() == []  # as likely as the other: they would take turns
+    for _ in range(63):
+        cache.record([1])
+        assert cache.foresee() == []  # the other was chosen not long ago
     cache.record([1])
     assert cache.foresee() == [(0, False, NORMAL), (1, True, PREFETCH)]
+    assert cache.foresee() == []
+
+
+def test_room_that_is_free_is_filled_with_what_is_likely() -> None:
+    cache = _ext.ExpertCache(4, 100, 200)
+    cache.record([3])
+    assert cache.foresee() == [(3, True, PREFETCH)]
+    assert cache.foresee() == []  # no other was chosen
 
 
 def test_a_budget_without_room_is_refused() -> None:
