@@ -13,7 +13,7 @@ Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's ser
 tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
-their own: tests.benchmarks.forward, .linear, .plan, .sampling, .exposed_gap, .perplexity,
+their own: tests.benchmarks.forward, .linear, .plan, .sampling, .nearest, .exposed_gap, .perplexity,
 .schemas, .grammars, .quality, .reflect and .cost.
 """
 
