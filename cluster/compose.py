@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from actors.base.channel import Channel, connect
+from actors.base.keys import Keyring
 from actors.base.server import Register, Server
 from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
@@ -195,7 +196,8 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
 
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
     stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
-    gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools)
+    keyring = Keyring.load_or_create(config.memory.key_file) if config.memory.key_file else None
+    gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools, keyring=keyring)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 
 

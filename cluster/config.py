@@ -100,7 +100,10 @@ class Config(BaseModel):
                 "server_ca_file": _absolute(self.memory.server_ca_file),
             }
         )
-        gateway = self.gateway.model_copy(update={"api_keys_file": _absolute(self.gateway.api_keys_file)})
+        spool = _absolute(self.gateway.spool_directory) or home / "spool"
+        gateway = self.gateway.model_copy(
+            update={"api_keys_file": _absolute(self.gateway.api_keys_file), "spool_directory": spool}
+        )
         models = tuple(
             model.model_copy(
                 update={

@@ -15,9 +15,9 @@ from typing import Any
 import qdrant_edge as qdrant
 
 from actors.base.errors import Conflict, Internal, InvalidArgument
+from actors.base.files import write_whole
 from actors.memory import index_file
 from actors.memory.index import VectorIndex, holds
-from actors.memory.ownership import write_whole
 from actors.memory.store import PAGE, VECTOR, Entry, Schema, Where, check_width
 
 FLUSH_ENTRIES = 8192

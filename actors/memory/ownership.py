@@ -1,11 +1,11 @@
 """A memory directory belongs to one process at a time, and to one cluster key for good."""
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
 
 from actors.base.errors import Conflict, InvalidArgument
+from actors.base.files import write_whole
 from actors.base.keys import Keyring
 
 _CONTEXT = b"memory directory"
@@ -62,19 +62,3 @@ def keyring_of(directory: Path, key_file: Path) -> Keyring:
             param="memory.key_file",
         ) from None
     return keyring
-
-
-def write_whole(path: Path, content: bytes, *, synced: bool = True) -> None:
-    """Write a file that is there as a whole or not at all, readable by its owner; it survives this process.
-
-    `synced`: it survives the machine's end too.
-    """
-    draft = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        if synced:
-            os.fsync(file.fileno())
-    draft.replace(path)

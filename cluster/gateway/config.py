@@ -82,6 +82,15 @@ class GatewayConfig(BaseModel):
     record_batch: int = Field(
         default=100, ge=1, le=1000, description="Finished requests sent to memory and learner at once"
     )
+    spool_directory: Path | None = Field(
+        default=None, description="Where witness entries wait until memory has written them; by default home/spool"
+    )
+    spool_bytes: int = Field(
+        default=64 << 20,
+        ge=1 << 16,
+        le=1 << 40,
+        description="Most bytes that wait there; past it the oldest are dropped",
+    )
     record_delay_s: float = Field(
         default=0.2, ge=0, le=60, description="Longest a finished request waits for a batch, seconds"
     )

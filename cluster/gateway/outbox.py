@@ -26,8 +26,10 @@ class Outbox(Generic[Item]):
         limit: int,
         batch: int,
         delay_s: float,
+        overflow: Callable[[Item], None] | None = None,
     ) -> None:
-        self._to, self._send, self._dropped = to, send, dropped
+        """`overflow` takes what a full queue has no room for; without it, that is dropped and counted."""
+        self._to, self._send, self._dropped, self._overflow = to, send, dropped, overflow
         self._items: deque[Item] = deque()
         self._limit, self._batch, self._delay_s = limit, batch, delay_s
         self._arrived = asyncio.Event()
@@ -46,10 +48,13 @@ class Outbox(Generic[Item]):
         return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Queue one; a full queue drops its oldest."""
+        """Queue one; a full queue lets go of its oldest."""
         if len(self._items) >= self._limit:
-            self._items.popleft()
-            self._dropped(1)
+            oldest = self._items.popleft()
+            if self._overflow is not None:
+                self._overflow(oldest)
+            else:
+                self._dropped(1)
         self._items.append(item)
         self._empty.clear()
         self._arrived.set()

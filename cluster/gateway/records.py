@@ -3,27 +3,28 @@
     put() -> inbox -> embed the questions -> sessions (memory) · reports (router)
                                              score the answers -> witness entries (memory) · trajectories (learner)
 
-Each queue is bounded and drops its oldest, counted. An actor that is away is no error: its batch is tried again.
+Each queue is bounded. Where questions or answers come faster than they are embedded or scored, the oldest go on
+without; the other queues drop their oldest, counted. An actor that is away is no error: its batch is tried again.
+Witness entries go by way of a spool on disk (cluster.gateway.spool).
 """
 
 import asyncio
 import hashlib
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from actors.base.errors import InvalidArgument, RussetError, TooLarge
 from actors.base.telemetry import Telemetry
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.finished import Finished, witness_entry
 from cluster.gateway.outbox import Outbox
 from cluster.gateway.outcomes import Outcomes
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.sessions import Sessions
-from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2, scheduler_pb2
+from cluster.gateway.spool import Spool
+from protos.gen import inference_pb2, learner_pb2, memory_pb2, router_pb2
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
 from protos.gen.router_pb2_grpc import RouterStub
@@ -38,59 +39,6 @@ CHOSEN_KEPT = 16384
 FLUSH_S = 3.0
 
 
-class Attempt(NamedTuple):
-    """What a request is, that is one of several attempts at an answer."""
-
-    answer_id: str = ""
-    """The answer's; empty where it is an answer by itself."""
-    asserted: Sequence[inference_pb2.Grammar] = ()
-    """Languages that its text has to be of, without being held to them."""
-
-
-@dataclass
-class Finished:
-    """One request as it went. Times in milliseconds. `question` is the last user turn; `session` the conversation that
-    it became a turn of, if it did."""
-
-    id: str
-    tenant: str
-    session_id: str
-    time_ms: int
-    route: inference_pb2.Route
-    revision: str
-    question: str
-    session: memory_pb2.Session | None
-    text: str
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    prefix_hashes: list[int]
-    usage: inference_pb2.Usage
-    timings: scheduler_pb2.Timings
-    finish: str
-    error: str
-    routing_ms: float
-    ttft_ms: float
-    tpot_ms: float
-    total_ms: float
-    follows: str = ""
-    answer_id: str = ""
-    """The answer that it was an attempt at; empty is itself."""
-    demands: list[memory_pb2.Demand] = field(default_factory=list)
-    """What of it was asked to be of a form."""
-    embedding: list[float] = field(default_factory=list)
-    embedding_ms: float = 0.0
-    """Before the answer where something was retrieved by it; else its share of its batch's time, after the answer."""
-    retrieval_ms: float = 0.0
-    quality: memory_pb2.Quality | None = None
-    options: Sequence[memory_pb2.RouteOption] = ()
-    """What the router chose among, the chosen one first."""
-    kv_format: str = ""
-    adapter: str = ""
-    adapter_version: int = 0
-    documents: Sequence[memory_pb2.WitnessDocument] = ()
-    """Retrieved for the prompt, best first."""
-
-
 class Records:
     """Takes finished requests and brings them to memory, learner and router."""
 
@@ -103,7 +51,10 @@ class Records:
         sessions: Sessions,
         outcomes: Outcomes,
         telemetry: Telemetry,
+        spool: Spool | None = None,
     ) -> None:
+        """`spool` takes the witness entries; without it they wait in this process alone."""
+        self._spool = spool
         self._router, self._memory, self._learner, self._conversations = router, memory, learner, sessions
         self._outcomes = outcomes
         self._chosen: OrderedDict[str, str] = OrderedDict()
@@ -114,16 +65,19 @@ class Records:
         )
 
         def outbox(
-            to: str, send: Callable[[Sequence[Finished]], Awaitable[None]], delay_s: float = 0.0
+            to: str,
+            send: Callable[[Sequence[Finished]], Awaitable[None]],
+            delay_s: float = 0.0,
+            overflow: Callable[[Finished], None] | None = None,
         ) -> Outbox[Finished]:
             count = dropped.labels(to=to)
-            return Outbox(to, send, count.inc, config.record_queue, config.record_batch, delay_s)
+            return Outbox(to, send, count.inc, config.record_queue, config.record_batch, delay_s, overflow)
 
-        self._inbox = outbox("embedder", self._embed, config.record_delay_s)
+        self._inbox = outbox("embedder", self._embed, config.record_delay_s, self._embedding_is_over)
         self.answering = 0
         """Requests whose answers are being made now."""
         self._share, self._patience = config.quality_share, config.record_queue // 2
-        self._unscored = outbox("scorer", self._score)
+        self._unscored = outbox("scorer", self._score, overflow=self._scoring_is_over)
         self._embedded = [self._unscored, outbox("sessions", self._sessions), outbox("router", self._report)]
         self._scored = [outbox("witness", self._witness), outbox("learner", self._trajectories)]
 
@@ -139,11 +93,13 @@ class Records:
 
     async def start(self) -> None:
         """Begin to send."""
+        if self._spool is not None:
+            await self._spool.start()
         for box in (self._inbox, *self._embedded, *self._scored):
             box.start()
 
     async def flush(self) -> None:
-        """Return when everything put so far was sent, or dropped, or FLUSH_S seconds are over."""
+        """Return when everything put so far was sent, spooled or dropped, or FLUSH_S seconds are over."""
         try:
             async with asyncio.timeout(FLUSH_S):
                 await self._inbox.flush()
@@ -179,10 +135,12 @@ class Records:
         return (await self._memory.Score(memory_pb2.ScoreRequest(answers=[answer]))).qualities[0].total
 
     async def stop(self) -> None:
-        """Flush, then end."""
+        """Flush, then end; what is spooled and not written yet is sent by the next gateway that has the directory."""
         await self.flush()
         for box in (self._inbox, *self._embedded, *self._scored):
             await box.stop()
+        if self._spool is not None:
+            await self._spool.stop(FLUSH_S)
 
     async def _embed(self, batch: Sequence[Finished]) -> None:
         """One embedding for each question; without memory the records go on without."""
@@ -199,9 +157,12 @@ class Records:
                 for index, finished in enumerate(asked):
                     finished.embedding_ms = each_ms
                     finished.embedding = list(reply.values[index * reply.width : (index + 1) * reply.width])
+        for finished in batch:
+            self._embedding_is_over(finished)
+
+    def _embedding_is_over(self, finished: Finished) -> None:
         for box in self._embedded:
-            for finished in batch:
-                box.put(finished)
+            box.put(finished)
 
     async def _score(self, batch: Sequence[Finished]) -> None:
         """How good the answers are: all where none is being made now, else a share, for that takes time from those.
@@ -221,13 +182,19 @@ class Records:
                 for finished, quality in zip(wanted, reply.qualities, strict=True):
                     finished.quality = quality
                     self._outcomes.scored(finished.id, quality.total)
+        for finished in batch:
+            self._scoring_is_over(finished)
+
+    def _scoring_is_over(self, finished: Finished) -> None:
         for box in self._scored:
-            for finished in batch:
-                box.put(finished)
+            box.put(finished)
 
     async def _witness(self, batch: Sequence[Finished]) -> None:
         entries = [witness_entry(finished) for finished in batch]
-        await self._memory.AppendWitness(memory_pb2.AppendWitnessRequest(entries=entries))
+        if self._spool is not None:
+            await self._spool.put(entries)
+        else:
+            await self._memory.AppendWitness(memory_pb2.AppendWitnessRequest(entries=entries))
 
     async def _sessions(self, batch: Sequence[Finished]) -> None:
         for finished in batch:
@@ -262,65 +229,6 @@ def answered(finished: Finished) -> memory_pb2.Answered:
         text=finished.text,
         demands=finished.demands,
     )
-
-
-def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
-    """The entry of the audit log; memory embeds the texts and keeps only their hashes."""
-    timings = finished.timings
-    return memory_pb2.WitnessEntry(
-        id=finished.id,
-        tenant=finished.tenant,
-        session_id=finished.session_id,
-        time_ms=finished.time_ms,
-        model=finished.route.model,
-        model_revision=finished.revision,
-        replica_id=finished.route.replica,
-        route=finished.route,
-        usage=finished.usage,
-        latency=memory_pb2.Latency(
-            embedding_ms=finished.embedding_ms,
-            retrieval_ms=finished.retrieval_ms,
-            routing_ms=finished.routing_ms,
-            queue_ms=timings.queue_us / 1e3,
-            prefill_ms=timings.prefill_us / 1e3,
-            decode_ms=timings.decode_us / 1e3,
-            total_ms=finished.total_ms,
-            ttft_ms=finished.ttft_ms,
-            tpot_ms=finished.tpot_ms,
-        ),
-        options=finished.options,
-        adapter=finished.adapter,
-        adapter_version=finished.adapter_version,
-        kv_format=finished.kv_format,
-        documents=finished.documents,
-        finish=finished.finish,
-        error=finished.error,
-        query_embedding=finished.embedding,
-        query_text=finished.question,
-        response_text=finished.text,
-        quality=finished.quality.total if finished.quality else None,
-        scores=finished.quality,
-    )
-
-
-def options_of(decision: router_pb2.RouteReply, chosen: str) -> list[memory_pb2.RouteOption]:
-    """A routing decision's candidates with their probabilities, which sum to 1; the replica `chosen` comes first.
-
-    The router's best has the decision's confidence. The others share the rest by exp(score / stake), where the stake is
-    the largest score, as in actors.router.policy.confidence; alone, a candidate has all.
-    """
-    candidates = decision.candidates
-    if not candidates:
-        return []
-    stake = max(1.0, *(abs(each.score) for each in candidates))
-    weights = [math.exp(each.score / stake) for each in candidates[1:]]
-    first = decision.confidence if weights else 1.0
-    shares = [first, *((1.0 - first) * weight / sum(weights) for weight in weights)]
-    options = [
-        memory_pb2.RouteOption(model=decision.model, replica=each.replica_id, score=each.score, probability=share)
-        for each, share in zip(candidates, shares, strict=True)
-    ]
-    return sorted(options, key=lambda option: option.replica != chosen)
 
 
 def trajectory(finished: Finished) -> learner_pb2.Trajectory:

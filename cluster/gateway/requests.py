@@ -20,11 +20,12 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation, Within
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
+from cluster.gateway.finished import Attempt, Finished, options_of
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.outcomes import Outcomes, Variant
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.recall.grounding import Grounding, Recall
-from cluster.gateway.records import Attempt, Finished, Records, demands_of, options_of, question_of, said
+from cluster.gateway.records import Records, demands_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.tools.plan import ToolPlan

@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from actors.base.errors import Conflict
+from actors.base.keys import Keyring
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from cluster.gateway.aliases import Aliases
@@ -29,6 +30,7 @@ from cluster.gateway.requests import Requests
 from cluster.gateway.routes import Routes
 from cluster.gateway.server_tools import embedding_by
 from cluster.gateway.sessions import Sessions
+from cluster.gateway.spool import Spool
 from cluster.gateway.witness import Witness
 from cluster.tool_runtime.config import ToolsConfig
 from cluster.tool_runtime.registry import Registry
@@ -64,15 +66,23 @@ class Gateway:
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         tools: ToolsConfig = NO_TOOLS,
+        keyring: Keyring | None = None,
     ) -> None:
-        """`metrics` renders what /metrics shows; by default this process's own."""
+        """`metrics` renders what /metrics shows; by default this process's own. `keyring` seals what waits on disk.
+
+        Without it, or without gateway.spool_directory, what waits is lost with this process.
+        """
         self._config = config
         self._telemetry = telemetry
         self._routes = Routes(config, router, telemetry)
         self._catalog = Catalog(config)
         sessions = self._sessions = Sessions(config, memory)
         self._outcomes = Outcomes(config, router, telemetry)
-        self._records = Records(config, router, memory, learner, sessions, self._outcomes, telemetry)
+        spool = None
+        if keyring is not None and config.spool_directory is not None:
+            directory = config.spool_directory / f"gateway-{telemetry.replica or 0}"
+            spool = Spool(directory, keyring, memory, config.spool_bytes, telemetry)
+        self._records = Records(config, router, memory, learner, sessions, self._outcomes, telemetry, spool)
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         self.tools = ToolRuntime(tools, Registry(tools), embedding_by(memory), telemetry)
         """What runs server-side tools."""

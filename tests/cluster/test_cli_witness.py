@@ -28,7 +28,9 @@ async def test_reading_and_verifying(home: Any, monkeypatch) -> None:
     async with LocalCluster(settings(home)) as local:
         async with httpx.AsyncClient(base_url=local.http, timeout=120) as client:
             answers = [(await client.post("/v1/chat/completions", json=ASKED)).json() for _ in range(3)]
-        await local.service("gateway-0").service._records.flush()
+        records = local.service("gateway-0").service._records
+        await records.flush()
+        await records._spool.flush()
         await local.service("memory").service.witness.flush()
         url = ("--url", local.http)
         rows = json.loads((await russet("list", "--json", "--from", "1h", *url)).output)["data"]
@@ -38,7 +40,8 @@ async def test_reading_and_verifying(home: Any, monkeypatch) -> None:
         assert "prefill_ms" in shown
         assert "sha256:" in shown
         (group,) = json.loads((await russet("stats", "--json", *url)).output)["data"]
-        assert (group["entries"], group["completion_tokens"]) == (3, 9)
+        assert group["entries"] == 3
+        assert group["completion_tokens"] == sum(answer["usage"]["completion_tokens"] for answer in answers) > 0
         assert "p99" in (await russet("stats", "--by", "model,finish", *url)).output
         assert "no such entries" in (await russet("errors", "the connection was lost", *url)).output
         assert "no such entries" in (await russet("slow", *url)).output

@@ -19,7 +19,9 @@ async def ask(local: LocalCluster, client: httpx.AsyncClient, content: str, **mo
     """An answer, once it is recorded."""
     body = {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 60} | more
     answer = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
-    await local.service("gateway-0").service._records.flush()
+    records = local.service("gateway-0").service._records
+    await records.flush()
+    await records._spool.flush()
     return answer
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from actors.base.errors import Internal, InvalidArgument
+from actors.base.files import write_whole
 from actors.base.keys import Keyring
 from actors.memory.chain import link
-from actors.memory.ownership import write_whole
 from protos.gen import memory_pb2
 
 SUFFIX = ".archive"

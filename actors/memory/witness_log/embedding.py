@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.base.errors import InvalidArgument
+from actors.base.files import write_whole
 from actors.base.keys import Keyring
 from actors.base.telemetry import Telemetry
-from actors.memory.ownership import write_whole
 from actors.memory.store import Collection, Entry
 
 log = logging.getLogger(__name__)

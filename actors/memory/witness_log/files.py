@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from actors.base.errors import InvalidArgument
+from actors.base.files import write_whole
 from actors.base.keys import Keyring
 from actors.memory.chain import Head
-from actors.memory.ownership import write_whole
 
 log = logging.getLogger(__name__)
 _HEAD_CONTEXT, _CHECKPOINT_CONTEXT, _SIGNED_CONTEXT = b"witness head", b"witness checkpoint", b"witness signed head"

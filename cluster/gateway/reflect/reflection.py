@@ -16,8 +16,9 @@ from contextlib import aclosing
 from actors.base.errors import DeadlineExceeded, RussetError
 from cluster.gateway.answer_stream import summed
 from cluster.gateway.caller import Caller
+from cluster.gateway.finished import Attempt
 from cluster.gateway.recall.grounding import Grounding
-from cluster.gateway.records import Attempt, question_of
+from cluster.gateway.records import question_of
 from cluster.gateway.reflect.asked import ATTEMPTS, DEADLINE_MS, check_readable, check_reflect
 from cluster.gateway.reflect.assertions import Judgement, asks_quality, asserted, demanded, judged
 from cluster.gateway.reflect.constraint import WEAKENED, candidates, weakened

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from actors.base.errors import InvalidArgument
+from cluster.gateway.finished import Finished, options_of, witness_entry
 from cluster.gateway.outbox import Outbox
-from cluster.gateway.records import Finished, is_drawn, options_of, witness_entry
+from cluster.gateway.records import is_drawn
 from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
 
 BODY = {
