@@ -10,10 +10,11 @@ from actors.base.errors import DeadlineExceeded, InvalidArgument, NotFound, Unav
 from cluster.gateway.caller import Caller
 from cluster.gateway.catalog import ModelView
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.finished import Finished
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.recall.asked import PARAM, RESULTS
 from cluster.gateway.recall.passages import block, in_order, with_system
-from cluster.gateway.records import Finished, question_of
+from cluster.gateway.records import question_of
 from protos.gen import documents_pb2, inference_pb2, memory_pb2
 from protos.gen.documents_pb2_grpc import DocumentsStub
 
