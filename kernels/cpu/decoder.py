@@ -91,6 +91,7 @@ class CpuDecoder:
         self.max_step_tokens = max_step_tokens
         self.rounding = rounding
         embedding = pack(weights.embedding)
+        self._bonus = 0.0 if experts is None else experts.bonus
         self._pager = None if experts is None else page_experts(spec, weights, experts)
         self._native = _ext.Decoder(
             hidden=spec.hidden,
@@ -115,8 +116,12 @@ class CpuDecoder:
 
     @property
     def isa_class(self) -> str:
-        """Architecture, instruction set and, unless fine, rounding, e.g. x86-avx512vnni."""
-        return _ext.isa_class() + ("" if self.rounding == "fine" else f"-{self.rounding}")
+        """Architecture, instruction set and, unless fine, rounding, e.g. x86-avx512vnni.
+
+        With a bonus for experts in memory it says so: K and V are then not those of a decoder without.
+        """
+        rounding = "" if self.rounding == "fine" else f"-{self.rounding}"
+        return f"{_ext.isa_class()}{rounding}" + (f"-bonus{self._bonus:g}" if self._bonus else "")
 
     @property
     def weight_bytes(self) -> int:

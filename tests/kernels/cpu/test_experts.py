@@ -191,6 +191,7 @@ def test_a_bonus_saves_reading_and_follows_from_the_steps(tmp_path: Path) -> Non
     ]
     plain, drawn, again = (run(decoder, TOKENS, CUTS) for decoder in made)
     np.testing.assert_array_equal(drawn, again)
+    assert [decoder.isa_class.partition("-bonus")[2] for decoder in made] == ["", "0.3", "0.3"]
     assert not np.array_equal(drawn, plain)
     counts = [decoder.expert_counts for decoder in made]
     assert counts[1]._replace(decision_ns=0) == counts[2]._replace(decision_ns=0)
