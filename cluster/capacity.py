@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.worker.models.catalogue import locate
 from actors.worker.models.expert_bytes import expert_bytes
-from actors.worker.slab import available_memory
+from actors.worker.slab import SHARE, available_memory
 from cluster.config import Config, ModelConfig
 from cluster.topology import Demand, Node, Topology, check_store, place
 
@@ -43,6 +43,26 @@ def planned(config: Config, node: str) -> tuple[Config, Topology]:
     return config.model_copy(update={"models": models}), topology
 
 
+def admitted(model: ModelConfig, node: str, promised: int, residents: int) -> tuple[ModelConfig, int]:
+    """A model that is to be loaded beside others, with its KV and threads settled, and the bytes of a replica of it.
+
+    promised: bytes that were set aside for what runs here and are not taken yet. residents: replicas that run here.
+    Raises NotFound for a model that is not there and InvalidArgument, with the numbers, where it does not fit.
+    """
+    free = max(0, available_memory() - promised)
+    demand = _demand(model)
+    if not model.kv_memory_bytes:
+        # What the replica would take by itself, but of what is left: it cannot see what others were promised.
+        left = max(0, free - demand.weight_bytes * model.replicas)
+        kv_bytes = max(LEAST_KV_BYTES, int(left * SHARE) // model.replicas)
+        model = model.model_copy(update={"kv_memory_bytes": kv_bytes})
+        demand = _demand(model)
+    for placement in place([Node(node, cores(), free)], [demand]).placements:
+        log.info("%s on %s: %s", placement.replica_id, node, placement.because)
+    threads = model.threads or max(1, cores() // (residents + model.replicas))
+    return model.model_copy(update={"threads": threads}), demand.bytes_each
+
+
 def cores() -> int:
     """Processors that this process may use: those it is bound to, within its control group's share of time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -60,11 +80,16 @@ def _cpu_limits(root: Path) -> list[list[str]]:
     return [(folder / "cpu.max").read_text().split() for folder in above if (folder / "cpu.max").is_file()]
 
 
-def _demand(model: ModelConfig) -> Demand:
+def weight_bytes(model: ModelConfig) -> int:
+    """Bytes that the weights of a replica take. Raises NotFound."""
     _, path = locate(model.model)
     on_disk = expert_bytes(model.model) if model.experts_memory_bytes else 0
-    weights = int((_bytes(path) - on_disk) * WEIGHTS_IN_MEMORY) + min(on_disk, model.experts_memory_bytes)
-    return Demand(model.served_name, model.replicas, weights, model.kv_memory_bytes or LEAST_KV_BYTES)
+    return int((_bytes(path) - on_disk) * WEIGHTS_IN_MEMORY) + min(on_disk, model.experts_memory_bytes)
+
+
+def _demand(model: ModelConfig) -> Demand:
+    kv_bytes = model.kv_memory_bytes or LEAST_KV_BYTES
+    return Demand(model.served_name, model.replicas, weight_bytes(model), kv_bytes)
 
 
 def _bytes(path: Path) -> int:

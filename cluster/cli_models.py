@@ -1,12 +1,14 @@
 """`russet models`: what is served, under which names, and how the sides of a split do."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from actors.base.errors import InvalidArgument
@@ -22,6 +24,8 @@ Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key,
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 Name = Annotated[str, typer.Argument(help="The alias")]
+Wait = Annotated[bool, typer.Option(help="Wait until it is done")]
+LOOK_S = 0.25
 MEASURED = (("errors", "error_rate", 100, "%"), ("first token", "ttft_ms", 1, "ms"), ("per token", "tpot_ms", 1, "ms"))
 SCORED = (("quality", "quality", 1, ""), ("rating", "rating", 1, ""))
 
@@ -35,12 +39,69 @@ def models(context: typer.Context, url: Url = None, key: Key = None, config: Con
 
 @app.command("list")
 def list_models(as_json: AsJson = False, url: Url = None, key: Key = None, config: ConfigFile = None) -> None:
-    """List the models that answer now, and the aliases of them."""
-    rows = _client(url, key, config).models()
-    if as_json:
-        out.print_json(json.dumps(rows))
-    else:
-        out.print(models_table(rows))
+    """List every model with its replicas: ready, loading, draining, or failed and why."""
+    _show(_client(url, key, config).served(), as_json)
+
+
+@app.command()
+def load(
+    model: Annotated[str, typer.Argument(help="Alias, GGUF file or directory, on the server")],
+    name: Annotated[str, typer.Option("--id", help="Id to serve it under \\[default: the alias or file's name]")] = "",
+    replicas: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="NAME=VALUE", help="A setting of the model, e.g. kv_memory_bytes=268435456"
+        ),
+    ] = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Load a model beside those that are served, if it fits into memory. It comes back when Russet starts again."""
+    client = _client(url, key, config)
+    row = client.load_model(model, name, replicas, settings_of(settings or []))
+    row = _settled(client, row, "loading", wait)
+    _show([row], as_json)
+    if row["state"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def scale(
+    name: Annotated[str, typer.Argument(help="The model's id")],
+    replicas: Annotated[int, typer.Argument(min=1, max=64)],
+    wait: Wait = True,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Give a model another number of replicas; those that leave end their answers first."""
+    client = _client(url, key, config)
+    row = client.scale_model(name, replicas)
+    row = _settled(client, _settled(client, row, "loading", wait), "draining", wait)
+    _show([row], as_json)
+    if row["state"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def unload(
+    name: Annotated[str, typer.Argument(help="The model's id")],
+    timeout: Annotated[float, typer.Option(min=0, max=3600, help="Seconds that running answers get to end")] = 60,
+    wait: Wait = True,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Unload a model: new requests for it are refused at once, running answers end first, its memory is given back."""
+    client = _client(url, key, config)
+    row = _settled(client, client.unload_model(name, timeout), "draining", wait)
+    left = "" if wait else f"; {len(row['replicas'])} replicas end their answers"
+    out.print(f"{name} is unloaded{left}", markup=False)
 
 
 @app.command()
@@ -88,6 +149,46 @@ def split(name: Name, as_json: AsJson = False, url: Url = None, key: Key = None,
         out.print_json(json.dumps(row))
     else:
         out.print(split_table(row))
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """What `NAME=VALUE` says, by name; values are JSON where they can be. Raises InvalidArgument."""
+    found: dict[str, Any] = {}
+    for setting in given:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidArgument(f"{setting!r}: accepted is NAME=VALUE, e.g. kv_memory_bytes=268435456")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _settled(client: Client, row: dict[str, Any], state: str, wait: bool) -> dict[str, Any]:
+    """The model's row once none of its replicas is in `state` any more; as it was last where it is gone then."""
+    with Status(f"{row['id']} is {state}", console=Console(stderr=True)):
+        while wait and any(replica["state"] == state for replica in row["replicas"]):
+            time.sleep(LOOK_S)
+            now = next((each for each in client.served() if each["id"] == row["id"]), None)
+            if now is None:
+                break
+            row = now
+    return row
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(rows))
+        return
+    table = Table("model", "replica", "state", "set aside", "resident", "from", "")
+    for row in rows:
+        for replica in row["replicas"]:
+            resident = "" if replica["resident_bytes"] is None else f"{replica['resident_bytes'] / 1e6:,.0f} MB"
+            cells = row["id"], replica["id"], f"{replica['state']} {replica['since_s']:.0f} s"
+            more = f"{replica['bytes'] / 1e6:,.0f} MB", resident, row["source"], replica["reason"] or ""
+            table.add_row(*map(escape, (*cells, *more)))
+    out.print(table)
 
 
 def weights(targets: list[str]) -> dict[str, float]:

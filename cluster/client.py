@@ -132,6 +132,23 @@ class Client:
         body = {"query": query, "max_num_results": limit}
         return self._ask("POST", f"/v1/vector_stores/{quote(store_id, safe='')}/search", body).json()["data"]
 
+    def served(self) -> list[dict[str, Any]]:
+        """Every model, ready or not, with its replicas."""
+        return self._ask("GET", "/v1/russet/models").json()["data"]
+
+    def load_model(self, model: str, name: str, replicas: int, settings: dict[str, Any]) -> dict[str, Any]:
+        """Begin to load a model."""
+        body = {"model": model, "id": name, "replicas": replicas, "settings": settings}
+        return self._ask("POST", "/v1/models", body).json()
+
+    def scale_model(self, name: str, replicas: int) -> dict[str, Any]:
+        """Begin to give a model another number of replicas."""
+        return self._ask("PATCH", f"/v1/models/{quote(name, safe='')}", {"replicas": replicas}).json()
+
+    def unload_model(self, name: str, timeout_s: float) -> dict[str, Any]:
+        """Begin to unload a model."""
+        return self._ask("DELETE", f"/v1/models/{quote(name, safe='')}?timeout_s={timeout_s}").json()
+
     def aliases(self) -> list[dict[str, Any]]:
         """The names that lead to models, with how these do."""
         return self._ask("GET", "/v1/russet/aliases").json()["data"]

@@ -17,6 +17,7 @@ from actors.base.keys import Keyring
 from actors.base.server import Register, Server
 from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
+from cluster.controller import Controller
 from cluster.identity import TelemetryService, scrape
 from cluster.telemetry import telemetry as telemetry_of
 from cluster.topology import replica_index
@@ -179,8 +180,8 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
     return serving
 
 
-async def serve_gateway(config: Config, replica: str, directory: Directory) -> Serving:
-    """One gateway: HTTP and the public gRPC service, and beside them its own metrics."""
+async def serve_gateway(config: Config, replica: str, directory: Directory, controller: Controller | None) -> Serving:
+    """One gateway: HTTP and the public gRPC service, and beside them its own metrics. `controller` loads models."""
     from cluster.gateway.service import Gateway
     from protos.gen.documents_pb2_grpc import DocumentsStub
     from protos.gen.learner_pb2_grpc import LearnerStub
@@ -197,7 +198,8 @@ async def serve_gateway(config: Config, replica: str, directory: Directory) -> S
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
     stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
     keyring = Keyring.load_or_create(config.memory.key_file) if config.memory.key_file else None
-    gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, tools=config.tools, keyring=keyring)
+    more = {"tools": config.tools, "keyring": keyring, "controller": controller}
+    gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, **more)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 
 

@@ -42,6 +42,16 @@ class ModelConfig(WorkerConfig):
             )
         return self
 
+    def within(self, home: Path, key_file: Path, deterministic: bool) -> Self:
+        """The same with what follows from the cluster's settings filled in, and paths absolute."""
+        return self.model_copy(
+            update={
+                "deterministic": self.deterministic or deterministic,
+                "kv_disk_directory": _absolute(self.kv_disk_directory) or home / "kv",
+                "key_file": _absolute(self.key_file) or key_file,
+            }
+        )
+
     def of_replica(self, index: int) -> Self:
         """The same for replica number `index`: of `cpus`, in order, the ones that are its own."""
         each = len(self.cpus) // self.replicas
@@ -104,16 +114,7 @@ class Config(BaseModel):
         gateway = self.gateway.model_copy(
             update={"api_keys_file": _absolute(self.gateway.api_keys_file), "spool_directory": spool}
         )
-        models = tuple(
-            model.model_copy(
-                update={
-                    "deterministic": model.deterministic or self.deterministic,
-                    "kv_disk_directory": _absolute(model.kv_disk_directory) or home / "kv",
-                    "key_file": _absolute(model.key_file) or key_file,
-                }
-            )
-            for model in self.models
-        )
+        models = tuple(model.within(home, key_file, self.deterministic) for model in self.models)
         names = [model.served_name for model in models]
         if len(set(names)) < len(names):
             raise InvalidArgument(

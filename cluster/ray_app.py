@@ -127,7 +127,7 @@ class Gateway(_Actor):
     async def __init__(self, config: str) -> None:
         settings = Config.model_validate_json(config)
         rank = serve.get_replica_context().rank.rank
-        self.serving = await compose.serve_gateway(settings, str(rank), RayDirectory(settings))
+        self.serving = await compose.serve_gateway(settings, str(rank), RayDirectory(settings), None)
 
 
 class Worker:

@@ -103,7 +103,7 @@ def _refusal(demand: Demand, index: int, free: dict[str, int]) -> str:
     return (
         f"replica {index + 1} of {demand.replicas} of {demand.model} needs {_gb(demand.bytes_each)} "
         f"({_gb(demand.weight_bytes)} weights + {_gb(demand.kv_bytes)} KV), but {room}; "
-        "lower models.replicas or models.kv_memory_bytes, or add a node"
+        "lower models.replicas or models.kv_memory_bytes, unload a model, or add a node"
     )
 
 

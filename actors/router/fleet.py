@@ -41,6 +41,8 @@ class Fleet:
         self._config = config
         self._clock = clock
         self._replicas: dict[str, Replica] = {}
+        self.retired: set[str] = set()
+        """Models that were unloaded, and have no replica that is not going."""
         self._over: OrderedDict[str, deque[str]] = OrderedDict()
         self._first_token = telemetry.gauge("russet_router_ttft_ms", "Mean wait for the first token", ("replica",))
         self._per_token = telemetry.gauge("russet_router_tpot_ms", "Mean time per token after the first", ("replica",))
@@ -51,6 +53,10 @@ class Fleet:
         """Take a heartbeat; False where the replica was not known (the router is new, or the replica is)."""
         if state.incarnation in self._over.get(state.replica_id, ()):
             return True
+        if state.unloading:
+            self.retired.add(state.model)
+        elif not state.leaving:
+            self.retired.discard(state.model)
         known = self._replicas.get(state.replica_id)
         same = known is not None and known.state.incarnation == state.incarnation
         if state.leaving:

@@ -138,7 +138,9 @@ class RouterService(router_pb2_grpc.RouterServicer):
         ]
         tables = self._tables(replicas)
         aliases = [self._alias(alias, tables) for _, alias in sorted(tables.aliases.items())]
-        return router_pb2.ListReplicasReply(replicas=rows, default_model=tables.default, aliases=aliases)
+        return router_pb2.ListReplicasReply(
+            replicas=rows, default_model=tables.default, aliases=aliases, retired=sorted(self.fleet.retired)
+        )
 
     async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
         """Learn how a request went."""
@@ -214,7 +216,9 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     def _default(self, known: list[Replica]) -> str:
         """The model of requests that ask for none; empty while there is none."""
-        return self._config.default_model or min((replica.state.model for replica in known), default="")
+        default = self._config.default_model
+        there = {replica.state.model for replica in known} - self.fleet.retired
+        return default if default and (default not in self.fleet.retired or not there) else min(there, default="")
 
     def _resolve(self, request: router_pb2.RouteRequest, known: list[Replica]) -> Resolution:
         """Where the name that was asked for leads; a begun request's, to its own model. Raises NotFound."""
@@ -222,9 +226,15 @@ class RouterService(router_pb2_grpc.RouterServicer):
             resolution = Resolution("", (Choice(request.settled, 1.0, "it has begun"),), ())
         else:
             resolution = resolve(request.model, routing_key(request), self._tables(known))
-        served = sorted({replica.state.model for replica in known})
+        served = sorted({replica.state.model for replica in known} - self.fleet.retired)
+        models, retired = {choice.model for choice in resolution.choices}, self.fleet.retired
+        if not request.begun and models <= retired:
+            raise NotFound(
+                f"model {resolution.choices[0].model!r} was unloaded; these are served: {', '.join(served) or 'none'}",
+                param="model",
+            )
         # A router that has heard of nobody cannot tell what there is; and the default model may be loading still.
-        if served and not any(choice.model in (*served, self._config.default_model) for choice in resolution.choices):
+        if served and not models & {*served, self._config.default_model, request.settled}:
             self._decisions.labels(outcome="unknown_model").inc()
             here = f"served here; these are: {', '.join(served)}"
             if resolution.alias:

@@ -64,6 +64,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
         self._none_live = asyncio.Event()
         self._none_live.set()
         self._draining = False
+        self._unloading = False
         self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -177,6 +178,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                 f"timeout_s is {request.timeout_s}; accepted: seconds, at least 0.", param="timeout_s"
             )
         self._draining = True
+        self._unloading = request.unload
         self._changed()
         try:
             async with asyncio.timeout(request.timeout_s):
@@ -292,6 +294,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
             load=self._load(),
             incarnation=self._incarnation,
             worker_addresses=self._worker_addresses(),
+            unloading=self._unloading,
         )
 
 

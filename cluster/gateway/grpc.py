@@ -10,6 +10,7 @@ from cluster.gateway.auth import Gate
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.feedback import Feedback
+from cluster.gateway.loading import Loading
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.requests import Requests
@@ -20,12 +21,15 @@ from protos.gen import inference_pb2, inference_pb2_grpc
 class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
-    def __init__(self, requests: Requests, models: Models, gate: Gate, feedback: Feedback, aliases: Aliases) -> None:
+    def __init__(
+        self, requests: Requests, models: Models, gate: Gate, feedback: Feedback, aliases: Aliases, loading: Loading
+    ) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
         self._feedback = feedback
         self._aliases = aliases
+        self._loading = loading
 
     async def Chat(self, request: inference_pb2.ChatRequest, context: Any) -> inference_pb2.Answer:
         """A whole answer."""
@@ -107,6 +111,22 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Forget one that was put."""
         found = await self._aliases.delete(self._admit(request, context), request.name)
         return inference_pb2.DeleteAliasReply(found=found)
+
+    async def ListServed(self, request: inference_pb2.ListServedRequest, context: Any) -> inference_pb2.ListServedReply:
+        """Every model, ready or not."""
+        return inference_pb2.ListServedReply(models=await self._loading.listed(self._admit(request, context)))
+
+    async def LoadModel(self, request: inference_pb2.LoadModelRequest, context: Any) -> inference_pb2.ServedModel:
+        """Begin to load one."""
+        return await self._loading.load(self._admit(request, context), request)
+
+    async def ScaleModel(self, request: inference_pb2.ScaleModelRequest, context: Any) -> inference_pb2.ServedModel:
+        """Give it another number of replicas."""
+        return await self._loading.scale(self._admit(request, context), request)
+
+    async def UnloadModel(self, request: inference_pb2.UnloadModelRequest, context: Any) -> inference_pb2.ServedModel:
+        """Begin to unload it."""
+        return await self._loading.unload(self._admit(request, context), request)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
         choices = Choices(self._requests, request, self._admit(request, context))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from cluster.controller import DRAIN_TIMEOUT_S, LONGEST_DRAIN_S
 from cluster.gateway import anthropic, responses
 from cluster.gateway.aliases import AliasBody
 from cluster.gateway.bodies import ANY
@@ -17,6 +18,7 @@ from cluster.gateway.cost_router import ScoreBody, TrainCostBody
 from cluster.gateway.documents import bodies
 from cluster.gateway.documents.http import FILES_DEFAULT, FILES_MOST, STORES_DEFAULT, STORES_MOST
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
+from cluster.gateway.loading import LoadBody, ScaleBody
 from cluster.gateway.named_routers import ClassifyBody, ExamplesBody, PruneBody
 from cluster.gateway.openai import (
     UNSUPPORTED_CHAT,
@@ -63,6 +65,8 @@ BODIES = (
     Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),
     Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it"),
     Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it"),
+    Reads("/v1/models", LoadBody, {}, False, "Load a model beside those that are served"),
+    Reads("/v1/models/{model}", ScaleBody, {}, False, "Give it another number of replicas", "patch"),
     Reads("/v1/russet/aliases/{alias}", AliasBody, {}, False, "Have a name lead to models", "put"),
     Reads("/v1/vector_stores", bodies.StoreBody, bodies.UNSUPPORTED_STORE, False, "Make a vector store"),
     Reads(
@@ -121,6 +125,11 @@ _PAGE = _page(20, MOST_ITEMS)
 _STORES_PAGE = _page(STORES_DEFAULT, STORES_MOST)
 _FILES_PAGE = [*_page(FILES_DEFAULT, FILES_MOST), {"name": "purpose", "in": "query", "schema": {"type": "string"}}]
 _FILTER = {"name": "filter", "in": "query", "schema": {"enum": ["in_progress", "completed", "failed", "cancelled"]}}
+_DRAIN = {
+    "name": "timeout_s",
+    "in": "query",
+    "schema": {"type": "number", "minimum": 0, "maximum": LONGEST_DRAIN_S, "default": DRAIN_TIMEOUT_S},
+}
 OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/responses/{response}", "A stored response", []),
     ("delete", "/v1/responses/{response}", "Forget it and its conversation", []),
@@ -168,6 +177,8 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/witness/{entry}", "One entry", _WITNESS),
     ("get", "/v1/models", "Models that answer now", []),
     ("get", "/v1/models/{model}", "One of them", []),
+    ("delete", "/v1/models/{model}", "Unload it", [_DRAIN]),
+    ("get", "/v1/russet/models", "Every model with its replicas, ready or not", []),
     ("get", "/health", "Whether a token comes out", []),
     ("get", "/ready", "Whether a replica takes requests", []),
     ("get", "/version", "Name and version", []),

@@ -91,6 +91,8 @@ class Routes:
             # A router that just started knows nothing yet; a model seen a moment ago is coming back.
             if time.monotonic() - self._seen.get(request.model, -1e9) > self._config.failover_wait_s:
                 raise
+            if request.model in (await self.refresh()).retired:
+                raise
             raise Unavailable(f"no replica of {request.model} is known right now: {error}") from error
         if not reply.candidates:
             raise Unavailable(f"no replica of {request.model or 'any model'} is ready")

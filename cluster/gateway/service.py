@@ -9,6 +9,7 @@ from actors.base.errors import Conflict
 from actors.base.keys import Keyring
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
+from cluster.controller import Controller
 from cluster.gateway.aliases import Aliases
 from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
@@ -21,6 +22,7 @@ from cluster.gateway.feedback import Feedback
 from cluster.gateway.grpc import InferenceService, admitted
 from cluster.gateway.health import Health
 from cluster.gateway.http import Api, HttpServer
+from cluster.gateway.loading import Loading
 from cluster.gateway.models import Models
 from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.outcomes import Outcomes
@@ -67,10 +69,11 @@ class Gateway:
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         tools: ToolsConfig = NO_TOOLS,
         keyring: Keyring | None = None,
+        controller: Controller | None = None,
     ) -> None:
         """`metrics` renders what /metrics shows; by default this process's own. `keyring` seals what waits on disk.
 
-        Without it, or without gateway.spool_directory, what waits is lost with this process.
+        Without it, or without gateway.spool_directory, what waits is lost with this process. `controller` loads models.
         """
         self._config = config
         self._telemetry = telemetry
@@ -104,12 +107,13 @@ class Gateway:
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
         routers, cost_routing = NamedRouters(semantic), CostRouting(cost)
-        others = [area.routes for area in (Documents(documents), aliases, Witness(memory))]
+        loading = Loading(controller)
+        others = [area.routes for area in (Documents(documents), aliases, loading, Witness(memory))]
         api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [
-            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback, aliases)),
+            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback, aliases, loading)),
             (add_DocumentsServicer_to_server, DocumentsService(documents, admit)),
         ]
         self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")

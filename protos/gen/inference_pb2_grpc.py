@@ -104,6 +104,26 @@ class InferenceStub:
                 request_serializer=protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_inference__pb2.DeleteAliasReply.FromString,
                 _registered_method=True)
+        self.ListServed = channel.unary_unary(
+                '/russet.inference.v1.Inference/ListServed',
+                request_serializer=protos_dot_gen_dot_inference__pb2.ListServedRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ListServedReply.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/russet.inference.v1.Inference/LoadModel',
+                request_serializer=protos_dot_gen_dot_inference__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+                _registered_method=True)
+        self.ScaleModel = channel.unary_unary(
+                '/russet.inference.v1.Inference/ScaleModel',
+                request_serializer=protos_dot_gen_dot_inference__pb2.ScaleModelRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/russet.inference.v1.Inference/UnloadModel',
+                request_serializer=protos_dot_gen_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -206,6 +226,34 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListServed(self, request, context):
+        """Every model that is served, being loaded or unloaded, or that failed to load. For administrators, as these:
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Begin to load a model, if it fits into memory; returns before it is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleModel(self, request, context):
+        """Give it another number of replicas; returns before they are ready, or gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Begin to unload it: what runs may end first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -278,6 +326,26 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.DeleteAlias,
                     request_deserializer=protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.FromString,
                     response_serializer=protos_dot_gen_dot_inference__pb2.DeleteAliasReply.SerializeToString,
+            ),
+            'ListServed': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServed,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.ListServedRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ListServedReply.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.LoadModelRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ServedModel.SerializeToString,
+            ),
+            'ScaleModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleModel,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.ScaleModelRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ServedModel.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=protos_dot_gen_dot_inference__pb2.UnloadModelRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_inference__pb2.ServedModel.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -658,6 +726,114 @@ class Inference:
             '/russet.inference.v1.Inference/DeleteAlias',
             protos_dot_gen_dot_inference__pb2.DeleteAliasRequest.SerializeToString,
             protos_dot_gen_dot_inference__pb2.DeleteAliasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/ListServed',
+            protos_dot_gen_dot_inference__pb2.ListServedRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ListServedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/LoadModel',
+            protos_dot_gen_dot_inference__pb2.LoadModelRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/ScaleModel',
+            protos_dot_gen_dot_inference__pb2.ScaleModelRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.inference.v1.Inference/UnloadModel',
+            protos_dot_gen_dot_inference__pb2.UnloadModelRequest.SerializeToString,
+            protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
             options,
             channel_credentials,
             insecure,

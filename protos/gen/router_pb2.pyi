@@ -80,7 +80,7 @@ class Candidate(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., score: _Optional[float] = ..., terms: _Optional[_Mapping[str, float]] = ..., epoch: _Optional[int] = ..., isa_class: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving", "worker_addresses")
+    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving", "worker_addresses", "unloading")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class HeartbeatRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     WORKER_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    UNLOADING_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     node: str
@@ -103,7 +104,8 @@ class HeartbeatRequest(_message.Message):
     incarnation: str
     leaving: bool
     worker_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ..., worker_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    unloading: bool
+    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ..., worker_addresses: _Optional[_Iterable[str]] = ..., unloading: _Optional[bool] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("known",)
@@ -128,14 +130,16 @@ class Replica(_message.Message):
     def __init__(self, state: _Optional[_Union[HeartbeatRequest, _Mapping]] = ..., age_s: _Optional[float] = ..., available: _Optional[bool] = ..., since_s: _Optional[int] = ...) -> None: ...
 
 class ListReplicasReply(_message.Message):
-    __slots__ = ("replicas", "default_model", "aliases")
+    __slots__ = ("replicas", "default_model", "aliases", "retired")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_MODEL_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
+    RETIRED_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedCompositeFieldContainer[Replica]
     default_model: str
     aliases: _containers.RepeatedCompositeFieldContainer[_inference_pb2.Alias]
-    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., default_model: _Optional[str] = ..., aliases: _Optional[_Iterable[_Union[_inference_pb2.Alias, _Mapping]]] = ...) -> None: ...
+    retired: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., default_model: _Optional[str] = ..., aliases: _Optional[_Iterable[_Union[_inference_pb2.Alias, _Mapping]]] = ..., retired: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("request_id", "replica_id", "session_id", "tenant", "prefix_hashes", "succeeded", "ttft_ms", "tpot_ms")

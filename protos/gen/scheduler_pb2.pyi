@@ -165,10 +165,12 @@ class KvTierLoad(_message.Message):
     def __init__(self, format: _Optional[str] = ..., live_bytes: _Optional[int] = ..., cached_bytes: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("timeout_s",)
+    __slots__ = ("timeout_s", "unload")
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    UNLOAD_FIELD_NUMBER: _ClassVar[int]
     timeout_s: float
-    def __init__(self, timeout_s: _Optional[float] = ...) -> None: ...
+    unload: bool
+    def __init__(self, timeout_s: _Optional[float] = ..., unload: _Optional[bool] = ...) -> None: ...
 
 class DrainReply(_message.Message):
     __slots__ = ("remaining",)

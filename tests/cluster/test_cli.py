@@ -20,7 +20,8 @@ from tests.conftest import settings
 
 COMMANDS = (
     "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
-    "models list", "models alias", "models unalias", "models aliases", "models split",
+    "models list", "models load", "models scale", "models unload", "models alias", "models unalias",
+    "models aliases", "models split",
     "sessions show", "sessions delete", "tools", "witness", "witness list", "witness show", "witness errors",
     "witness slow", "witness stats", "witness verify",
 )  # fmt: skip

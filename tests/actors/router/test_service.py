@@ -93,6 +93,38 @@ async def test_a_session_it_does_not_know_goes_where_memory_says_it_was(router):
     assert (await router.route(session_id="s", session_replica="b"))[0] == "a"
 
 
+async def test_a_model_that_is_unloaded_is_gone_at_once_and_comes_back_with_a_replica(router):
+    await router.beat("a", model="small")
+    await router.beat("b", model="tiny")
+    going = HeartbeatRequest(replica_id="a", model="small", addresses=["x"], incarnation="i1", sequence=99)
+    going.unloading = True
+    going.load.CopyFrom(ReplicaLoad(ready=True, draining=True))
+    await router.stub.Heartbeat(going)
+    with pytest.raises(NotFound, match="model 'small' was unloaded; these are served: tiny"):
+        await router.route("small")
+    table = await router.stub.ListReplicas(ListReplicasRequest())
+    assert (list(table.retired), table.default_model) == (["small"], "tiny")
+    # What has begun there is not told that its model is unknown while the replica ends its answers.
+    with pytest.raises(Unavailable, match="a is draining"):
+        await router.route("small", settled="small", begun=True)
+    await router.beat("c", model="small")
+    assert await router.route("small") == ["c"]
+
+
+async def test_a_default_that_is_unloaded_is_followed_by_another():
+    running = Running(RouterConfig(default_model="big"))
+    server = Server("router", [(add_RouterServicer_to_server, running.service)])
+    running.stub = RouterStub(connect((await server.start())[0]))
+    await running.beat("a", model="small")
+    await running.beat("b", model="big")
+    assert await running.route("") == ["b"]
+    going = HeartbeatRequest(replica_id="b", model="big", addresses=["x"], incarnation="i1", sequence=99)
+    going.unloading = True
+    await running.stub.Heartbeat(going)
+    assert await running.route("auto") == ["a"]
+    await server.stop(grace_s=0)
+
+
 async def test_a_candidate_carries_what_the_gateway_needs(router):
     await router.beat("a", epoch=7)
     reply = await router.stub.Route(RouteRequest(model="small", prompt_tokens=100))

@@ -14,6 +14,8 @@ from actors.base.errors import Internal, InvalidArgument, NotFound, TooLarge, Un
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
+from cluster.config import Config
+from cluster.controller import check_replicas, check_timeout, model_asked, taken, unknown
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.service import Gateway
 from cluster.tool_runtime.config import ToolsConfig
@@ -213,6 +215,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.aliases: dict[str, inference_pb2.Alias] = {}
         """Those that were put. Requests by them go to the first target, or the one settled on."""
         self.outcomes: list[router_pb2.Outcome] = []
+        self.retired: list[str] = []
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         copy = router_pb2.RouteRequest()
@@ -246,6 +249,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         return router_pb2.ListReplicasReply(
             default_model=self.default,
             aliases=self.aliases.values(),
+            retired=self.retired,
             replicas=[
                 router_pb2.Replica(
                     available=True,
@@ -602,6 +606,42 @@ class FakeLearner(learner_pb2_grpc.LearnerServicer):
         return inference_pb2.FeedbackReply(found=any(t.id == request.response_id for t in self.trajectories))
 
 
+class FakeController:
+    """Says that it loads what can be asked for, and knows what was."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, inference_pb2.ServedModel] = {}
+
+    async def listed(self) -> list[inference_pb2.ServedModel]:
+        return list(self.models.values())
+
+    async def load(self, request: inference_pb2.LoadModelRequest) -> inference_pb2.ServedModel:
+        model = model_asked(request, Config())
+        if model.served_name in self.models:
+            raise taken(model.served_name)
+        check_replicas(model.replicas)
+        replicas = [inference_pb2.ServedReplica(id=f"{model.served_name}-0", state="loading", bytes=model.threads)]
+        row = inference_pb2.ServedModel(
+            id=model.served_name, model=model.model, source="api", state="loading", replicas=replicas * model.replicas
+        )
+        self.models[row.id] = row
+        return row
+
+    async def scale(self, name: str, replicas: int) -> inference_pb2.ServedModel:
+        check_replicas(replicas)
+        if name not in self.models:
+            raise unknown(name, list(self.models))
+        row = self.models[name]
+        del row.replicas[replicas:]
+        return row
+
+    async def unload(self, name: str, timeout_s: float) -> inference_pb2.ServedModel:
+        check_timeout(timeout_s)
+        if name not in self.models:
+            raise unknown(name, list(self.models))
+        return self.models.pop(name)
+
+
 class World:
     """A gateway and the fakes behind it."""
 
@@ -611,6 +651,7 @@ class World:
         self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
         self.semantic, self.cost, self.documents = FakeSemantic(), FakeCost(), FakeDocuments()
         self.telemetry = Telemetry(service="gateway")
+        self.controller = FakeController()
         self.servers: dict[str, Server] = {}
         self.channels: list[Any] = []
         self.clients: list[httpx.AsyncClient] = []
@@ -636,7 +677,9 @@ class World:
             await self._serve_actors()
         defaults = {"port": 0, "grpc_port": 0, "record_delay_s": 0.01, "failover_wait_s": 5, "table_refresh_s": 0.05}
         config = GatewayConfig(**(defaults | settings))
-        self.gateway = Gateway(config, *self.stubs, self.telemetry, tools=tools or ToolsConfig())
+        self.gateway = Gateway(
+            config, *self.stubs, self.telemetry, tools=tools or ToolsConfig(), controller=self.controller
+        )
         await self.gateway.start()
         return self.gateway
 

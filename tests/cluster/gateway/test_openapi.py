@@ -8,7 +8,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway import aliases, anthropic, named_routers, openai, responses
+from cluster.gateway import aliases, anthropic, loading, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
 from cluster.gateway.documents import bodies
@@ -32,6 +32,8 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/vector_stores/{store}/files": {"file_id": "x"},
     "/v1/vector_stores/{store}/search": {"query": "x"},
     "/v1/russet/aliases/{alias}": {"models": {"x": 1}},
+    "/v1/models": {"model": "x"},
+    "/v1/models/{model}": {"replicas": 2},
 }
 """A body to put a field into: with what other fields need to be accepted."""
 READ: dict[str, Callable[[Any], Any]] = {
@@ -49,6 +51,8 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/vector_stores/{store}": bodies.change_request,
     "/v1/vector_stores/{store}/files": bodies.attach_request,
     "/v1/vector_stores/{store}/search": bodies.search_request,
+    "/v1/models": loading.load_message,
+    "/v1/models/{model}": lambda body: body.replicas,
     "/v1/russet/aliases/{alias}": lambda body: aliases.alias_message("x", body),
 }
 """What a handler does with a body before it asks any actor."""
