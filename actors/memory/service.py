@@ -157,6 +157,15 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         found = await self.sessions.list(request.tenant, limits.listed(request.limit, 100))
         return memory_pb2.ListSessionsReply(sessions=found)
 
+    async def SearchSessions(
+        self, request: memory_pb2.SearchSessionsRequest, context: Any
+    ) -> memory_pb2.SearchSessionsReply:
+        """A tenant's sessions nearest to an embedding."""
+        limit = limits.listed(request.limit, 10)
+        return memory_pb2.SearchSessionsReply(
+            sessions=await self.sessions.nearest(request.tenant, request.embedding, limit)
+        )
+
     async def DeleteSession(
         self, request: memory_pb2.DeleteSessionRequest, context: Any
     ) -> memory_pb2.DeleteSessionReply:

@@ -9,7 +9,7 @@ import base64
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import sha256
 
@@ -131,6 +131,25 @@ class Sessions:
         """A tenant's sessions, most recent first, without what they say."""
         limits.name(tenant, "tenant", empty=True)
         return await asyncio.to_thread(self._list, tenant, limit)
+
+    async def nearest(self, tenant: str, embedding: Sequence[float], limit: int) -> Sequence[memory_pb2.ScoredSession]:
+        """A tenant's sessions by the cosine of their last user turn, each with that turn and what follows it alone."""
+        limits.name(tenant, "tenant", empty=True)
+        if not embedding:
+            raise InvalidArgument("embedding is empty; accepted is that of a text", param="embedding")
+        limits.vector(embedding, self._collection.schema.width, "embedding")
+        return await asyncio.to_thread(self._nearest, tenant, embedding, limit)
+
+    def _nearest(self, tenant: str, embedding: Sequence[float], limit: int) -> Sequence[memory_pb2.ScoredSession]:
+        scored = []
+        for entry, similarity in self._collection.search(embedding, limit, Where({"tenant": tenant})):
+            session = self._open(_Owner(tenant, entry.payload["session_id"]), base64.b64decode(entry.payload["sealed"]))
+            users = [at for at, turn in enumerate(session.turns) if turn.role == "user"]
+            del session.turns[: users[-1] if users else len(session.turns)]
+            del session.token_ids[:]
+            session.ClearField("response")
+            scored.append(memory_pb2.ScoredSession(session=session, similarity=similarity))
+        return scored
 
     async def delete(self, tenant: str, session_id: str) -> bool:
         """Forget a session everywhere. False where there was none."""

@@ -9,7 +9,7 @@ from actors.base.errors import InvalidArgument
 from cluster.gateway.answer_format import GrammarBody, add_grammar
 from cluster.gateway.bodies import Body
 from cluster.gateway.limits import check_kv_format, check_session
-from cluster.gateway.recall.asked import PARAM, RetrieveBody, retrieve_message
+from cluster.gateway.recall.asked import CONTEXT, PARAM, ContextBody, RetrieveBody, context_message, retrieve_message
 from cluster.gateway.reflect.asked import ReflectBody, reflect_message
 from cluster.gateway.tools.check import MAX_TOOLS, callable_tools
 from protos.gen import inference_pb2
@@ -43,6 +43,7 @@ class Extension(Body):
     close: bool = False
     reflect: ReflectBody | None = None
     retrieve: RetrieveBody | None = None
+    context: ContextBody | None = None
     tools: ServerToolsBody | None = None
 
 
@@ -74,10 +75,14 @@ def apply_extension(
         if isinstance(request, inference_pb2.CompleteRequest):
             raise InvalidArgument("russet.reflect is for chats; leave it out", param="russet.reflect")
         request.reflect.CopyFrom(reflect_message(extension.reflect))
-    if extension.retrieve is not None:
-        if isinstance(request, inference_pb2.CompleteRequest):
-            raise InvalidArgument(f"{PARAM} is for chats; leave it out", param=PARAM)
-        request.retrieve.CopyFrom(retrieve_message(extension.retrieve))
+    if isinstance(request, inference_pb2.ChatRequest):
+        if extension.retrieve is not None:
+            request.retrieve.CopyFrom(retrieve_message(extension.retrieve))
+        if extension.context is not None:
+            request.context.CopyFrom(context_message(extension.context))
+    elif extension.retrieve is not None or extension.context is not None:
+        param = PARAM if extension.retrieve is not None else CONTEXT
+        raise InvalidArgument(f"{param} is for chats; leave it out", param=param)
     if extension.tools is not None:
         if isinstance(request, inference_pb2.CompleteRequest):
             raise InvalidArgument("russet.tools is for chats; leave it out", param="russet.tools")

@@ -304,7 +304,7 @@ class Generation:
         if stored.model != view.model.id:
             stored = memory_pb2.Session()  # Another model's tokens and KV are none of this one's.
         most = requests.config.max_tokens_default
-        prompt = self._conversation.grounding.prompt(self._request, view)
+        prompt = await self._conversation.grounding.prompt(self._request, view, stored.token_ids)
         given = prompt, view, view.model.id, requests.grammars, stored.token_ids, most
         generate, self._plan, self._tail = await asked_of(*given)
         generate.request_id, generate.tenant = self.id, self._caller.tenant

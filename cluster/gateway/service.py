@@ -89,7 +89,7 @@ class Gateway:
         dispatcher = Dispatcher(config, self._routes, self._catalog, telemetry)
         self.tools = ToolRuntime(tools, Registry(tools), embedding_by(memory), telemetry)
         """What runs server-side tools."""
-        recall = Recall(config, documents)
+        recall = Recall(config, documents, memory)
         requests = Requests(
             config,
             self._routes,

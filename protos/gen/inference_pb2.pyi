@@ -174,7 +174,7 @@ class ToolChoice(_message.Message):
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools", "route_key", "reflect", "retrieve")
+    __slots__ = ("model", "messages", "decoding", "session_id", "priority", "kv_format", "tools", "tool_choice", "parallel_tool_calls", "server_tools", "route_key", "reflect", "retrieve", "context")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class ChatRequest(_message.Message):
     ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
     REFLECT_FIELD_NUMBER: _ClassVar[int]
     RETRIEVE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     decoding: Decoding
@@ -201,7 +202,40 @@ class ChatRequest(_message.Message):
     route_key: str
     reflect: Reflect
     retrieve: Retrieve
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ..., route_key: _Optional[str] = ..., reflect: _Optional[_Union[Reflect, _Mapping]] = ..., retrieve: _Optional[_Union[Retrieve, _Mapping]] = ...) -> None: ...
+    context: Context
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., session_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., kv_format: _Optional[str] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., parallel_tool_calls: _Optional[bool] = ..., server_tools: _Optional[_Union[ServerTools, _Mapping]] = ..., route_key: _Optional[str] = ..., reflect: _Optional[_Union[Reflect, _Mapping]] = ..., retrieve: _Optional[_Union[Retrieve, _Mapping]] = ..., context: _Optional[_Union[Context, _Mapping]] = ...) -> None: ...
+
+class Context(_message.Message):
+    __slots__ = ("budget_tokens", "kinds")
+    BUDGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    budget_tokens: int
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, budget_tokens: _Optional[int] = ..., kinds: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Packing(_message.Message):
+    __slots__ = ("budget_tokens", "prompt_tokens", "items")
+    BUDGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    budget_tokens: int
+    prompt_tokens: int
+    items: _containers.RepeatedCompositeFieldContainer[PackedItem]
+    def __init__(self, budget_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., items: _Optional[_Iterable[_Union[PackedItem, _Mapping]]] = ...) -> None: ...
+
+class PackedItem(_message.Message):
+    __slots__ = ("kind", "id", "tokens", "priority", "taken")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    id: str
+    tokens: int
+    priority: float
+    taken: bool
+    def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ..., tokens: _Optional[int] = ..., priority: _Optional[float] = ..., taken: _Optional[bool] = ...) -> None: ...
 
 class Retrieve(_message.Message):
     __slots__ = ("store_ids", "limit", "score_threshold")
@@ -214,14 +248,16 @@ class Retrieve(_message.Message):
     def __init__(self, store_ids: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., score_threshold: _Optional[float] = ...) -> None: ...
 
 class Retrieval(_message.Message):
-    __slots__ = ("citations", "embedding_ms", "retrieval_ms")
+    __slots__ = ("citations", "embedding_ms", "retrieval_ms", "packing")
     CITATIONS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_MS_FIELD_NUMBER: _ClassVar[int]
     RETRIEVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
     citations: _containers.RepeatedCompositeFieldContainer[_documents_pb2.Chunk]
     embedding_ms: float
     retrieval_ms: float
-    def __init__(self, citations: _Optional[_Iterable[_Union[_documents_pb2.Chunk, _Mapping]]] = ..., embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ...) -> None: ...
+    packing: Packing
+    def __init__(self, citations: _Optional[_Iterable[_Union[_documents_pb2.Chunk, _Mapping]]] = ..., embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., packing: _Optional[_Union[Packing, _Mapping]] = ...) -> None: ...
 
 class Reflect(_message.Message):
     __slots__ = ("attempts", "deadline_ms", "assertions")

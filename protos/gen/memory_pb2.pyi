@@ -180,6 +180,30 @@ class ListSessionsReply(_message.Message):
     sessions: _containers.RepeatedCompositeFieldContainer[Session]
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
 
+class SearchSessionsRequest(_message.Message):
+    __slots__ = ("tenant", "embedding", "limit")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    limit: int
+    def __init__(self, tenant: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ScoredSession(_message.Message):
+    __slots__ = ("session", "similarity")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    similarity: float
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class SearchSessionsReply(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[ScoredSession]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[ScoredSession, _Mapping]]] = ...) -> None: ...
+
 class DeleteSessionRequest(_message.Message):
     __slots__ = ("tenant", "session_id")
     TENANT_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.ListSessionsReply.FromString,
                 _registered_method=True)
+        self.SearchSessions = channel.unary_unary(
+                '/russet.memory.v1.Memory/SearchSessions',
+                request_serializer=protos_dot_gen_dot_memory__pb2.SearchSessionsRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.SearchSessionsReply.FromString,
+                _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/russet.memory.v1.Memory/DeleteSession',
                 request_serializer=protos_dot_gen_dot_memory__pb2.DeleteSessionRequest.SerializeToString,
@@ -177,6 +182,13 @@ class MemoryServicer:
 
     def ListSessions(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchSessions(self, request, context):
+        """A tenant's sessions whose last user turn is nearest to an embedding.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -321,6 +333,11 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.ListSessionsRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.ListSessionsReply.SerializeToString,
+            ),
+            'SearchSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchSessions,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.SearchSessionsRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.SearchSessionsReply.SerializeToString,
             ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
@@ -543,6 +560,33 @@ class Memory:
             '/russet.memory.v1.Memory/ListSessions',
             protos_dot_gen_dot_memory__pb2.ListSessionsRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.ListSessionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/SearchSessions',
+            protos_dot_gen_dot_memory__pb2.SearchSessionsRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.SearchSessionsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,7 +107,23 @@ def retrieval_body(told: inference_pb2.Retrieval) -> dict[str, Any]:
         for number, chunk in enumerate(told.citations, 1)
     ]
     times = {"embedding_ms": round(told.embedding_ms, 3), "retrieval_ms": round(told.retrieval_ms, 3)}
-    return {"citations": citations, **times}
+    body: dict[str, Any] = {"citations": citations, **times}
+    if told.HasField("packing"):
+        body["context"] = {
+            "budget_tokens": told.packing.budget_tokens,
+            "prompt_tokens": told.packing.prompt_tokens,
+            "items": [
+                {
+                    "kind": item.kind,
+                    "id": item.id,
+                    "tokens": item.tokens,
+                    "priority": round(item.priority, 4),
+                    "taken": item.taken,
+                }
+                for item in told.packing.items
+            ],
+        }
+    return body
 
 
 def page(

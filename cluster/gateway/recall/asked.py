@@ -1,12 +1,16 @@
 """What a chat may ask to be retrieved for it: its body in HTTP, and the one statement of what is refused."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 from pydantic import Field
 
 from actors.base.errors import InvalidArgument
 from cluster.gateway.bodies import Body
+from cluster.gateway.recall.context import KINDS
 from protos.gen import inference_pb2
 
-PARAM = "russet.retrieve"
+PARAM, CONTEXT = "russet.retrieve", "russet.context"
 MOST_STORES, MOST_RESULTS, RESULTS = 16, 50, 5
 
 
@@ -25,8 +29,38 @@ def retrieve_message(body: RetrieveBody) -> inference_pb2.Retrieve:
     )
 
 
+class ContextBody(Body):
+    """russet.context."""
+
+    budget_tokens: int | None = Field(None, ge=1, le=10_000_000)
+    kinds: list[Literal["working", "semantic", "episodic"]] | None = Field(None, min_length=1)
+
+
+def context_message(body: ContextBody) -> inference_pb2.Context:
+    """The same as a message."""
+    return inference_pb2.Context(budget_tokens=body.budget_tokens or 0, kinds=body.kinds)
+
+
+def kinds_of(request: inference_pb2.ChatRequest) -> Sequence[str]:
+    """What the prompt is made of."""
+    default = ("working", "semantic") if request.HasField("retrieve") else ("working",)
+    return request.context.kinds or default
+
+
 def check_recall(request: inference_pb2.ChatRequest) -> None:
     """Refuse what cannot be. Raises InvalidArgument naming the parameter."""
+    if request.HasField("context"):
+        kinds = kinds_of(request)
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise InvalidArgument(
+                f"{CONTEXT}.kinds has {unknown[0][:40]!r}; accepted are {', '.join(KINDS)}", param=f"{CONTEXT}.kinds"
+            )
+        if ("semantic" in kinds) != request.HasField("retrieve"):
+            raise InvalidArgument(
+                f"{CONTEXT}.kinds {'has' if 'semantic' in kinds else 'lacks'} 'semantic', which is what {PARAM} finds; "
+                "accepted are both or neither",
+                param=f"{CONTEXT}.kinds",
+            )
     if not request.HasField("retrieve"):
         return
     asked = request.retrieve

@@ -5,26 +5,37 @@ However many generations an answer is made of (choices, attempts, rounds of tool
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 
 from actors.base.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from cluster.gateway.caller import Caller
 from cluster.gateway.catalog import ModelView
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.errors import ContextTooLong
 from cluster.gateway.finished import Finished
-from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.recall.asked import PARAM, RESULTS
-from cluster.gateway.recall.passages import block, in_order, with_system
-from cluster.gateway.records import question_of
+from cluster.gateway.prompt import GenerateMessage, ids_of
+from cluster.gateway.recall.asked import CONTEXT, PARAM, RESULTS, kinds_of
+from cluster.gateway.recall.context import MESSAGE_TOKENS, Piece, decayed, exchange_pieces, pack, parts_of
+from cluster.gateway.recall.passages import block, episode_text, episodes_block, in_order, with_system
+from cluster.gateway.records import EMBED_CHARS, question_of
 from protos.gen import documents_pb2, inference_pb2, memory_pb2
 from protos.gen.documents_pb2_grpc import DocumentsStub
+from protos.gen.memory_pb2_grpc import MemoryStub
+
+EPISODES = 8
+"""Earlier sessions that may stand in a prompt."""
+EPISODE_HALF_LIFE_MS = 7 * 86_400_000.0
+TURNS_OF_USE = 20
+"""So many turns make a session much used."""
 
 
 class Recall:
     """Begins groundings. Holds what they share."""
 
-    def __init__(self, config: GatewayConfig, documents: DocumentsStub) -> None:
+    def __init__(self, config: GatewayConfig, documents: DocumentsStub, memory: MemoryStub) -> None:
         self.timeout_s = config.retrieve_timeout_s
         self.documents = documents
+        self.memory = memory
 
     def begin(self, request: GenerateMessage, caller: Caller) -> "Grounding":
         """For an answer to this request."""
@@ -39,9 +50,17 @@ class Grounding:
         self._tenant = caller.tenant
         chat = asked if isinstance(asked, inference_pb2.ChatRequest) else inference_pb2.ChatRequest()
         self._retrieve = chat.retrieve if chat.HasField("retrieve") else None
-        self._reply: documents_pb2.SearchReply | None = None
+        self._context = chat.context if chat.HasField("context") else None
+        self._kinds = kinds_of(chat) if self._context is not None else ()
+        self._reply = documents_pb2.SearchReply()
+        self._found = False
         self._chunks: list[documents_pb2.Chunk] = []
+        self._episodes: list[memory_pb2.ScoredSession] = []
+        self._cited: list[documents_pb2.Chunk] = []
+        """Those that stand in the prompt."""
+        self._packing: inference_pb2.Packing | None = None
         self._asking = asyncio.Lock()
+        self._now_ms = time.time() * 1e3
 
     async def find(self, request: GenerateMessage) -> float:
         """Retrieve what was asked for, by the last user turn of a conversation, once; the seconds that retrieval took
@@ -50,29 +69,57 @@ class Grounding:
         Raises InvalidArgument where there is no such vector store or no user turn, Unavailable where memory is away or
         too slow: what was asked for is not left out in silence.
         """
-        if self._retrieve is None:
+        if self._retrieve is None and "episodic" not in self._kinds:
             return 0.0
         async with self._asking:
-            if self._reply is not None:
+            if self._found:
                 return 0.0
+            question = question_of(request)
+            if not question.strip():
+                param = PARAM if self._retrieve is not None else CONTEXT
+                raise InvalidArgument(
+                    f"{param} looks for what the last user message asks, and there is none with a text; leave it out",
+                    param=param,
+                )
             began = time.monotonic()
-            self._reply = await self._search(self._retrieve, question_of(request))
-            self._chunks = in_order(self._reply.chunks)
+            try:
+                if self._retrieve is not None:
+                    self._reply = await self._search(self._retrieve, question)
+                if "episodic" in self._kinds:
+                    self._episodes = await self._earlier(question, request.session_id)
+            except NotFound as error:
+                raise InvalidArgument(f"{PARAM}: {error.message}", param=f"{PARAM}.vector_store_ids") from error
+            except (Unavailable, DeadlineExceeded) as error:
+                param = PARAM if self._retrieve is not None else CONTEXT
+                raise Unavailable(
+                    f"{param} cannot be done now: {error.message}; come back, or leave it out", retry_after_s=1.0
+                ) from error
+            self._chunks = self._cited = in_order(self._reply.chunks)
+            self._found = True
             return max(0.0, time.monotonic() - began - self._reply.embedding_ms / 1e3)
 
-    def prompt(self, request: GenerateMessage, view: ModelView) -> GenerateMessage:
-        """The conversation as the model reads it: with what was found."""
-        if not self._chunks or not isinstance(request, inference_pb2.ChatRequest):
+    async def prompt(self, request: GenerateMessage, view: ModelView, known: Sequence[int]) -> GenerateMessage:
+        """The conversation as the model reads it: with what was found, and where asked for, packed.
+
+        `known`: the session so far as tokens. Raises ContextTooLong where it cannot be packed.
+        """
+        if not isinstance(request, inference_pb2.ChatRequest):
             return request
-        return with_system(request, block(self._chunks))
+        if self._context is not None:
+            return await asyncio.to_thread(self._packed, request, view, known, self._context.budget_tokens)
+        return with_system(request, block(self._chunks)) if self._chunks else request
 
     @property
     def told(self) -> inference_pb2.Retrieval | None:
         """What an answer says of it; None where nothing was asked for, or not yet found."""
-        if self._reply is None:
+        if self._packing is None and (self._retrieve is None or not self._found):
             return None
+        reply = self._reply
         told = inference_pb2.Retrieval(
-            embedding_ms=self._reply.embedding_ms, retrieval_ms=self._reply.retrieval_ms, citations=self._chunks
+            embedding_ms=reply.embedding_ms,
+            retrieval_ms=reply.retrieval_ms,
+            citations=self._cited,
+            packing=self._packing,
         )
         for citation in told.citations:
             citation.ClearField("text")
@@ -80,7 +127,7 @@ class Grounding:
 
     def noted(self, finished: Finished) -> Finished:
         """The record of a generation, with what was found for it, best first."""
-        if self._reply is not None:
+        if self._reply.embedding:
             finished.embedding, finished.embedding_ms = list(self._reply.embedding), self._reply.embedding_ms
             finished.documents = [
                 memory_pb2.WitnessDocument(id=each.file_id, store=each.store_id, chunk=each.index, score=each.score)
@@ -88,12 +135,89 @@ class Grounding:
             ]
         return finished
 
-    async def _search(self, asked: inference_pb2.Retrieve, question: str) -> documents_pb2.SearchReply:
-        if not question.strip():
-            raise InvalidArgument(
-                f"{PARAM} looks for what the last user message asks, and there is none with a text; leave it out",
-                param=PARAM,
+    def _packed(
+        self, request: inference_pb2.ChatRequest, view: ModelView, known: Sequence[int], asked: int
+    ) -> inference_pb2.ChatRequest:
+        parts, question = parts_of(request.messages), question_of(request)
+        exchanges = parts.exchanges if "working" in self._kinds else []
+
+        def tokens(text: str) -> int:
+            return len(view.vocabulary.encode(text, add_bos=False))
+
+        pieces = [self._chunk_piece(chunk, tokens) for chunk in self._chunks]
+        pieces += [self._episode_piece(each, tokens) for each in self._episodes]
+        pieces += exchange_pieces(exchanges, question, tokens)
+        episodes_at, exchanges_at = len(self._chunks), len(self._chunks) + len(self._episodes)
+
+        def made(taken: Sequence[int]) -> inference_pb2.ChatRequest:
+            chunks = [self._chunks[at] for at in taken if at < episodes_at]
+            episodes = [self._episodes[at - episodes_at].session for at in taken if episodes_at <= at < exchanges_at]
+            turns = [message for at in taken if at >= exchanges_at for message in exchanges[at - exchanges_at]]
+            prompt = inference_pb2.ChatRequest()
+            prompt.CopyFrom(request)
+            del prompt.messages[:]
+            prompt.messages.extend([*parts.opening, *turns, *parts.ending])
+            texts = [*([block(chunks)] if chunks else []), *([episodes_block(episodes)] if episodes else [])]
+            return with_system(prompt, "\n\n".join(texts)) if texts else prompt
+
+        def count(taken: Sequence[int]) -> int:
+            return len(ids_of(made(taken), view, known))
+
+        context = view.model.context_length
+        most = context - (request.decoding.max_tokens or context // 4)
+        budget = min(asked or most, most)
+        packed = pack(pieces, budget, count)
+        if packed is None:
+            raise ContextTooLong(
+                f"the system messages and the last turn alone have {count([])} tokens; {CONTEXT}.budget_tokens "
+                f"and the model's context leave {budget} for the prompt",
+                param=f"{CONTEXT}.budget_tokens",
             )
+        taken = set(packed.taken)
+        self._cited = [self._chunks[at] for at in packed.taken if at < episodes_at]
+        items = [
+            inference_pb2.PackedItem(
+                kind=piece.kind, id=piece.id, tokens=piece.tokens, priority=piece.priority, taken=at in taken
+            )
+            for at, piece in enumerate(pieces)
+        ]
+        self._packing = inference_pb2.Packing(budget_tokens=budget, prompt_tokens=packed.tokens, items=items)
+        return made(packed.taken)
+
+    def _chunk_piece(self, chunk: documents_pb2.Chunk, tokens: Callable[[str], int]) -> Piece:
+        size = tokens(f"{chunk.file_name} {chunk.text}") + MESSAGE_TOKENS
+        relevance = min(max(chunk.score, 0.0), 1.0)
+        return Piece("semantic", f"{chunk.file_id}#{chunk.index}", size, relevance, 0.5, 0.5, 0.0)
+
+    def _episode_piece(self, episode: memory_pb2.ScoredSession, tokens: Callable[[str], int]) -> Piece:
+        session = episode.session
+        return Piece(
+            "episodic",
+            session.session_id,
+            tokens(episode_text(session)) + MESSAGE_TOKENS,
+            relevance=min(max(episode.similarity, 0.0), 1.0),
+            recency=decayed(self._now_ms - session.last_active_ms, EPISODE_HALF_LIFE_MS),
+            importance=0.5,
+            use=min(session.turn_count / TURNS_OF_USE, 1.0),
+        )
+
+    async def _earlier(self, question: str, session_id: str) -> list[memory_pb2.ScoredSession]:
+        """The tenant's other sessions nearest to the question, by id."""
+        if not self._reply.embedding:
+            began = time.monotonic()
+            asked = memory_pb2.EmbedRequest(texts=[question[:EMBED_CHARS]])
+            embedded = await self._recall.memory.Embed(asked, timeout=self._recall.timeout_s)
+            self._reply.embedding.extend(embedded.values)
+            self._reply.embedding_ms = (time.monotonic() - began) * 1e3
+        request = memory_pb2.SearchSessionsRequest(
+            tenant=self._tenant, embedding=self._reply.embedding, limit=EPISODES + 1
+        )
+        reply = await self._recall.memory.SearchSessions(request, timeout=self._recall.timeout_s)
+        others = [each for each in reply.sessions if each.session.session_id != session_id][:EPISODES]
+        told = [each for each in others if episode_text(each.session)]
+        return sorted(told, key=lambda each: each.session.session_id)
+
+    async def _search(self, asked: inference_pb2.Retrieve, question: str) -> documents_pb2.SearchReply:
         request = documents_pb2.SearchRequest(
             tenant=self._tenant,
             store_ids=asked.store_ids,
@@ -101,11 +225,4 @@ class Grounding:
             limit=asked.limit or RESULTS,
             score_threshold=asked.score_threshold,
         )
-        try:
-            return await self._recall.documents.Search(request, timeout=self._recall.timeout_s)
-        except NotFound as error:
-            raise InvalidArgument(f"{PARAM}: {error.message}", param=f"{PARAM}.vector_store_ids") from error
-        except (Unavailable, DeadlineExceeded) as error:
-            raise Unavailable(
-                f"{PARAM} cannot be done now: {error.message}; come back, or leave it out", retry_after_s=1.0
-            ) from error
+        return await self._recall.documents.Search(request, timeout=self._recall.timeout_s)

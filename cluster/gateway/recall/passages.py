@@ -10,9 +10,12 @@ them. Requests that share only the first chunks share those.
 
 from collections.abc import Iterable, Sequence
 
-from protos.gen import documents_pb2, inference_pb2
+from protos.gen import documents_pb2, inference_pb2, memory_pb2
 
 INTRODUCTION = "Passages that may help to answer:"
+EPISODES = "From earlier conversations:"
+EPISODE_CHARS = 600
+"""Of a turn of one."""
 
 
 def in_order(chunks: Iterable[documents_pb2.Chunk]) -> list[documents_pb2.Chunk]:
@@ -24,6 +27,17 @@ def block(chunks: Sequence[documents_pb2.Chunk]) -> str:
     """The chunks as text, each with the number that its citation has."""
     passages = [f"[{number}] {chunk.file_name}\n{chunk.text}" for number, chunk in enumerate(chunks, 1)]
     return "\n\n".join([INTRODUCTION, *passages])
+
+
+def episodes_block(episodes: Sequence[memory_pb2.Session]) -> str:
+    """What was said in earlier conversations: of each the last question and its answer."""
+    return "\n\n".join([EPISODES, *map(episode_text, episodes)])
+
+
+def episode_text(session: memory_pb2.Session) -> str:
+    """One of them."""
+    said = [f"{turn.role}: {turn.content[:EPISODE_CHARS]}" for turn in session.turns if turn.content]
+    return "\n".join([each for each in said if each.startswith(("user: ", "assistant: "))])
 
 
 def with_system(request: inference_pb2.ChatRequest, text: str) -> inference_pb2.ChatRequest:

@@ -468,6 +468,20 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         found = [session for (tenant, _), session in self.sessions.items() if tenant == request.tenant]
         return memory_pb2.ListSessionsReply(sessions=found)
 
+    async def SearchSessions(
+        self, request: memory_pb2.SearchSessionsRequest, context: Any
+    ) -> memory_pb2.SearchSessionsReply:
+        """All of the tenant's, by id, with their last user turn and what follows it."""
+        self._here()
+        scored = []
+        for (tenant, _), kept in sorted(self.sessions.items()):
+            if tenant == request.tenant:
+                session = memory_pb2.Session()
+                session.CopyFrom(kept)
+                del session.turns[: max(at for at, turn in enumerate(kept.turns) if turn.role == "user")]
+                scored.append(memory_pb2.ScoredSession(session=session, similarity=0.75))
+        return memory_pb2.SearchSessionsReply(sessions=scored[: request.limit])
+
     async def DeleteSession(self, request: memory_pb2.DeleteSessionRequest, context: Any) -> Any:
         self._here()
         found = self.sessions.pop((request.tenant, request.session_id), None) is not None
