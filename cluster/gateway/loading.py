@@ -37,13 +37,13 @@ class Loading:
     """Asks the cluster's controller. Each method raises PermissionDenied for callers that are no administrators."""
 
     def __init__(self, controller: Controller | None) -> None:
-        """None: this gateway was started by itself, and nothing here can start replicas."""
+        """None: what started this gateway does not load models while it runs."""
         self._asked = controller
 
     def _controller(self, caller: Caller) -> Controller:
         check_admin(caller)
         if self._asked is None:
-            raise Unavailable("this gateway has no controller that could load models")
+            raise Unavailable("models are loaded by `russet serve`; on Ray they are those of the configuration")
         return self._asked
 
     async def listed(self, caller: Caller) -> list[inference_pb2.ServedModel]:
