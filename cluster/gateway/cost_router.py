@@ -1,5 +1,6 @@
 """HTTP of the cost router: score prompts, train a router of one's own, and look at what serves."""
 
+from pydantic import Field
 from starlette.requests import Request
 
 from cluster.gateway.answers import dumps
@@ -11,6 +12,8 @@ from protos.gen.router_pb2_grpc import CostStub
 
 SCORE_TIMEOUT_S, TRAIN_TIMEOUT_S = 600.0, 3600.0
 """Embedding 2,048 long prompts takes minutes on a busy machine."""
+MOST_TOKENS = (1 << 32) - 1
+"""As the message to the router holds it."""
 
 
 class ScoreBody(Body):
@@ -25,16 +28,16 @@ class CostRowBody(Body):
     prompt: str
     weak_correct: bool
     strong_correct: bool
-    tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    tokens: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
 
 
 class TrainCostBody(Body):
     """Of PUT /v1/router/cost."""
 
     rows: list[CostRowBody]
-    margin: float | None = None
+    margin: float | None = Field(default=None, ge=-1, le=1)
 
 
 class CostRouting:
@@ -45,8 +48,8 @@ class CostRouting:
 
     async def score(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/router/score."""
-        asked = parse(body, ScoreBody)
-        message = router_pb2.ScoreRequest(tenant=caller.tenant, prompts=asked.prompts)
+        message = score_request(parse(body, ScoreBody))
+        message.tenant = caller.tenant
         reply = await self._cost.Score(message, timeout=SCORE_TIMEOUT_S)
         return Reply(
             dumps({"p": list(reply.p), "router": "cost", "version": reply.version, "embedded": reply.embedded})
@@ -69,6 +72,11 @@ class CostRouting:
         """GET /v1/router/cost."""
         message = router_pb2.GetCostRequest(tenant=caller.tenant)
         return Reply(dumps(_card(await self._cost.GetCost(message, timeout=SCORE_TIMEOUT_S))))
+
+
+def score_request(asked: ScoreBody) -> router_pb2.ScoreRequest:
+    """The body as the router reads it."""
+    return router_pb2.ScoreRequest(prompts=asked.prompts)
 
 
 def train_request(given: TrainCostBody) -> router_pb2.TrainCostRequest:

@@ -343,7 +343,7 @@ class FakeSemantic(router_pb2_grpc.SemanticServicer):
 
 
 class FakeCost(router_pb2_grpc.CostServicer):
-    """A prompt's score is one over its length; candidates pass where the margin is below 0."""
+    """A prompt's score is one over its length and one; candidates pass where the margin is below 0."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -352,7 +352,7 @@ class FakeCost(router_pb2_grpc.CostServicer):
         self.asked.append(request)
         if not request.prompts:
             raise InvalidArgument("0 prompts", param="prompts")
-        return router_pb2.ScoreReply(p=[1 / len(prompt) for prompt in request.prompts], version=2, embedded=True)
+        return router_pb2.ScoreReply(p=[1 / (1 + len(prompt)) for prompt in request.prompts], version=2, embedded=True)
 
     async def TrainCost(self, request: router_pb2.TrainCostRequest, context: Any) -> router_pb2.TrainCostReply:
         self.asked.append(request)

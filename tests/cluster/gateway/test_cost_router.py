@@ -10,7 +10,7 @@ ROW = {"prompt": "2 + 2?", "weak_correct": True, "strong_correct": False}
 async def test_scores_come_back_in_order(world: Any) -> None:
     await world.start()
     answer = await world.client().post(
-        "/v1/router/score", json={"prompts": ["abcd", "ab"]}, headers={"X-Russet-Tenant": "t"}
+        "/v1/router/score", json={"prompts": ["abc", "a"]}, headers={"X-Russet-Tenant": "t"}
     )
     assert answer.json() == {"p": [0.25, 0.5], "router": "cost", "version": 2, "embedded": True}
     assert world.cost.asked[0].tenant == "t"
@@ -39,6 +39,8 @@ async def test_training_tells_the_verdict_and_what_serves(world: Any) -> None:
         ("POST", "score", {"prompts": "abc"}, "prompts"),
         ("POST", "score", {"prompts": ["x"], "model": "y"}, "model"),
         ("PUT", "cost", {"rows": [{"prompt": "x", "weak_correct": 1, "strong_correct": True}]}, "rows.0.weak_correct"),
+        ("PUT", "cost", {"rows": [{**ROW, "tokens": -1}]}, "rows.0.tokens"),
+        ("PUT", "cost", {"rows": [ROW], "margin": 2}, "margin"),
         ("PUT", "cost", {"rows": [{**ROW, "source": "mmlu"}]}, "rows.0.source"),
     ],
 )

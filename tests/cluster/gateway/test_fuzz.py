@@ -133,6 +133,13 @@ FULL: dict[str, dict[str, Any]] = {
         "max_tokens": 3, "system": [{"type": "text", "text": "a"}], "stop_sequences": ["x"],
     },
     "/v1/embeddings": {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 2, "user": "u"},
+    "/v1/router/score": {"prompts": ["a", "b"]},
+    "/v1/router/cost": {
+        "rows": [
+            {"prompt": "a", "weak_correct": True, "strong_correct": True, "tokens": 9, "temperature": 0.5, "top_p": 0.9}
+        ],
+        "margin": -0.1,
+    },
     "/v1/router/classify": {"router": "shop", "text": "a"},
     "/v1/routers/{router}": {"examples": [{"text": "a", "label": "b"}, {"text": "c", "label": None}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "a", "label": "b"}]},

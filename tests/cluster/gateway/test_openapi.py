@@ -8,7 +8,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway import aliases, anthropic, loading, named_routers, openai, responses
+from cluster.gateway import aliases, anthropic, cost_router, loading, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
 from cluster.gateway.documents import bodies
@@ -23,6 +23,8 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
     "/v1/embeddings": {"input": "x"},
     "/v1/feedback": {"response_id": "x", "rating": 1},
+    "/v1/router/score": {"prompts": ["Hi"]},
+    "/v1/router/cost": {"rows": [{"prompt": "Hi", "weak_correct": True, "strong_correct": True}]},
     "/v1/router/classify": {"router": "x", "text": "x"},
     "/v1/routers/{router}": {"examples": [{"text": "x", "label": "y"}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "x", "label": None}]},
@@ -43,6 +45,8 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/messages": anthropic.messages_request,
     "/v1/embeddings": openai.embedding_texts,
     "/v1/feedback": openai.feedback_request,
+    "/v1/router/score": cost_router.score_request,
+    "/v1/router/cost": cost_router.train_request,
     "/v1/router/classify": named_routers.classify_request,
     "/v1/routers/{router}": named_routers.examples_of,
     "/v1/routers/{router}/examples": named_routers.examples_of,
