@@ -10,6 +10,7 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument
 from cluster.cli_cost import read_rows, say_scores, say_verdict
+from cluster.cli_simulate import simulate
 from cluster.client import Client
 from cluster.jsonl import read
 from cluster.lifecycle import running_url
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Train, list, ask and delete routers: named ones, and the one that tells how large a model is needed.",
     no_args_is_help=True,
 )
+app.command()(simulate)
 out = Console()
 
 Name = Annotated[str, typer.Argument(help="The router's name")]

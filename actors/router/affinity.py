@@ -2,9 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 HOLDERS = 4
 """Replicas remembered for a prefix page, the latest first: a system prompt that all share lies on many."""
+
+
+class Home(NamedTuple):
+    """Where a session was served last."""
+
+    replica_id: str
+    prompt_tokens: int
+    """Of its last request; 0 is not known."""
+    answer_tokens: int
 
 
 class Affinity:
@@ -15,20 +25,21 @@ class Affinity:
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
-        self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str], Home] = OrderedDict()
         self._prefixes: OrderedDict[tuple[str, int], tuple[str, ...]] = OrderedDict()
 
-    def served(self, tenant: str, session_id: str, prefix_hashes: Sequence[int], replica_id: str) -> None:
-        """`replica_id` answered a request of this session with this prefix."""
+    def served(self, tenant: str, session_id: str, prefix_hashes: Sequence[int], home: Home) -> None:
+        """A replica answered a request of this session with this prefix."""
+        replica_id = home.replica_id
         if session_id:
-            self._put(self._sessions, (tenant, session_id), replica_id)
+            self._put(self._sessions, (tenant, session_id), home)
         # Backwards, so that of a prefix the last pages are forgotten first: without the first they are worth nothing.
         for prefix in reversed(prefix_hashes):
             others = (holder for holder in self._prefixes.get((tenant, prefix), ()) if holder != replica_id)
             self._put(self._prefixes, (tenant, prefix), (replica_id, *others)[:HOLDERS])
 
-    def session(self, tenant: str, session_id: str) -> str | None:
-        """The replica that served the session last."""
+    def session(self, tenant: str, session_id: str) -> Home | None:
+        """Where the session was served last."""
         return self._sessions.get((tenant, session_id)) if session_id else None
 
     def prefix_pages(self, tenant: str, prefix_hashes: Sequence[int]) -> dict[str, int]:

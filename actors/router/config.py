@@ -63,10 +63,12 @@ class RouterConfig(BaseModel):
     stale_after_s: float = Field(default=3.0, gt=0, description="A replica not heard from for this long is not chosen")
     forget_after_s: float = Field(default=60.0, gt=0, description="And after this long it is dropped from the table")
     session_bonus_ms: float = Field(
-        default=200, ge=0, description="Wait worth accepting to stay with the session's replica"
+        default=200,
+        ge=0,
+        description="Wait worth accepting to stay with the session's replica, where it is not known what that holds",
     )
     kv_room_penalty_ms: float = Field(
-        default=500, ge=0, description="Wait that a replica whose KV is full is taken to add"
+        default=500, ge=0, description="Wait that a full KV is taken to add until that is learned"
     )
     isa_bonus_ms: float = Field(
         default=1000, ge=0, description="Wait worth accepting to resume on the ISA class asked for"
@@ -74,7 +76,7 @@ class RouterConfig(BaseModel):
     failure_penalty_ms: float = Field(
         default=2000, ge=0, description="Wait that a replica whose requests all fail adds"
     )
-    speed_tokens: float = Field(default=8, ge=0, description="Tokens whose decode time, as measured, counts as wait")
+    speed_tokens: float = Field(default=8, ge=0, description="Tokens whose time, as predicted, counts as wait")
     failure_half_life_s: float = Field(
         default=30, gt=0, description="Time in which half of a replica's failures are forgiven"
     )
@@ -82,6 +84,17 @@ class RouterConfig(BaseModel):
         default=1000, ge=1, description="Prompt speed assumed until a replica's is measured"
     )
     step_ms: float = Field(default=10, gt=0, description="Duration of a step assumed until a replica's is measured")
+    others_share: float = Field(
+        default=0.006,
+        ge=0,
+        description="Share of a prompt's time that it costs each request there, for each request on a mean replica",
+    )
+    explore_deviations: float = Field(
+        default=0.2,
+        ge=0,
+        description="Standard deviations taken off a predicted wait, so that little-known replicas are tried",
+    )
+    explore_share: float = Field(default=0.1, ge=0, le=1, description="And at most this share of the wait")
     affinity_entries: int = Field(
         default=100_000, ge=1, description="Sessions, and prefix pages, whose replica is remembered"
     )

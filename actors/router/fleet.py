@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from actors.base.telemetry import Telemetry
 from actors.router.config import RouterConfig
@@ -14,20 +15,77 @@ REPLICAS_REMEMBERED = 1024
 INCARNATIONS_REMEMBERED = 8
 
 
+class Sent(NamedTuple):
+    """A request that went to a replica: the prompt tokens to be computed there, and when (the clock's)."""
+
+    tokens: int
+    at_s: float
+
+
+class Figures(NamedTuple):
+    """Of a heartbeat, what every decision looks at: read once, for a decision looks at every replica's."""
+
+    running: int
+    waiting: int
+    queue_limit: int
+    page_size: int
+    kv_used: float
+    """0..1."""
+    prefill_backlog_tokens: int
+    ready: bool
+    """And not draining."""
+    model: str
+    isa_class: str
+    incarnation: str
+    prefill_tokens_per_s: float
+    step_ms: float
+
+
 @dataclass
 class Replica:
-    """A row of the table. `heard` is the clock's; `sent` has the prompt tokens, by request, of what it got since."""
+    """A row of the table. `heard` is the clock's; `sent` has, by request, what it got since, in order."""
 
     state: router_pb2.HeartbeatRequest
     heard: float
     since_s: int
     history: History
-    sent: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, Sent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.take(self.state, self.heard)
+
+    def take(self, state: router_pb2.HeartbeatRequest, now_s: float) -> None:
+        """A heartbeat of the same incarnation."""
+        load = state.load
+        self.state, self.heard, self.sent = state, now_s, {}
+        self.replica_id = state.replica_id
+        self.figures = Figures(
+            load.running,
+            load.waiting,
+            load.queue_limit,
+            load.page_size,
+            load.pages_used / load.pages_total if load.pages_total else 1.0,
+            load.prefill_backlog_tokens,
+            load.ready and not load.draining,
+            state.model,
+            state.isa_class,
+            state.incarnation,
+            load.prefill_tokens_per_s,
+            load.step_us / 1e3,
+        )
 
     @property
-    def replica_id(self) -> str:
-        """Its id."""
-        return self.state.replica_id
+    def requests(self) -> int:
+        """Running, waiting, or sent there since it was heard."""
+        return self.figures.running + self.figures.waiting + len(self.sent)
+
+    def tokens_ahead(self, now_s: float, tokens_per_s: float) -> float:
+        """Prompt tokens that are still to be computed there, if they went on at this rate since it was heard."""
+        left, at_s = float(self.figures.prefill_backlog_tokens), self.heard
+        for sent in self.sent.values():
+            left = max(0.0, left - (sent.at_s - at_s) * tokens_per_s) + sent.tokens
+            at_s = sent.at_s
+        return max(0.0, left - max(0.0, now_s - at_s) * tokens_per_s)
 
 
 class Fleet:
@@ -71,7 +129,7 @@ class Fleet:
             self._replicas[state.replica_id] = Replica(state, now, int(time.time()), History())
             return False
         if state.sequence > known.state.sequence:
-            known.state, known.heard, known.sent = state, now, {}
+            known.take(state, now)
         return True
 
     def sent(self, replica_id: str, request_id: str, prompt_tokens: int) -> None:
@@ -80,7 +138,7 @@ class Fleet:
         It counts as load there until it is answered, or the replica's own figures tell of it.
         """
         if (replica := self._replicas.get(replica_id)) is not None:
-            replica.sent[request_id or f"unnamed {len(replica.sent)}"] = prompt_tokens
+            replica.sent[request_id or f"unnamed {len(replica.sent)}"] = Sent(prompt_tokens, self._clock())
 
     def answered(self, replica_id: str, request_id: str, succeeded: bool, ttft_ms: float, tpot_ms: float) -> None:
         """How a request went there; a replica not known is passed over."""
@@ -105,8 +163,7 @@ class Fleet:
 
     def available(self, replica: Replica) -> bool:
         """Heard from recently, ready, not draining."""
-        load = replica.state.load
-        return load.ready and not load.draining and not self.stale(replica)
+        return replica.figures.ready and not self.stale(replica)
 
     def replicas(self) -> list[Replica]:
         """All that are not forgotten, by id."""

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from actors.base import genai
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.telemetry import Telemetry
-from actors.router.affinity import Affinity
 from actors.router.aliases import Aliases
 from actors.router.config import MAX_FAILURES, AliasConfig, RouterConfig
 from actors.router.fastgrnn.service import CostService
 from actors.router.fleet import Fleet, Replica
 from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, resolve, routing_key
-from actors.router.policy import Ask, View, confidence, explain, rank, uncached
+from actors.router.placement import Placement
+from actors.router.policy import confidence, explain
 from actors.router.semantic.service import SemanticService
 from protos.gen import inference_pb2, router_pb2, router_pb2_grpc
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -45,7 +45,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         self._config = config
         self._telemetry = telemetry
         self.fleet = Fleet(config, telemetry, clock)
-        self._affinity = Affinity(config.affinity_entries)
+        self._placement = Placement(config, self.fleet, clock)
         self._seconds = telemetry.histogram("russet_router_decision_seconds", "Time of a decision", DECISION_SECONDS)
         self._decisions = telemetry.counter("russet_router_decisions_total", "Decisions by outcome", ("outcome",))
         variant = ("alias", "model")
@@ -77,25 +77,21 @@ class RouterService(router_pb2_grpc.RouterServicer):
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""
         with self._telemetry.span("router.route", {"russet.request_id": request.request_id}, SpanKind.SERVER) as span:
-            reply = self._route(request)
+            reply = self.decide(request)
             span.set_attributes({genai.RESPONSE_MODEL: reply.model, "russet.replica": reply.candidates[0].replica_id})
             return reply
 
-    def _route(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
+    def decide(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
+        """Route without the span around it."""
         began = time.perf_counter()
         known = self.fleet.replicas()
         resolution = self._resolve(request, known)
         model, ready = self._settle(request, resolution.choices, known)
-        session = self._affinity.session(request.tenant, request.session_id) or request.session_replica
-        pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
-        views = [_view(replica, self.fleet.success(replica), session, pages) for replica in ready]
-        ask = Ask(request.prompt_tokens, request.isa_class)
-        ranked = rank(views, ask, self._config)
+        ranked, predicted = self._placement.choose(ready, request)
         states = {replica.replica_id: replica.state for replica in ready}
-        # Requests that come between two heartbeats must not all go where it was empty at the first.
-        winner = ranked[0].view
-        self.fleet.sent(winner.replica_id, request.request_id, uncached(winner, ask))
         explanation = [*resolution.explanation, *explain(ranked)]
+        if not predicted:
+            explanation.append("waits were foretold far worse of late than by counting requests; the load decides")
         if model != resolution.choices[0].model:
             explanation.insert(len(resolution.explanation), f"it went to {model} before, and stays there")
         self._decisions.labels(outcome="routed").inc()
@@ -144,10 +140,12 @@ class RouterService(router_pb2_grpc.RouterServicer):
 
     async def Report(self, request: router_pb2.ReportRequest, context: Any) -> router_pb2.ReportReply:
         """Learn how a request went."""
-        self.fleet.answered(request.replica_id, request.request_id, request.succeeded, request.ttft_ms, request.tpot_ms)
-        if request.succeeded:
-            self._affinity.served(request.tenant, request.session_id, request.prefix_hashes, request.replica_id)
+        self.learn(request)
         return router_pb2.ReportReply()
+
+    def learn(self, report: router_pb2.ReportRequest) -> None:
+        """Take a report."""
+        self._placement.answered(report)
 
     async def ListAliases(self, request: router_pb2.ListAliasesRequest, context: Any) -> router_pb2.ListAliasesReply:
         """All, with how their targets do."""
@@ -160,7 +158,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         """Set one. Raises InvalidArgument, NotFound for a target that nobody serves, Unavailable without memory."""
         asked, known = request.alias, self.fleet.replicas()
         config = alias_config(asked)
-        served = sorted({replica.state.model for replica in known})
+        served = sorted({replica.figures.model for replica in known})
         if wrong := next((model for model in config.models if model not in served), None):
             raise NotFound(
                 f"alias {asked.name[:80]!r} would lead to {wrong[:80]!r}, which is not served here; these are: "
@@ -226,7 +224,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
             resolution = Resolution("", (Choice(request.settled, 1.0, "it has begun"),), ())
         else:
             resolution = resolve(request.model, routing_key(request), self._tables(known))
-        served = sorted({replica.state.model for replica in known} - self.fleet.retired)
+        served = sorted({replica.figures.model for replica in known} - self.fleet.retired)
         models, retired = {choice.model for choice in resolution.choices}, self.fleet.retired
         if not request.begun and models <= retired:
             raise NotFound(
@@ -253,7 +251,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         models = [choice.model for choice in choices]
         if request.settled in models:
             models = [request.settled, *(model for model in models if model != request.settled)]
-        by_model = {model: [replica for replica in known if replica.state.model == model] for model in models}
+        by_model = {model: [replica for replica in known if replica.figures.model == model] for model in models}
         for model, replicas in by_model.items():
             ready = [
                 replica
@@ -272,7 +270,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         )
 
     def _tables(self, known: list[Replica]) -> Tables:
-        ready = {replica.state.model for replica in known if self.fleet.available(replica)}
+        ready = {replica.figures.model for replica in known if self.fleet.available(replica)}
         return Tables(self.aliases.by_name, self._default(known), ready, self.aliases.variants.failures())
 
     def _reason(self, replica: Replica) -> str:
@@ -297,26 +295,3 @@ def alias_config(asked: inference_pb2.Alias) -> AliasConfig:
         raise InvalidArgument(
             f"alias {asked.name[:80]!r}: {place} is {error['input']!r}: {error['msg']}", param=place
         ) from None
-
-
-def _view(replica: Replica, success: float, session: str | None, pages: dict[str, int]) -> View:
-    state, load = replica.state, replica.state.load
-    return View(
-        replica_id=state.replica_id,
-        running=load.running,
-        waiting=load.waiting,
-        queue_limit=load.queue_limit,
-        pages_used=load.pages_used,
-        pages_total=load.pages_total,
-        page_size=load.page_size,
-        prefill_backlog_tokens=load.prefill_backlog_tokens,
-        prefill_tokens_per_s=load.prefill_tokens_per_s,
-        step_ms=load.step_us / 1e3,
-        sent=len(replica.sent),
-        sent_tokens=sum(replica.sent.values()),
-        success=success,
-        tpot_ms=replica.history.tpot_ms,
-        isa_class=state.isa_class,
-        holds_session=state.replica_id == session,
-        prefix_pages=pages.get(state.replica_id, 0),
-    )

@@ -263,6 +263,9 @@ def report(finished: Finished) -> router_pb2.ReportRequest:
         succeeded=finished.finish != "error",
         ttft_ms=finished.ttft_ms,
         tpot_ms=finished.tpot_ms,
+        prompt_tokens=finished.usage.prompt_tokens,
+        cached_tokens=finished.usage.cached_tokens,
+        completion_tokens=finished.usage.completion_tokens,
     )
 
 

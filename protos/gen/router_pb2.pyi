@@ -142,7 +142,7 @@ class ListReplicasReply(_message.Message):
     def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., default_model: _Optional[str] = ..., aliases: _Optional[_Iterable[_Union[_inference_pb2.Alias, _Mapping]]] = ..., retired: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("request_id", "replica_id", "session_id", "tenant", "prefix_hashes", "succeeded", "ttft_ms", "tpot_ms")
+    __slots__ = ("request_id", "replica_id", "session_id", "tenant", "prefix_hashes", "succeeded", "ttft_ms", "tpot_ms", "prompt_tokens", "cached_tokens", "completion_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,9 @@ class ReportRequest(_message.Message):
     SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
     TTFT_MS_FIELD_NUMBER: _ClassVar[int]
     TPOT_MS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     replica_id: str
     session_id: str
@@ -159,7 +162,10 @@ class ReportRequest(_message.Message):
     succeeded: bool
     ttft_ms: float
     tpot_ms: float
-    def __init__(self, request_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., succeeded: _Optional[bool] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ...) -> None: ...
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., replica_id: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., succeeded: _Optional[bool] = ..., ttft_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ()

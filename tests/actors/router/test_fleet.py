@@ -36,7 +36,12 @@ def fleet(clock: Clock) -> Fleet:
 
 def beat(sequence: int, incarnation: str = "i1", running: int = 0, **more) -> HeartbeatRequest:
     """A heartbeat of replica r."""
-    load = ReplicaLoad(ready=more.pop("ready", True), draining=more.pop("draining", False), running=running)
+    load = ReplicaLoad(
+        ready=more.pop("ready", True),
+        draining=more.pop("draining", False),
+        running=running,
+        prefill_backlog_tokens=more.pop("backlog", 0),
+    )
     return HeartbeatRequest(
         replica_id="r", model="m", addresses=["tcp:x:1"], sequence=sequence, incarnation=incarnation, load=load, **more
     )
@@ -107,12 +112,25 @@ def test_what_was_sent_counts_until_it_is_answered_or_the_next_heartbeat(fleet):
     for request_id, tokens in (("q1", 100), ("q2", 20), ("", 1), ("", 2)):
         fleet.sent("r", request_id, tokens)
     fleet.sent("nobody", "q3", 1)
-    assert sorted(only(fleet).sent.values()) == [1, 2, 20, 100]
+    assert sorted(sent.tokens for sent in only(fleet).sent.values()) == [1, 2, 20, 100]
     fleet.answered("r", "q1", True, 1, 1)
     fleet.heard(beat(1))
-    assert sorted(only(fleet).sent.values()) == [1, 2, 20], "a repeated heartbeat tells nothing new"
+    assert sorted(sent.tokens for sent in only(fleet).sent.values()) == [1, 2, 20], (
+        "a repeated heartbeat tells nothing new"
+    )
     fleet.heard(beat(2))
     assert only(fleet).sent == {}
+
+
+def test_what_is_ahead_is_worked_off_between_heartbeats(fleet, clock):
+    fleet.heard(beat(1, backlog=500))
+    clock.now += 0.3
+    fleet.sent("r", "q1", 1000)
+    clock.now += 0.2
+    assert only(fleet).tokens_ahead(clock.now, 1000) == pytest.approx(500 - 300 + 1000 - 200)
+    # A faster one stood idle before the request came; time that it lacked cannot be made up for.
+    assert only(fleet).tokens_ahead(clock.now, 4000) == pytest.approx(1000 - 800)
+    assert only(fleet).tokens_ahead(clock.now - 5, 1000) == pytest.approx(500 - 300 + 1000), "a clock that went back"
 
 
 def test_history_is_an_exponential_mean_and_failures_fade(fleet, clock):

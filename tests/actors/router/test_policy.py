@@ -1,151 +1,164 @@
-"""Scoring, as properties: load decides, affinity decides between equals, and nothing is random."""
+"""Scoring, as properties: predicted waits decide, what lies somewhere is worth what it saves, and nothing is random."""
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actors.router.config import RouterConfig
-from actors.router.policy import Ask, View, confidence, explain, rank
+from actors.router.forecast import Prediction
+from actors.router.policy import Ask, Scored, View, by_load, by_prediction, confidence, explain
 
 CONFIG = RouterConfig()
 ASK = Ask(prompt_tokens=512, isa_class="")
-IDLE = View(
-    replica_id="a",
-    running=0,
-    waiting=0,
-    queue_limit=64,
-    pages_used=0,
-    pages_total=1000,
-    page_size=16,
-    prefill_backlog_tokens=0,
-    prefill_tokens_per_s=1000,
-    step_ms=10,
-    sent=0,
-    sent_tokens=0,
-    success=1.0,
-    tpot_ms=0,
-    isa_class="x86-avx512vnni",
-    holds_session=False,
-    prefix_pages=0,
-)
+IDLE = View("a", 0, 0, 64, 1.0, "x86-avx512vnni", 0.0, 0.0, False)
+TOLD = Prediction(base=5, backlog=0, batch=0, waiting=0, kv_room=0, per_prompt_token=1.0, doubt=0, per_token=10)
+ms = st.floats(0, 10_000)
 views = st.builds(
     View,
     replica_id=st.text("abcdef", min_size=1, max_size=3),
-    running=st.integers(0, 64),
+    requests=st.integers(0, 128),
     waiting=st.integers(0, 64),
     queue_limit=st.sampled_from([0, 8, 64]),
-    pages_used=st.integers(0, 1000),
-    pages_total=st.sampled_from([0, 1000]),
-    page_size=st.just(16),
-    prefill_backlog_tokens=st.integers(0, 100_000),
-    prefill_tokens_per_s=st.floats(0, 10_000),
-    step_ms=st.floats(0, 100),
-    sent=st.integers(0, 64),
-    sent_tokens=st.integers(0, 10_000),
     success=st.floats(0, 1),
-    tpot_ms=st.floats(0, 100),
     isa_class=st.sampled_from(["x86-avx512vnni", "arm64-neon"]),
+    prefix_tokens=st.floats(0, 1000),
+    session_tokens=st.floats(0, 1000),
     holds_session=st.booleans(),
-    prefix_pages=st.integers(0, 100),
 )
-fleets = st.lists(views, min_size=1, max_size=8, unique_by=lambda view: view.replica_id)
-asks = st.builds(Ask, prompt_tokens=st.integers(0, 8192), isa_class=st.sampled_from(["", "arm64-neon"]))
-LOADS = ("running", "waiting", "prefill_backlog_tokens", "pages_used", "sent", "sent_tokens", "tpot_ms")
+predictions = st.builds(
+    Prediction,
+    base=ms,
+    backlog=ms,
+    batch=ms,
+    waiting=ms,
+    kv_room=ms,
+    per_prompt_token=st.floats(0.01, 100),
+    doubt=ms,
+    per_token=st.floats(0, 1000),
+)
+fleets = st.lists(st.tuples(views, predictions), min_size=1, max_size=8, unique_by=lambda each: each[0].replica_id)
+asks = st.builds(Ask, prompt_tokens=st.integers(2000, 8192), isa_class=st.sampled_from(["", "arm64-neon"]))
 
 
-def winner(views, ask=ASK) -> str:
+def ranked(fleet: list[tuple[View, Prediction]], ask: Ask = ASK) -> list[Scored]:
+    """By prediction."""
+    return by_prediction([view for view, _ in fleet], [told for _, told in fleet], ask, CONFIG)
+
+
+def winner(fleet: list[tuple[View, Prediction]], ask: Ask = ASK) -> str:
     """Id of the replica that would be chosen."""
-    return rank(views, ask, CONFIG)[0].view.replica_id
+    return ranked(fleet, ask)[0].view.replica_id
+
+
+def both(fleet: list[tuple[View, Prediction]], ask: Ask) -> list[list[Scored]]:
+    """By either rule."""
+    return [ranked(fleet, ask), by_load([view for view, _ in fleet], 20.0, ask, CONFIG)]
 
 
 @given(fleets, asks, st.randoms(use_true_random=False))
 def test_the_order_in_which_replicas_are_known_does_not_matter(fleet, ask, random):
     shuffled = list(fleet)
     random.shuffle(shuffled)
-    assert rank(fleet, ask, CONFIG) == rank(shuffled, ask, CONFIG)
+    assert both(fleet, ask) == both(shuffled, ask)
 
 
 @given(fleets, asks)
 def test_every_replica_is_ranked_once_by_the_sum_of_its_terms(fleet, ask):
-    ranked = rank(fleet, ask, CONFIG)
-    assert sorted(each.view.replica_id for each in ranked) == sorted(view.replica_id for view in fleet)
-    assert all(each.score == sum(each.terms.values()) for each in ranked)
-    scores = [each.score for each in ranked]
-    assert scores == sorted(scores, reverse=True)
-    assert 0 <= confidence(ranked) <= 1
+    for order in both(fleet, ask):
+        assert sorted(each.view.replica_id for each in order) == sorted(view.replica_id for view, _ in fleet)
+        assert all(each.score == sum(each.terms.values()) for each in order)
+        scores = [each.score for each in order]
+        assert scores == sorted(scores, reverse=True)
+        assert 0 <= confidence(order) <= 1
 
 
-@given(views, asks, st.sampled_from(LOADS), st.integers(1, 1000))
-def test_the_less_loaded_wins_all_else_equal(view, ask, field, more):
-    view = view._replace(replica_id="b", pages_total=1000, pages_used=0, queue_limit=0, step_ms=10.0)
-    # The loaded one has the id that would win a tie.
-    loaded = view._replace(replica_id="a", **{field: getattr(view, field) + more})
-    assert winner([loaded, view], ask) == "b"
+@given(
+    views, predictions, asks, st.sampled_from(["base", "backlog", "batch", "waiting", "per_token"]), st.integers(1, 999)
+)
+def test_the_longer_wait_loses_all_else_equal(view, told, ask, field, more):
+    slower = told._replace(**{field: getattr(told, field) + more})
+    # The slower one has the id that would win a tie.
+    assert winner([(view._replace(replica_id="a"), slower), (view._replace(replica_id="b"), told)], ask) == "b"
 
 
-@given(views, asks)
-def test_equals_go_to_the_lowest_id(view, ask):
-    assert winner([view._replace(replica_id=name) for name in ("c", "a", "b")], ask) == "a"
+@given(views, predictions, asks)
+def test_equals_go_to_the_lowest_id(view, told, ask):
+    fleet = [(view._replace(replica_id=name), told) for name in ("c", "a", "b")]
+    assert [order[0].view.replica_id for order in both(fleet, ask)] == ["a", "a"]
 
 
-def test_a_session_sticks_until_its_replica_is_overloaded():
+def test_a_session_of_unknown_extent_sticks_until_its_replica_is_overloaded():
     home = IDLE._replace(replica_id="b", holds_session=True)
-    assert winner([IDLE, home]) == "b"
-    assert winner([IDLE, home._replace(running=19)]) == "b"
-    assert winner([IDLE, home._replace(running=21)]) == "a", "the wait there is more than session_bonus_ms"
+    assert winner([(IDLE, TOLD), (home, TOLD)]) == "b"
+    assert winner([(IDLE, TOLD), (home, TOLD._replace(backlog=199))]) == "b"
+    assert winner([(IDLE, TOLD), (home, TOLD._replace(backlog=201))]) == "a", "the wait there is more than the bonus"
 
 
-def test_a_prefix_is_worth_the_prefill_it_saves():
-    holder = IDLE._replace(replica_id="b", prefix_pages=32)
-    assert winner([IDLE, holder]) == "b"
-    # 32 pages of 16 tokens at 1000 tokens/s are 512 ms: 51 rows of 10 ms wait less than that, 52 more.
-    assert winner([IDLE, holder._replace(running=51)]) == "b"
-    assert winner([IDLE, holder._replace(running=52)]) == "a"
+@pytest.mark.parametrize("field", ["prefix_tokens", "session_tokens"])
+def test_what_lies_there_is_worth_the_prefill_that_it_saves(field):
+    holder = IDLE._replace(replica_id="b", **{field: 500.0})
+    assert winner([(IDLE, TOLD), (holder, TOLD._replace(backlog=499))]) == "b"
+    assert winner([(IDLE, TOLD), (holder, TOLD._replace(backlog=501))]) == "a"
+    [scored] = ranked([(holder, TOLD)])
+    assert scored.terms[field.removesuffix("_tokens")] == 500
+    assert scored.terms["prompt"] == -512
 
 
-@given(st.integers(0, 64), st.integers(0, 10_000))
-def test_pages_past_the_prompt_are_worth_nothing(pages, prompt_tokens):
-    ask = Ask(prompt_tokens, "")
-    [scored] = rank([IDLE._replace(prefix_pages=pages)], ask, CONFIG)
-    assert -prompt_tokens <= scored.terms["prompt"] <= 0
+def test_a_prompt_that_would_hold_up_many_goes_where_few_are():
+    busy = IDLE._replace(requests=20)
+    idle = IDLE._replace(replica_id="b")
+    quick, slow = TOLD._replace(per_prompt_token=0.5), TOLD._replace(per_prompt_token=0.6)
+    assert winner([(busy, quick), (idle, slow)]) == "b"
+    assert winner([(busy, quick), (idle._replace(requests=20), slow)]) == "a"
 
 
-def test_a_measured_slow_replica_gives_way_and_an_unmeasured_one_is_assumed_average():
-    slow = IDLE._replace(prefill_tokens_per_s=100)
-    unmeasured = IDLE._replace(replica_id="b", prefill_tokens_per_s=0, step_ms=0)
-    fast = IDLE._replace(replica_id="c", prefill_tokens_per_s=5000)
-    assert [each.view.replica_id for each in rank([slow, unmeasured, fast], Ask(512, ""), CONFIG)] == ["c", "b", "a"]
+def test_doubt_speaks_for_a_replica_but_only_so_far():
+    doubtful = IDLE._replace(replica_id="b")
+    waits = TOLD._replace(backlog=20)
+    assert winner([(IDLE, TOLD), (doubtful, waits)]) == "a"
+    assert winner([(IDLE, TOLD), (doubtful, waits._replace(doubt=300))]) == "b"
+    [far] = ranked([(doubtful, TOLD._replace(backlog=9000, doubt=1e9))])
+    assert far.terms["explore"] == pytest.approx(CONFIG.explore_share * (9000 + 5 + 512))
 
 
 def test_the_isa_class_asked_for_is_preferred():
     arm = IDLE._replace(replica_id="b", isa_class="arm64-neon")
-    assert winner([IDLE, arm], Ask(512, "arm64-neon")) == "b"
-    assert winner([IDLE, arm], Ask(512, "")) == "a"
-    assert winner([IDLE, arm._replace(running=200)], Ask(512, "arm64-neon")) == "a"
+    fleet = [(IDLE, TOLD), (arm, TOLD)]
+    assert [order[0].view.replica_id for order in both(fleet, Ask(512, "arm64-neon"))] == ["b", "b"]
+    assert [order[0].view.replica_id for order in both(fleet, Ask(512, ""))] == ["a", "a"]
+    assert winner([(IDLE, TOLD), (arm, TOLD._replace(backlog=1100))], Ask(512, "arm64-neon")) == "a"
 
 
 def test_failures_count_against_a_replica():
-    assert winner([IDLE._replace(success=0.5), IDLE._replace(replica_id="b", running=50)]) == "b"
+    fleet = [(IDLE._replace(success=0.5), TOLD), (IDLE._replace(replica_id="b", requests=40), TOLD)]
+    assert [order[0].view.replica_id for order in both(fleet, Ask(0, ""))] == ["b", "b"]
+
+
+def test_by_load_the_fewest_requests_win_whatever_was_foretold():
+    fast, slow = TOLD, TOLD._replace(per_prompt_token=100.0)
+    fleet = [(IDLE._replace(requests=3), fast), (IDLE._replace(replica_id="b", requests=2), slow)]
+    assert [order[0].view.replica_id for order in both(fleet, ASK)] == ["a", "b"]
 
 
 @given(fleets, asks)
 def test_a_full_queue_comes_after_every_other(fleet, ask):
-    assume(any(view.waiting < view.queue_limit or view.queue_limit == 0 for view in fleet))
-    chosen = next(view for view in fleet if view.replica_id == winner(fleet, ask))
-    assert chosen.waiting < chosen.queue_limit or chosen.queue_limit == 0
+    assume(any(view.waiting < view.queue_limit or view.queue_limit == 0 for view, _ in fleet))
+    for order in both(fleet, ask):
+        assert order[0].view.waiting < order[0].view.queue_limit or order[0].view.queue_limit == 0
 
 
 @given(fleets, asks)
 def test_the_explanation_names_the_winner_first_and_every_candidate(fleet, ask):
-    ranked = rank(fleet, ask, CONFIG)
-    sentences = explain(ranked)
-    assert sentences[0].startswith(f"{ranked[0].view.replica_id} is chosen: {ranked[0].score:.0f} ms")
-    for each, sentence in zip(ranked, sentences, strict=True):
-        assert sentence.startswith(f"{each.view.replica_id} is ")
-        for name, value in each.terms.items():
-            assert (f"{name} {value:+.0f}" in sentence) == bool(round(value))
+    for order in both(fleet, ask):
+        sentences = explain(order)
+        assert sentences[0].startswith(f"{order[0].view.replica_id} is chosen: {order[0].score:.0f} ms")
+        for each, sentence in zip(order, sentences, strict=True):
+            assert sentence.startswith(f"{each.view.replica_id} is ")
+            for name, value in each.terms.items():
+                assert (f"{name} {value:+.0f}" in sentence) == bool(round(value))
 
 
 def test_confidence_is_certain_alone_and_even_between_equals():
     assert confidence([]) == 0
-    assert confidence(rank([IDLE], Ask(1, ""), CONFIG)) == 1
-    assert confidence(rank([IDLE, IDLE._replace(replica_id="b")], Ask(1, ""), CONFIG)) == 0.5
+    assert confidence(ranked([(IDLE, TOLD)])) == 1
+    assert confidence(ranked([(IDLE, TOLD), (IDLE._replace(replica_id="b"), TOLD)])) == 0.5

@@ -213,9 +213,9 @@ async def test_a_session_stays_with_its_replica_until_others_are_far_less_loaded
     await router.beat("b")
     report = ReportRequest(replica_id="b", session_id="s", tenant="t", succeeded=True, ttft_ms=50, tpot_ms=0)
     await router.stub.Report(report)
-    await router.beat("b", running=10)
+    await router.beat("b", running=8)
     assert (await router.route(session_id="s", tenant="t"))[0] == "b"
-    await router.beat("b", running=10)
+    await router.beat("b", running=8)
     assert (await router.route(session_id="s", tenant="other"))[0] == "a"
     await router.beat("a")
     await router.beat("b", running=40)
@@ -229,7 +229,9 @@ async def test_a_prefix_goes_where_its_pages_are(router):
     await router.stub.Report(ReportRequest(replica_id="b", prefix_hashes=hashes, succeeded=True))
     reply = await router.stub.Route(RouteRequest(model="small", prompt_tokens=600, prefix_hashes=hashes))
     assert reply.candidates[0].replica_id == "b"
-    assert reply.candidates[0].terms["prompt"] == pytest.approx(-(600 - 512), rel=1e-3)
+    terms = reply.candidates[0].terms
+    assert terms["prompt"] + terms["prefix"] == pytest.approx(-(600 - 512), rel=1e-3)
+    assert terms["prefix"] == pytest.approx(512)
 
 
 async def test_failures_move_requests_away_and_leave_no_affinity(router):
