@@ -16,7 +16,17 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
-from cluster import cli_documents, cli_kv, cli_memory, cli_models, cli_router, cli_sessions, cli_tools, cli_witness
+from cluster import (
+    cli_documents,
+    cli_keys,
+    cli_kv,
+    cli_memory,
+    cli_models,
+    cli_router,
+    cli_sessions,
+    cli_tools,
+    cli_witness,
+)
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
@@ -37,6 +47,7 @@ app.add_typer(cli_memory.app)
 app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
 app.add_typer(cli_witness.app)
+app.add_typer(cli_keys.app)
 app.command()(cli_kv.kv)
 app.command()(cli_tools.tools)
 out = Console()

@@ -82,6 +82,48 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise InvalidArgument("sealed data was changed, or belongs to another owner") from None
 
+    @property
+    def newest(self) -> str:
+        """Id of the key that seals."""
+        return self._newest.hex()
+
+    def knows(self, sealed: bytes) -> bool:
+        """Whether its key is in the key file."""
+        return sealed[:ID_BYTES] in self._ciphers
+
+    def renewed(self, sealed: bytes, context: bytes) -> bytes | None:
+        """The same under the newest key; None where it is already. Raises InvalidArgument as `open` does."""
+        return None if sealed[:ID_BYTES] == self._newest else self.seal(self.open(sealed, context), context)
+
+
+def key_ids(path: Path) -> list[str]:
+    """Ids of the keys in a key file; the last seals."""
+    Keyring.load(path)
+    return [_key_id(base64.b64decode(line)).hex() for line in path.read_text().split()]
+
+
+def add_key(path: Path) -> None:
+    """Add a new key, which seals from the next start on; those that are there go on opening."""
+    Keyring.load(path)
+    _replace(path, path.read_bytes().rstrip() + b"\n" + base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+
+
+def drop_old_keys(path: Path) -> int:
+    """Keep the newest key alone; how many went. What only they open is then closed for good."""
+    Keyring.load(path)
+    *old, newest = path.read_bytes().split()
+    _replace(path, newest + b"\n")
+    return len(old)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
 
 def _create(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all; one that another process made meanwhile stays."""

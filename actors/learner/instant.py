@@ -55,7 +55,8 @@ def changes_of_feedback(trajectory: learner_pb2.Trajectory, told: Feedback) -> l
 def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[memory_pb2.EdgeUpdate]:
     query = f"query:{trajectory.id}"
     # Requests without a session share their tenant's node, as far as patterns are concerned.
-    session = f"session:{trajectory.tenant}/{trajectory.session_id}"
+    # The tenant's length keeps tenant a with session b/c apart from tenant a/b with session c.
+    session = f"session:{len(trajectory.tenant)}:{trajectory.tenant}/{trajectory.session_id}"
     updates = []
     if trajectory.session_id:
         updates.append(_edge(session, query, "used", 0, 1.0))

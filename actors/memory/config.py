@@ -106,8 +106,8 @@ class MemoryConfig(BaseModel):
     witness_period_s: float = Field(
         default=86400, gt=0, le=1e9, description="Periods (from the epoch on) that are archived as a whole"
     )
-    witness_archive_keep_s: float = Field(
-        default=1e9, gt=0, le=1e9, description="Archived witness entries older than this are removed"
+    witness_archive_keep_s: float | None = Field(
+        default=None, gt=0, le=1e9, description="Archived witness entries older than this are removed; unset is never"
     )
     similar_edges: int = Field(default=8, ge=1, description="Most `similar` edges of a node; the lightest is dropped")
     graph_edges: int = Field(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actors.base.errors import Conflict, InvalidArgument
 from actors.base.files import write_whole
-from actors.base.keys import Keyring
+from actors.base.keys import ID_BYTES, Keyring
 
 _CONTEXT = b"memory directory"
 _PROOF = b"russet"
@@ -45,7 +45,7 @@ def keyring_of(directory: Path, key_file: Path) -> Keyring:
     proof = directory / "key.proof"
     if not proof.exists():
         keyring = Keyring.load_or_create(key_file)
-        write_whole(proof, keyring.seal(_PROOF, _CONTEXT))
+        prove(directory, keyring)
         return keyring
     if not key_file.exists():
         raise InvalidArgument(
@@ -53,6 +53,13 @@ def keyring_of(directory: Path, key_file: Path) -> Keyring:
             param="memory.key_file",
         )
     keyring = Keyring.load(key_file)
+    check_proof(directory, keyring, key_file)
+    return keyring
+
+
+def check_proof(directory: Path, keyring: Keyring, key_file: Path) -> None:
+    """Raises InvalidArgument where the directory was begun with another key."""
+    proof = directory / "key.proof"
     try:
         keyring.open(proof.read_bytes(), _CONTEXT)
     except InvalidArgument:
@@ -61,4 +68,14 @@ def keyring_of(directory: Path, key_file: Path) -> Keyring:
             "or use another memory.directory",
             param="memory.key_file",
         ) from None
-    return keyring
+
+
+def prove(directory: Path, keyring: Keyring) -> None:
+    """Say that all in the directory is sealed with the newest key."""
+    write_whole(directory / "key.proof", keyring.seal(_PROOF, _CONTEXT))
+
+
+def proven(directory: Path) -> str:
+    """Id of the key that all in the directory is sealed with, at least; empty where nothing is there."""
+    proof = directory / "key.proof"
+    return proof.read_bytes()[:ID_BYTES].hex() if proof.exists() else ""

@@ -210,7 +210,8 @@ class Sessions:
         except Unavailable as error:
             log.info("session read from disk: %s", error)
             return None
-        return copy if isinstance(copy, bytes) else None
+        # One sealed with a key that was dropped meanwhile is none; what is persisted was sealed anew.
+        return copy if isinstance(copy, bytes) and self._keyring.knows(copy) else None
 
     async def _copy(self, owner: "_Owner", sealed: bytes) -> None:
         try:
@@ -231,6 +232,11 @@ class Sessions:
             return memory_pb2.Session.FromString(self._keyring.open(sealed, owner.context))
         except InvalidArgument as error:
             raise Internal(f"session {owner.session_id} cannot be opened: {error}") from None
+
+
+def context_of(tenant: str, session_id: str) -> bytes:
+    """What a session is sealed with, beside the key."""
+    return _Owner(tenant, session_id).context
 
 
 class _Owner:

@@ -30,7 +30,8 @@ AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
 """Entries, and bytes of their files, sent together."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 5.0
 SUFFIX = ".entries"
-_CONTEXT = b"witness spool"
+CONTEXT = b"witness spool"
+"""Of its files' seals."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +202,14 @@ class Spool:
 
     def _write(self, path: Path, entries: Sequence[memory_pb2.WitnessEntry]) -> Waiting:
         content = memory_pb2.AppendWitnessRequest(entries=entries).SerializeToString()
-        sealed = self._keyring.seal(content, _CONTEXT)
+        sealed = self._keyring.seal(content, CONTEXT)
         write_whole(path, sealed, synced=False)
         return _waiting(path, len(sealed), entries)
 
     def _read(self, path: Path) -> Sequence[memory_pb2.WitnessEntry] | None:
         """A file's entries; None where it cannot be opened, and then it is put aside."""
         try:
-            content = self._keyring.open(path.read_bytes(), _CONTEXT)
+            content = self._keyring.open(path.read_bytes(), CONTEXT)
         except FileNotFoundError:
             return None  # Dropped meanwhile, for too much waited.
         except InvalidArgument as error:

@@ -59,14 +59,14 @@ class Sealed:
             "store_id": store_id,
             "file_id": file_id,
             "place": place,
-            "sealed": base64.b64encode(self._keyring.seal(said, _context(id))).decode(),
+            "sealed": base64.b64encode(self._keyring.seal(said, context_of(id))).decode(),
         }
         return Entry(id, payload, vector)
 
     def read(self, entry: Entry) -> bytes:
         """What it says. Raises Internal where it was changed, or the key is another."""
         try:
-            return self._keyring.open(base64.b64decode(entry.payload["sealed"]), _context(entry.id))
+            return self._keyring.open(base64.b64decode(entry.payload["sealed"]), context_of(entry.id))
         except InvalidArgument as error:
             raise Internal(f"an entry of documents cannot be opened: {error}") from None
 
@@ -75,5 +75,6 @@ class Sealed:
         return kind.FromString(self.read(entry))
 
 
-def _context(id: str) -> bytes:
+def context_of(id: str) -> bytes:
+    """What the entry with this id is sealed with, beside the key."""
     return b"document\0" + id.encode()

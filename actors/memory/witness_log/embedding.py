@@ -28,7 +28,8 @@ Embed = Callable[[Sequence[str]], Awaitable[tuple[NDArray[np.float32], int]]]
 AT_ONCE = 32
 """Texts embedded, and points written, together."""
 MAX_PAUSE_S = 60.0
-_CONTEXT = b"witness unembedded"
+CONTEXT = b"witness unembedded"
+"""Of its files' seals."""
 
 
 class Text(NamedTuple):
@@ -89,7 +90,7 @@ class Embedding:
             return None
         path = self._directory / f"{self._next:012d}.texts"
         self._next += 1
-        write_whole(path, self._keyring.seal(json.dumps(texts).encode(), _CONTEXT), synced=False)
+        write_whole(path, self._keyring.seal(json.dumps(texts).encode(), CONTEXT), synced=False)
         return path, len(texts)
 
     def take(self, kept: tuple[Path, int] | None, count: int) -> None:
@@ -101,12 +102,6 @@ class Embedding:
             self._files.append(kept)
             self.waiting += queued
             self._told()
-
-    def reseal(self) -> None:
-        """Seal what waits with the newest key. Blocks."""
-        for path, _ in list(self._files):
-            if path.exists():
-                write_whole(path, self._keyring.seal(json.dumps(self._read(path)).encode(), _CONTEXT))
 
     def _told(self) -> None:
         if self._files:
@@ -150,6 +145,6 @@ class Embedding:
 
     def _read(self, path: Path) -> list[Text]:
         try:
-            return [Text(*each) for each in json.loads(self._keyring.open(path.read_bytes(), _CONTEXT))]
+            return [Text(*each) for each in json.loads(self._keyring.open(path.read_bytes(), CONTEXT))]
         except InvalidArgument as error:
             raise InvalidArgument(f"{path}: {error}; remove it, and its entries stay without embeddings") from None

@@ -129,6 +129,8 @@ class Retention:
 
     def _forget(self) -> None:
         """Remove archives past witness_archive_keep_s, once the checkpoint says so."""
+        if self._config.witness_archive_keep_s is None:
+            return
         before_ms = (self._clock() - self._config.witness_archive_keep_s) * 1000
         old = list(itertools.takewhile(lambda head: head.to_ms < before_ms, self._archive.heads))
         if not old:
