@@ -22,6 +22,7 @@ from cluster import (
     cli_kv,
     cli_memory,
     cli_models,
+    cli_route,
     cli_router,
     cli_sessions,
     cli_tools,
@@ -48,6 +49,7 @@ app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
 app.add_typer(cli_witness.app)
 app.add_typer(cli_keys.app)
+app.add_typer(cli_route.app)
 app.command()(cli_kv.kv)
 app.command()(cli_tools.tools)
 out = Console()

@@ -79,6 +79,11 @@ class Client:
         """Which of a router's labels a text belongs to."""
         return self._ask("POST", "/v1/router/classify", {"router": router, "text": text}).json()
 
+    def explain(self, text: str, model: str, session_id: str) -> dict[str, Any]:
+        """How a question would be routed now, and why."""
+        asked = {"text": text, "model": model, "session_id": session_id}
+        return self._ask("POST", "/v1/router/explain", asked).json()
+
     def score(self, prompts: list[str]) -> dict[str, Any]:
         """How likely the small model is enough for each prompt."""
         return self._ask("POST", "/v1/router/score", {"prompts": prompts}, timeout_s=600).json()

@@ -1,10 +1,11 @@
 """Settings of the router."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from actors.router.naming import AUTO, Alias, Target
+from actors.base.model_names import NAMED, leaves_choice
+from actors.router.naming import Alias, Target
 
 MAX_NAME = 128
 MAX_TARGETS = 16
@@ -39,9 +40,9 @@ def _as_alias(given: Any) -> Any:
 
 def problem_of(name: str, alias: AliasConfig) -> str:
     """What is wrong with a name or with an alias as a whole; empty where nothing is."""
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name in AUTO:
-        return f"accepted as a name are 1 to {MAX_NAME} printable characters, not auto"
-    if wrong := next((model for model in alias.models if model in AUTO or len(model) > MAX_NAME), None):
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or leaves_choice(name):
+        return f"accepted as a name are 1 to {MAX_NAME} printable characters, not auto, and not {NAMED}..."
+    if wrong := next((model for model in alias.models if leaves_choice(model) or len(model) > MAX_NAME), None):
         return f"it leads to {wrong[:80]!r}; accepted are ids of models"
     if not any(alias.models.values()):
         return "all weights are 0; at least one must be above"
@@ -59,6 +60,10 @@ class RouterConfig(BaseModel):
     aliases: dict[str, Annotated[AliasConfig, BeforeValidator(_as_alias)]] = Field(
         default={},
         description="Names that lead to models: a model's id, or {models = {id = weight, ...}} for a split",
+    )
+    auto: Literal["learned", "default"] = Field(
+        default="learned",
+        description='How "auto" is decided where several models are served: by the cost router, or always the default',
     )
     stale_after_s: float = Field(default=3.0, gt=0, description="A replica not heard from for this long is not chosen")
     forget_after_s: float = Field(default=60.0, gt=0, description="And after this long it is dropped from the table")

@@ -14,11 +14,10 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from actors.base.model_names import AUTO, leaves_choice
 from protos.gen import router_pb2
-
-AUTO = ("", "auto")
 
 
 class Target(NamedTuple):
@@ -87,9 +86,9 @@ def resolve(asked: str, key: str, tables: Tables) -> Resolution:
     """
     said: list[str] = []
     name = asked
-    if asked in AUTO:
+    if leaves_choice(asked):
         name = tables.default
-        said.append(f"no model was asked for; {name} is the default")
+        said.append(f"no model was {'asked for' if asked in AUTO else f'chosen by {asked}'}; {name} is the default")
     alias = tables.aliases.get(name)
     if alias is None:
         return Resolution("", (Choice(name, 1.0, "it was asked for"),), tuple(said))
@@ -106,6 +105,28 @@ def resolve(asked: str, key: str, tables: Tables) -> Resolution:
     shares = _shares(alias, tables)
     choices = (Choice(model, shares.get(model, 0.0), _reason(alias, model, tables)) for model in ranked)
     return Resolution(name, tuple(choices), tuple(said))
+
+
+class Led(Protocol):
+    """A model, or an alias of one, that was chosen by what was asked, and why (actors.router.choosing)."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+
+
+def led(chosen: Led, served: Collection[str], key: str, tables: Tables) -> Resolution:
+    """Where a choice leads, and after it the default: for when what was chosen cannot be had."""
+    default = resolve(tables.default, key, tables)
+    found = resolve(chosen.model, key, tables)
+    if not any(choice.model in served for choice in found.choices):
+        said = f"but {chosen.model} is not served: {tables.default} is the default"
+        return default._replace(explanation=(*chosen.reasons, said, *default.explanation))
+    names = {choice.model for choice in found.choices}
+    later = (Choice(each.model, 0.0, "it is the default") for each in default.choices if each.model not in names)
+    return Resolution(found.alias, (*found.choices, *later), (*chosen.reasons, *found.explanation))
 
 
 def draw(alias: Alias, key: str) -> list[str]:

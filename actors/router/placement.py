@@ -40,7 +40,7 @@ class Placement:
         """What has been learned of speeds."""
 
     def choose(self, ready: Sequence[Replica], request: router_pb2.RouteRequest) -> Chosen:
-        """Rank these, of which there is at least one, and count the request as sent to the first.
+        """Rank these, of which there is at least one, and count the request as sent to the first, unless it only asks.
 
         Requests that come between two heartbeats must not all go where it was empty at the first.
         """
@@ -54,6 +54,8 @@ class Placement:
             ranked = by_prediction(views, predictions, ask, config)
         else:
             ranked = by_load(views, trust.request_ms, ask, config)
+        if request.dry:
+            return Chosen(ranked, trust.predicting)
         winner = next(at for at, view in enumerate(views) if view is ranked[0].view)
         work = works[winner]
         self._fleet.sent(ready[winner].replica_id, request.request_id, round(work.tokens_own))

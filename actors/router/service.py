@@ -9,14 +9,17 @@ from pydantic import ValidationError
 
 from actors.base import genai
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
+from actors.base.model_names import leaves_choice
 from actors.base.telemetry import Telemetry
 from actors.router.aliases import Aliases
+from actors.router.choosing import Chooser, Chosen, message_of
 from actors.router.config import MAX_FAILURES, AliasConfig, RouterConfig
 from actors.router.fastgrnn.service import CostService
 from actors.router.fleet import Fleet, Replica
-from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, resolve, routing_key
+from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, led, resolve, routing_key
 from actors.router.placement import Placement
 from actors.router.policy import confidence, explain
+from actors.router.question import question_of, served_of
 from actors.router.semantic.service import SemanticService
 from protos.gen import inference_pb2, router_pb2, router_pb2_grpc
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -42,6 +45,9 @@ class RouterService(router_pb2_grpc.RouterServicer):
         """The cost router, another."""
         self.aliases = Aliases(config, memory, clock)
         """Names that lead to models."""
+        self._chooser = None
+        if self.semantic is not None and self.cost is not None:
+            self._chooser = Chooser(self.semantic, self.cost.registry, config.auto == "learned")
         self._config = config
         self._telemetry = telemetry
         self.fleet = Fleet(config, telemetry, clock)
@@ -77,15 +83,24 @@ class RouterService(router_pb2_grpc.RouterServicer):
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         """Choose. Raises NotFound for a model that nobody serves, Unavailable where nobody is ready to."""
         with self._telemetry.span("router.route", {"russet.request_id": request.request_id}, SpanKind.SERVER) as span:
-            reply = self.decide(request)
+            reply = await self._routed(request)
             span.set_attributes({genai.RESPONSE_MODEL: reply.model, "russet.replica": reply.candidates[0].replica_id})
             return reply
 
-    def decide(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
-        """Route without the span around it."""
+    async def _routed(self, request: router_pb2.RouteRequest) -> router_pb2.RouteReply:
+        """Choose a model where that is left to the router, then a replica of it."""
+        if self._chooser is None or not leaves_choice(request.model):
+            return self.decide(request)
+        available = [replica for replica in self.fleet.replicas() if self.fleet.available(replica)]
+        default = self._default(available)
+        chosen = await self._chooser.choose(question_of(request, available), served_of(available), default)
+        return self.decide(request, chosen)
+
+    def decide(self, request: router_pb2.RouteRequest, chosen: Chosen | None = None) -> router_pb2.RouteReply:
+        """Route without the span around it; `chosen` is the model, where that was left to the router."""
         began = time.perf_counter()
         known = self.fleet.replicas()
-        resolution = self._resolve(request, known)
+        resolution = self._resolve(request, chosen, known)
         model, ready = self._settle(request, resolution.choices, known)
         ranked, predicted = self._placement.choose(ready, request)
         states = {replica.replica_id: replica.state for replica in ready}
@@ -101,6 +116,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
             confidence=confidence(ranked),
             explanation=explanation,
             alias=resolution.alias,
+            choice=message_of(chosen) if chosen is not None else None,
             candidates=[
                 router_pb2.Candidate(
                     replica_id=each.view.replica_id,
@@ -218,13 +234,15 @@ class RouterService(router_pb2_grpc.RouterServicer):
         there = {replica.state.model for replica in known} - self.fleet.retired
         return default if default and (default not in self.fleet.retired or not there) else min(there, default="")
 
-    def _resolve(self, request: router_pb2.RouteRequest, known: list[Replica]) -> Resolution:
+    def _resolve(self, request: router_pb2.RouteRequest, chosen: Chosen | None, known: list[Replica]) -> Resolution:
         """Where the name that was asked for leads; a begun request's, to its own model. Raises NotFound."""
+        served = sorted({replica.figures.model for replica in known} - self.fleet.retired)
         if request.begun:
             resolution = Resolution("", (Choice(request.settled, 1.0, "it has begun"),), ())
+        elif chosen is not None:
+            resolution = led(chosen, served, routing_key(request), self._tables(known))
         else:
             resolution = resolve(request.model, routing_key(request), self._tables(known))
-        served = sorted({replica.figures.model for replica in known} - self.fleet.retired)
         models, retired = {choice.model for choice in resolution.choices}, self.fleet.retired
         if not request.begun and models <= retired:
             raise NotFound(

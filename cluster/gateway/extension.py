@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from actors.base.errors import InvalidArgument
+from actors.base.model_names import AUTO
 from cluster.gateway.answer_format import GrammarBody, add_grammar
 from cluster.gateway.bodies import Body
 from cluster.gateway.limits import check_kv_format, check_session
@@ -15,6 +16,7 @@ from cluster.gateway.tools.check import MAX_TOOLS, callable_tools
 from protos.gen import inference_pb2
 
 MAX_USER_CHARS = 256
+MAX_BUDGET_MS = 3_600_000
 PRIORITIES = {
     "low": inference_pb2.PRIORITY_LOW,
     "normal": inference_pb2.PRIORITY_NORMAL,
@@ -45,6 +47,7 @@ class Extension(Body):
     retrieve: RetrieveBody | None = None
     context: ContextBody | None = None
     tools: ServerToolsBody | None = None
+    latency_budget_ms: float | None = Field(default=None, gt=0, le=MAX_BUDGET_MS)
 
 
 def route_key(*users: str | None) -> str:
@@ -64,6 +67,14 @@ def apply_extension(
     request.kv_format = extension.kv_format
     request.priority = PRIORITIES[extension.priority]
     request.decoding.stop_token_ids.extend(_stop_token_ids(extension))
+    if extension.latency_budget_ms is not None:
+        if request.model not in AUTO:
+            raise InvalidArgument(
+                f"russet.latency_budget_ms is for the choice of a model, and {request.model[:80]!r} is asked for; "
+                'leave it out, or ask for "auto"',
+                param="russet.latency_budget_ms",
+            )
+        request.latency_budget_ms = extension.latency_budget_ms
     if extension.token_healing:
         if isinstance(request, inference_pb2.ChatRequest):
             raise InvalidArgument(

@@ -86,6 +86,8 @@ class Job:
             explanation=self.decision.explanation,
             confidence=self.decision.confidence,
             alias=self.alias,
+            patterns=self.decision.choice.patterns,
+            pattern=self.decision.choice.pattern,
         )
 
     @property

@@ -54,6 +54,8 @@ class Finished:
     quality: memory_pb2.Quality | None = None
     options: Sequence[memory_pb2.RouteOption] = ()
     """What the router chose among, the chosen one first."""
+    models: Sequence[memory_pb2.RouteOption] = ()
+    """Where the router chose the model: what it chose among, the likeliest first."""
     kv_format: str = ""
     adapter: str = ""
     adapter_version: int = 0
@@ -86,6 +88,7 @@ def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:
             tpot_ms=finished.tpot_ms,
         ),
         options=finished.options,
+        models=finished.models,
         adapter=finished.adapter,
         adapter_version=finished.adapter_version,
         kv_format=finished.kv_format,
@@ -118,3 +121,9 @@ def options_of(decision: router_pb2.RouteReply, chosen: str) -> list[memory_pb2.
         for each, share in zip(candidates, shares, strict=True)
     ]
     return sorted(options, key=lambda option: option.replica != chosen)
+
+
+def models_of(decision: router_pb2.RouteReply) -> list[memory_pb2.RouteOption]:
+    """The models, or a named router's labels, that a decision's model was chosen among."""
+    shares = decision.choice.shares
+    return [memory_pb2.RouteOption(model=each.label, probability=each.confidence) for each in shares]

@@ -28,6 +28,7 @@ from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
 from cluster.gateway.cost_router import CostRouting
 from cluster.gateway.errors import UnknownParameter, body_of
+from cluster.gateway.explain import Explain
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.feedback import Feedback
 from cluster.gateway.health import Health
@@ -107,6 +108,7 @@ class Api:
             route("/v1/russet/tools", "GET", self.list_tools),
             route("/v1/router/classify", "POST", named.classify),
             route("/v1/router/score", "POST", self._cost.score),
+            route("/v1/router/explain", "POST", Explain(self._requests).explain),
             route("/v1/router/cost", "GET", self._cost.card),
             route("/v1/router/cost", "PUT", self._cost.train),
             route("/v1/routers", "GET", named.listed),

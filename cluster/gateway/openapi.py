@@ -17,6 +17,7 @@ from cluster.gateway.bodies import ANY
 from cluster.gateway.cost_router import ScoreBody, TrainCostBody
 from cluster.gateway.documents import bodies
 from cluster.gateway.documents.http import FILES_DEFAULT, FILES_MOST, STORES_DEFAULT, STORES_MOST
+from cluster.gateway.explain import ExplainBody
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, RANGES
 from cluster.gateway.loading import LoadBody, ScaleBody
 from cluster.gateway.named_routers import ClassifyBody, ExamplesBody, PruneBody
@@ -60,6 +61,7 @@ BODIES = (
     Reads("/v1/embeddings", EmbeddingBody, {}, False, "Sentence embeddings"),
     Reads("/v1/feedback", FeedbackBody, {}, False, "Rate an answer"),
     Reads("/v1/router/classify", ClassifyBody, {}, False, "Which of a named router's labels a text belongs to"),
+    Reads("/v1/router/explain", ExplainBody, {}, False, "How a question would be routed now, and why"),
     Reads("/v1/router/score", ScoreBody, {}, False, "How likely a small model is enough for each prompt"),
     Reads("/v1/router/cost", TrainCostBody, {}, False, "Train the cost router, and serve it if it is better", "put"),
     Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),

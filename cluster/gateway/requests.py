@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
+from actors.base.model_names import leaves_choice
 from actors.base.telemetry import Telemetry
 from cluster.gateway import genai
 from cluster.gateway.answering import Answering
@@ -20,12 +21,12 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.conversation import Conversation, Within
 from cluster.gateway.errors import ModelNotFound
 from cluster.gateway.failover import Dispatcher, Job, ModelChanged
-from cluster.gateway.finished import Attempt, Finished, options_of
+from cluster.gateway.finished import Attempt, Finished, models_of, options_of
 from cluster.gateway.grammars import Grammars
 from cluster.gateway.outcomes import Outcomes, Variant
 from cluster.gateway.prompt import GenerateMessage
 from cluster.gateway.recall.grounding import Grounding, Recall
-from cluster.gateway.records import Records, demands_of, question_of, said
+from cluster.gateway.records import EMBED_CHARS, Records, demands_of, question_of, said
 from cluster.gateway.routes import Routes, prefix_hashes
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.tools.plan import ToolPlan
@@ -278,7 +279,13 @@ class Generation:
                 pass
         return "".join(self.text)
 
-    async def _prepare(self) -> Job:
+    async def explained(self) -> router_pb2.RouteReply:
+        """How it would be routed now; nothing runs, and nothing is kept of it. Raises as `deltas` does."""
+        async with self._conversation.turn():
+            job = await self._prepare(dry=True)
+            return await self._requests.routes.choose(job.route)
+
+    async def _prepare(self, *, dry: bool = False) -> Job:
         request, requests = self._request, self._requests
         route = router_pb2.RouteRequest(
             request_id=self.id,
@@ -289,7 +296,11 @@ class Generation:
             priority=request.priority,
             session_replica=self._conversation.stored.replica_id,
             route_key=request.route_key,
+            latency_budget_ms=request.latency_budget_ms,
+            dry=dry,
         )
+        if leaves_choice(route.model):
+            route.text, route.turns = question_of(request)[:EMBED_CHARS], self._conversation.turns
         view = requests.views.get(route.model)
         if view is None:
             view = await requests.dispatcher.locate(route, self._wait_s)
@@ -395,6 +406,7 @@ class Generation:
             total_ms=(now - self._arrived_s) * 1e3,
             retrieval_ms=self._conversation.retrieval_s * 1e3,
             options=options_of(job.decision, job.candidate.replica_id) if job.decision else (),
+            models=models_of(job.decision) if job.decision else (),
             kv_format=self.kv.format,
         )
         self._requests.records.put(self._conversation.grounding.noted(finished))

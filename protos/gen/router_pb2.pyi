@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RouteRequest(_message.Message):
-    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica", "route_key", "settled", "begun")
+    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica", "route_key", "settled", "begun", "text", "latency_budget_ms", "turns", "dry")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,10 @@ class RouteRequest(_message.Message):
     ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    DRY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     tenant: str
@@ -40,21 +44,49 @@ class RouteRequest(_message.Message):
     route_key: str
     settled: str
     begun: bool
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ..., route_key: _Optional[str] = ..., settled: _Optional[str] = ..., begun: _Optional[bool] = ...) -> None: ...
+    text: str
+    latency_budget_ms: float
+    turns: int
+    dry: bool
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ..., route_key: _Optional[str] = ..., settled: _Optional[str] = ..., begun: _Optional[bool] = ..., text: _Optional[str] = ..., latency_budget_ms: _Optional[float] = ..., turns: _Optional[int] = ..., dry: _Optional[bool] = ...) -> None: ...
 
 class RouteReply(_message.Message):
-    __slots__ = ("model", "candidates", "confidence", "explanation", "alias")
+    __slots__ = ("model", "candidates", "confidence", "explanation", "alias", "choice")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     confidence: float
     explanation: _containers.RepeatedScalarFieldContainer[str]
     alias: str
-    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., confidence: _Optional[float] = ..., explanation: _Optional[_Iterable[str]] = ..., alias: _Optional[str] = ...) -> None: ...
+    choice: ModelChoice
+    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., confidence: _Optional[float] = ..., explanation: _Optional[_Iterable[str]] = ..., alias: _Optional[str] = ..., choice: _Optional[_Union[ModelChoice, _Mapping]] = ...) -> None: ...
+
+class ModelChoice(_message.Message):
+    __slots__ = ("router", "shares", "confidence", "temperature", "top_p", "context", "neighbours", "patterns", "pattern")
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    router: str
+    shares: _containers.RepeatedCompositeFieldContainer[LabelScore]
+    confidence: float
+    temperature: float
+    top_p: float
+    context: int
+    neighbours: _containers.RepeatedCompositeFieldContainer[Near]
+    patterns: _containers.RepeatedScalarFieldContainer[str]
+    pattern: str
+    def __init__(self, router: _Optional[str] = ..., shares: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., confidence: _Optional[float] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., context: _Optional[int] = ..., neighbours: _Optional[_Iterable[_Union[Near, _Mapping]]] = ..., patterns: _Optional[_Iterable[str]] = ..., pattern: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("replica_id", "addresses", "score", "terms", "epoch", "isa_class")
@@ -80,7 +112,7 @@ class Candidate(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., score: _Optional[float] = ..., terms: _Optional[_Mapping[str, float]] = ..., epoch: _Optional[int] = ..., isa_class: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving", "worker_addresses", "unloading")
+    __slots__ = ("replica_id", "addresses", "node", "model", "context_length", "isa_class", "load", "sequence", "incarnation", "leaving", "worker_addresses", "unloading", "weight_bytes")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +125,7 @@ class HeartbeatRequest(_message.Message):
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     WORKER_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     UNLOADING_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     node: str
@@ -105,7 +138,8 @@ class HeartbeatRequest(_message.Message):
     leaving: bool
     worker_addresses: _containers.RepeatedScalarFieldContainer[str]
     unloading: bool
-    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ..., worker_addresses: _Optional[_Iterable[str]] = ..., unloading: _Optional[bool] = ...) -> None: ...
+    weight_bytes: int
+    def __init__(self, replica_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., model: _Optional[str] = ..., context_length: _Optional[int] = ..., isa_class: _Optional[str] = ..., load: _Optional[_Union[_scheduler_pb2.ReplicaLoad, _Mapping]] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[str] = ..., leaving: _Optional[bool] = ..., worker_addresses: _Optional[_Iterable[str]] = ..., unloading: _Optional[bool] = ..., weight_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("known",)

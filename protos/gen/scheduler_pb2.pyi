@@ -119,7 +119,7 @@ class DescribeReply(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[_Union[_worker_pb2.ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[_worker_pb2.Vocabulary, _Mapping]] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
 
 class ReplicaLoad(_message.Message):
-    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us", "kv_bytes", "kv_tiers", "kv_kept_tokens")
+    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us", "kv_bytes", "kv_tiers", "kv_kept_tokens", "running_limit")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,7 @@ class ReplicaLoad(_message.Message):
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_TIERS_FIELD_NUMBER: _ClassVar[int]
     KV_KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_LIMIT_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     ready: bool
     draining: bool
@@ -152,7 +153,8 @@ class ReplicaLoad(_message.Message):
     kv_bytes: int
     kv_tiers: _containers.RepeatedCompositeFieldContainer[KvTierLoad]
     kv_kept_tokens: int
-    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_tiers: _Optional[_Iterable[_Union[KvTierLoad, _Mapping]]] = ..., kv_kept_tokens: _Optional[int] = ...) -> None: ...
+    running_limit: int
+    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_tiers: _Optional[_Iterable[_Union[KvTierLoad, _Mapping]]] = ..., kv_kept_tokens: _Optional[int] = ..., running_limit: _Optional[int] = ...) -> None: ...
 
 class KvTierLoad(_message.Message):
     __slots__ = ("format", "live_bytes", "cached_bytes")

@@ -8,10 +8,10 @@ paging experts), long (at 4,096 tokens of context), busy (beside a process that 
 shape), accuracy (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv
 (quantized KV beside full precision), sessions (looking them up), memory (search, inserts and restart with 100,000
 entries, and embedding), documents (added, found, and read again from the prefix cache), overhead (gateway, router and
-scheduler around a worker that answers at once), fleet (which replica is chosen, in simulated time), serving (the whole
-system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a session after a restart). Those of
-speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
-tests/benchmarks/install-peers installed them.
+scheduler around a worker that answers at once), fleet (which replica is chosen, in simulated time), routing (what that
+and the choice of a model cost), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work,
+cold and warm, and a session after a restart). Those of speed stand beside llama.cpp, serving and workloads beside
+mlx-lm's server, where tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .nearest, .exposed_gap, .perplexity,
@@ -42,6 +42,7 @@ from tests.benchmarks import (
     picture,
     plan,
     prefix,
+    routing,
     serving,
     sessions,
     speculation,
@@ -68,6 +69,7 @@ PARTS = {
         sessions.PART,
         memory.PART,
         documents.PART,
+        routing.PART,
         overhead.PART,
         fleet.PART,
         serving.PART,

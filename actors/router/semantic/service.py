@@ -104,7 +104,7 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
         )
 
     async def decide(self, decision_id: str, tenant: str, name: str, text: str) -> tuple[Decided, Decision, Router]:
-        """Classify, and remember it for its outcome.
+        """Classify, and remember it for its outcome where it has an id.
 
         Raises NotFound for a router that is not there, InvalidArgument or TooLarge for a text that cannot be
         classified, Unavailable where memory does not embed it.
@@ -118,7 +118,8 @@ class SemanticService(router_pb2_grpc.SemanticServicer):
         self._seconds.observe(time.perf_counter() - began)
         near = tuple(_seen(router, near.place, near.cosine) for near in decision.near)
         decided = Decided(tenant, name, text, decision.ranked[0][0], near)
-        self._decisions.keep(decision_id, decided)
+        if decision_id:
+            self._decisions.keep(decision_id, decided)
         return decided, decision, router
 
     async def Outcome(self, request: router_pb2.OutcomeRequest, context: Any) -> router_pb2.OutcomeReply:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from actors.base.channel import connect
 from actors.base.errors import Internal, InvalidArgument, NotFound, TooLarge, Unavailable
+from actors.base.model_names import leaves_choice
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.base.vocabulary import Vocabulary, byte_of_character, digest_of
@@ -216,6 +217,8 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         """Those that were put. Requests by them go to the first target, or the one settled on."""
         self.outcomes: list[router_pb2.Outcome] = []
         self.retired: list[str] = []
+        self.choice: router_pb2.ModelChoice | None = None
+        """What it says of models that it chooses itself."""
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteReply:
         copy = router_pb2.RouteRequest()
@@ -224,7 +227,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         self.bell.ring()
         if (error := self.refuse(copy)) is not None:
             raise error
-        model = request.model or self.default
+        model = self.default if leaves_choice(request.model) else request.model
         alias = self.aliases.get(model)
         if alias is not None:
             model = request.settled or alias.targets[0].model
@@ -243,6 +246,7 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
             confidence=0.75,
             explanation=["it was the first"],
             alias=alias.name if alias else "",
+            choice=self.choice if leaves_choice(request.model) else None,
         )
 
     async def ListReplicas(self, request: Any, context: Any) -> router_pb2.ListReplicasReply:

@@ -8,7 +8,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 
 from actors.base.errors import InvalidArgument
-from cluster.gateway import aliases, anthropic, cost_router, loading, named_routers, openai, responses
+from cluster.gateway import aliases, anthropic, cost_router, explain, loading, named_routers, openai, responses
 from cluster.gateway.bodies import parse
 from cluster.gateway.checks import check_request
 from cluster.gateway.documents import bodies
@@ -26,6 +26,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "/v1/router/score": {"prompts": ["Hi"]},
     "/v1/router/cost": {"rows": [{"prompt": "Hi", "weak_correct": True, "strong_correct": True}]},
     "/v1/router/classify": {"router": "x", "text": "x"},
+    "/v1/router/explain": {"text": "x"},
     "/v1/routers/{router}": {"examples": [{"text": "x", "label": "y"}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "x", "label": None}]},
     "/v1/routers/{router}/prune": {"labels": ["x"]},
@@ -48,6 +49,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "/v1/router/score": cost_router.score_request,
     "/v1/router/cost": cost_router.train_request,
     "/v1/router/classify": named_routers.classify_request,
+    "/v1/router/explain": explain.explain_request,
     "/v1/routers/{router}": named_routers.examples_of,
     "/v1/routers/{router}/examples": named_routers.examples_of,
     "/v1/routers/{router}/prune": named_routers.prune_request,

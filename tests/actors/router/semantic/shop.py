@@ -1,5 +1,6 @@
 """A memory that keeps patterns and embeds by the words of a text, and a router on it that may be started again."""
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -28,11 +29,19 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.patterns: dict[tuple[str, str, str], memory_pb2.Pattern] = {}
         self.embedded = 0
         self.away = False
+        self.deaf = False
+        """Whether it embeds nothing."""
+        self.hold: asyncio.Event | None = None
+        """What embedding waits for."""
         self.refuses = 0
         """Puts to refuse from now on."""
         self.model = "words"
 
     async def Embed(self, request: memory_pb2.EmbedRequest, context: Any) -> memory_pb2.EmbedReply:
+        if self.deaf:
+            raise Unavailable("memory is away")
+        if self.hold is not None:
+            await self.hold.wait()
         self.embedded += len(request.texts)
         rows = np.zeros((len(request.texts), WIDTH), np.float32)
         for row, text in zip(rows, request.texts, strict=True):
