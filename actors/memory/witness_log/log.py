@@ -87,25 +87,16 @@ class WitnessLog:
             if not self._queue:
                 self._files.closed()
 
-    @property
-    def accepted(self) -> int:
-        """Entries that were queued since the start."""
-        return self._accepted
-
-    async def written(self, accepted: int) -> None:
-        """Return when the first `accepted` entries of all that were queued are written."""
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._done >= accepted)
-
     async def flush(self) -> None:
-        """Return when everything queued so far is written."""
+        """Return when everything queued so far is written; what comes later is not waited for, nor a batch filled."""
         accepted = self._accepted
         if self._done >= accepted:
             return
         self._flushers += 1
         self._hurry.set()
         try:
-            await self.written(accepted)
+            async with self._progress:
+                await self._progress.wait_for(lambda: self._done >= accepted)
         finally:
             self._flushers -= 1
 

@@ -92,6 +92,13 @@ async def test_a_small_batch_is_written_after_the_flush_time(opening):
         assert names(memory) == ["r1"]
 
 
+async def test_one_who_waits_for_a_small_batch_waits_for_no_others(opening):
+    async with opening(witness_flush_s=60) as memory:
+        request = AppendWitnessRequest(entries=[WitnessEntry(id="r0")], wait=True)
+        await asyncio.wait_for(memory.stub.AppendWitness(request), 20)
+        assert names(memory) == ["r0"]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_failed_write_is_repeated_but_not_doubled(opening, when):
     """Also where the store had written and only its answer failed: no entry twice, no number skipped."""
