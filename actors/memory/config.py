@@ -85,7 +85,7 @@ class MemoryConfig(BaseModel):
     witness_queue: int = Field(
         default=10_000, ge=1, description="Entries that may wait to be written; past it they are dropped"
     )
-    witness_batch: int = Field(default=100, ge=1, le=10_000, description="Entries written together")
+    witness_batch: int = Field(default=250, ge=1, le=10_000, description="Entries written together")
     witness_flush_s: float = Field(default=1.0, gt=0, le=60, description="Longest that an entry waits for others")
     witness_unembedded: int = Field(
         default=100_000,
