@@ -42,6 +42,8 @@ def explain(
     alias = f" (by alias {found['alias']})" if found["alias"] else ""
     out.print(f"{found['model']}{alias} on {chosen}, confidence {found['confidence']:.2f}", markup=False, style="bold")
     if found["choice"] is not None:
+        by = found["choice"]["router"]
+        out.print("chosen by the cost router" if by == "cost" else f"chosen by router {by}", markup=False)
         out.print(_shares(found["choice"]))
         for near in found["choice"]["neighbours"]:
             out.print(f"near {near['similarity']:.2f}: {near['text']} ({near['label']})", markup=False)
@@ -52,8 +54,7 @@ def explain(
 
 
 def _shares(choice: dict[str, Any]) -> Table:
-    by = "the cost router" if choice["router"] == "cost" else f"router {choice['router']}"
-    table = Table("model", "probability", title=f"chosen by {by}", title_justify="left")
+    table = Table("model", "probability")
     for share in choice["shares"]:
         table.add_row(share["label"], f"{share['probability']:.2f}")
     return table

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from actors.base.errors import InvalidArgument, NotFound, RussetError, Unavailable
 from actors.router.config import AliasConfig, RouterConfig, problem_of
 from actors.router.naming import Alias
+from actors.router.policy_watch import watch
 from actors.router.variants import Variants
 from protos.gen import memory_pb2, router_pb2
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 ALIAS, OUTCOMES = "alias:", "alias-outcomes:"
 """How the ids of policies begin."""
 MEMORY_TIMEOUT_S = 10.0
-RETRY_S = 1.0
 WRITE_S = 10.0
 """Between two writings of what is known of requests."""
 
@@ -52,7 +52,7 @@ class Aliases:
     async def start(self) -> None:
         """Begin to read what memory has, to hear of changes, and to write."""
         if self._memory is not None:
-            self._tasks = [asyncio.create_task(self._watch(self._memory)), asyncio.create_task(self._write())]
+            self._tasks = [asyncio.create_task(watch(self._memory, self._take)), asyncio.create_task(self._write())]
 
     async def stop(self) -> None:
         """Write what is known, and end."""
@@ -127,27 +127,6 @@ class Aliases:
             request = memory_pb2.SearchPoliciesRequest(type="router", id=policy_id)
             for found in (await self._memory.SearchPolicies(request, timeout=MEMORY_TIMEOUT_S)).policies:
                 self._take(found.policy)
-
-    async def _watch(self, memory: MemoryStub) -> None:
-        while True:
-            listed: set[str] | None = set()
-            """Ids, until the list has ended."""
-            try:
-                async for policy in memory.WatchPolicies(memory_pb2.WatchPoliciesRequest(types=["router"])):
-                    if not policy.id:
-                        for gone in [each for each in self._versions if listed is not None and each not in listed]:
-                            self._drop(gone)
-                        listed = None
-                        continue
-                    if listed is not None:
-                        listed.add(policy.id)
-                    try:
-                        self._take(policy)
-                    except (ValueError, KeyError, TypeError):
-                        log.exception("policy %s is none that this router can read; it is passed over", policy.id)
-            except RussetError as error:
-                log.info("aliases are not watched: %s; trying again in %g s", error.message, RETRY_S)
-            await asyncio.sleep(RETRY_S)
 
     def _take(self, policy: memory_pb2.Policy) -> None:
         """A policy as memory has it: an alias, outcomes, or another's."""

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from actors.base.errors import DeadlineExceeded, InvalidArgument, RussetError, Unavailable
+from actors.base.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from actors.router.fastgrnn.cost import CostRouter
 from actors.router.fastgrnn.fitting import Row, fit
 from actors.router.fastgrnn.gate import Verdict, gate
 from actors.router.fastgrnn.stored import dump, parse, shipped
+from actors.router.policy_watch import watch
 from protos.gen import memory_pb2
 from protos.gen.memory_pb2_grpc import MemoryStub
 
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 POLICY = "cost/"
 EMBED_BATCH = 256
 EMBED_TIMEOUT_S, MEMORY_TIMEOUT_S = 300.0, 30.0
-RETRY_S = 1.0
 
 
 class Serving(NamedTuple):
@@ -48,7 +48,7 @@ class Registry:
 
     async def start(self) -> None:
         """Begin to take over what memory has; the one that ships answers meanwhile."""
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = asyncio.create_task(watch(self._memory, self._take), name="cost routers")
 
     async def stop(self) -> None:
         """End."""
@@ -111,27 +111,16 @@ class Registry:
         await self._memory.PutPolicy(memory_pb2.PutPolicyRequest(policy=policy), timeout=MEMORY_TIMEOUT_S)
         self._take(policy)
 
-    async def _watch(self) -> None:
-        """Take every promoted router that memory has, and each that comes. Ends with its task alone."""
-        while True:
-            try:
-                async for policy in self._memory.WatchPolicies(memory_pb2.WatchPoliciesRequest(types=["router"])):
-                    self._take(policy)
-            except RussetError as error:
-                log.warning("policies are not watched: %s; trying again in %g s", error.message, RETRY_S)
-            await asyncio.sleep(RETRY_S)
-
     def _take(self, policy: memory_pb2.Policy) -> None:
-        """Serve the router of `policy` if it is a newer one; what cannot be read is logged and left."""
+        """Serve the router of `policy` if it is a newer one. Raises ValueError, KeyError or TypeError for none."""
         if not policy.id.startswith(POLICY) or policy.id in self._seen:
             return
         self._seen.add(policy.id)
+        told = json.loads(policy.parameters)
         try:
-            told = json.loads(policy.parameters)
             tenant, version, router = str(told["tenant"]), int(told["version"]), parse(json.dumps(told["router"]))
-        except (ValueError, KeyError, TypeError, InvalidArgument):
-            log.exception("policy %s is not a cost router and does not serve", policy.id)
-            return
+        except InvalidArgument as error:
+            raise ValueError(error.message) from None
         if version > self.serving(tenant).version:
             self._own[tenant] = Serving(version, router)
 
