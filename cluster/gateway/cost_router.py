@@ -1,10 +1,13 @@
 """HTTP of the cost router: score prompts, train a router of one's own, and look at what serves."""
 
+from collections.abc import Callable
+
 from pydantic import Field
 from starlette.requests import Request
+from starlette.routing import Route
 
 from cluster.gateway.answers import dumps
-from cluster.gateway.asgi import Reply
+from cluster.gateway.asgi import Handler, Reply
 from cluster.gateway.bodies import Body, parse
 from cluster.gateway.caller import Caller
 from protos.gen import router_pb2
@@ -45,6 +48,14 @@ class CostRouting:
 
     def __init__(self, cost: CostStub) -> None:
         self._cost = cost
+
+    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
+        """Where they are reached; `route` makes one of path, method and handler."""
+        return [
+            route("/v1/router/score", "POST", self.score),
+            route("/v1/router/cost", "GET", self.card),
+            route("/v1/router/cost", "PUT", self.train),
+        ]
 
     async def score(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/router/score."""

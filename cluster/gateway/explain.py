@@ -1,13 +1,15 @@
 """POST /v1/router/explain: how a request would be routed now, and why; nothing runs."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field
 from starlette.requests import Request
+from starlette.routing import Route
 
 from cluster.gateway.answers import dumps
-from cluster.gateway.asgi import Reply
+from cluster.gateway.asgi import Handler, Reply
 from cluster.gateway.bodies import Body, parse
 from cluster.gateway.limits import MAX_SESSION_CHARS
 from cluster.gateway.requests import Caller, Requests
@@ -27,6 +29,12 @@ class Explain:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
+
+    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
+        """Where they are reached; `route` makes one of path, method and handler."""
+        return [
+            route("/v1/router/explain", "POST", self.explain),
+        ]
 
     async def explain(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/router/explain."""

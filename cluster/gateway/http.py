@@ -26,15 +26,12 @@ from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
-from cluster.gateway.cost_router import CostRouting
 from cluster.gateway.errors import UnknownParameter, body_of
-from cluster.gateway.explain import Explain
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.feedback import Feedback
 from cluster.gateway.health import Health
 from cluster.gateway.limits import MAX_SESSIONS_LISTED, check_session
 from cluster.gateway.models import Models
-from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.openai import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_COMPLETIONS,
@@ -67,8 +64,6 @@ class Api:
         health: Health,
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
-        routers: NamedRouters,
-        cost: CostRouting,
         feedback: Feedback,
         others: Sequence[Callable[[Callable[[str, str, Handler], Route]], list[Route]]],
     ) -> None:
@@ -77,14 +72,12 @@ class Api:
         self._health = health
         self._gate = gate
         self._metrics = metrics
-        self._routers = routers
-        self._cost = cost
         self._feedback = feedback
         self._others = others
 
     def app(self) -> Starlette:
         """The ASGI app."""
-        config, telemetry, named = self._requests.config, self._requests.telemetry, self._routers
+        config, telemetry = self._requests.config, self._requests.telemetry
 
         def route(
             path: str, method: str, handler: Handler, *, keyed: bool = True, error_body: ErrorBody = body_of
@@ -106,16 +99,6 @@ class Api:
             route("/v1/russet/sessions/{session:path}", "GET", self.get_session),
             route("/v1/russet/sessions/{session:path}", "DELETE", self.delete_session),
             route("/v1/russet/tools", "GET", self.list_tools),
-            route("/v1/router/classify", "POST", named.classify),
-            route("/v1/router/score", "POST", self._cost.score),
-            route("/v1/router/explain", "POST", Explain(self._requests).explain),
-            route("/v1/router/cost", "GET", self._cost.card),
-            route("/v1/router/cost", "PUT", self._cost.train),
-            route("/v1/routers", "GET", named.listed),
-            route("/v1/routers/{router}", "PUT", named.train),
-            route("/v1/routers/{router}", "DELETE", named.delete),
-            route("/v1/routers/{router}/examples", "POST", named.add),
-            route("/v1/routers/{router}/prune", "POST", named.prune),
             *(each for routes in self._others for each in routes(route)),
             route("/v1/models", "GET", self.list_models),
             route("/v1/models/{model:path}", "GET", self.get_model),

@@ -1,9 +1,12 @@
 """HTTP of the named routers: train, change, list and delete them, and ask which label a text belongs to."""
 
+from collections.abc import Callable
+
 from starlette.requests import Request
+from starlette.routing import Route
 
 from cluster.gateway.answers import dumps
-from cluster.gateway.asgi import Reply
+from cluster.gateway.asgi import Handler, Reply
 from cluster.gateway.bodies import Body, parse
 from cluster.gateway.caller import Caller
 from protos.gen import router_pb2
@@ -47,6 +50,17 @@ class NamedRouters:
 
     def __init__(self, semantic: SemanticStub) -> None:
         self._semantic = semantic
+
+    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
+        """Where they are reached; `route` makes one of path, method and handler."""
+        return [
+            route("/v1/router/classify", "POST", self.classify),
+            route("/v1/routers", "GET", self.listed),
+            route("/v1/routers/{router}", "PUT", self.train),
+            route("/v1/routers/{router}", "DELETE", self.delete),
+            route("/v1/routers/{router}/examples", "POST", self.add),
+            route("/v1/routers/{router}/prune", "POST", self.prune),
+        ]
 
     async def classify(self, request: Request, body: bytes, caller: Caller) -> Reply:
         """POST /v1/router/classify."""

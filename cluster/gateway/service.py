@@ -17,6 +17,7 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.cost_router import CostRouting
 from cluster.gateway.documents.grpc import DocumentsService
 from cluster.gateway.documents.http import Documents
+from cluster.gateway.explain import Explain
 from cluster.gateway.failover import Dispatcher
 from cluster.gateway.feedback import Feedback
 from cluster.gateway.grpc import InferenceService, admitted
@@ -106,10 +107,10 @@ class Gateway:
         models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
-        routers, cost_routing = NamedRouters(semantic), CostRouting(cost)
         loading = Loading(controller)
-        others = [area.routes for area in (Documents(documents), aliases, loading, Witness(memory))]
-        api = Api(requests, models, Health(requests), gate, render, routers, cost_routing, feedback, others)
+        routing = NamedRouters(semantic), CostRouting(cost), Explain(requests)
+        others = [area.routes for area in (Documents(documents), *routing, aliases, loading, Witness(memory))]
+        api = Api(requests, models, Health(requests), gate, render, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [
