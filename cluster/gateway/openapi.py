@@ -45,6 +45,8 @@ class Reads(NamedTuple):
     streams: bool
     summary: str
     method: str = "post"
+    status: int = 200
+    """Of an answer to what was accepted."""
 
 
 BODIES = (
@@ -67,8 +69,8 @@ BODIES = (
     Reads("/v1/routers/{router}", ExamplesBody, {}, False, "Train a named router", "put"),
     Reads("/v1/routers/{router}/examples", ExamplesBody, {}, False, "Add examples to it"),
     Reads("/v1/routers/{router}/prune", PruneBody, {}, False, "Remove examples of it"),
-    Reads("/v1/models", LoadBody, {}, False, "Load a model beside those that are served"),
-    Reads("/v1/models/{model}", ScaleBody, {}, False, "Give it another number of replicas", "patch"),
+    Reads("/v1/models", LoadBody, {}, False, "Load a model beside those that are served", status=202),
+    Reads("/v1/models/{model}", ScaleBody, {}, False, "Give it another number of replicas", "patch", 202),
     Reads("/v1/russet/aliases/{alias}", AliasBody, {}, False, "Have a name lead to models", "put"),
     Reads("/v1/vector_stores", bodies.StoreBody, bodies.UNSUPPORTED_STORE, False, "Make a vector store"),
     Reads(
@@ -195,7 +197,7 @@ def document(version: str) -> Schema:
     paths: dict[str, Schema] = {}
     for reads in BODIES:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reads.model.__name__}"}}}
-        operation = _operation(reads.method, reads.path, reads.summary, streams=reads.streams)
+        operation = _operation(reads.method, reads.path, reads.summary, streams=reads.streams, status=reads.status)
         operation |= {"requestBody": {"required": True, "content": content}}
         operation["parameters"] = _in_path(reads.path)
         paths.setdefault(reads.path, {})[reads.method] = operation
@@ -270,7 +272,7 @@ def _harmless(values: tuple[Any, ...]) -> Schema:
     return {"enum": list(values), "description": "Not supported: accepted with what asks for nothing."}
 
 
-def _operation(method: str, path: str, summary: str, *, streams: bool = False) -> Schema:
+def _operation(method: str, path: str, summary: str, *, streams: bool = False, status: int = 200) -> Schema:
     ok: Schema = {"application/json": {"schema": {"type": "object"}}}
     if streams:
         ok["text/event-stream"] = {}  # A schema would be read as that of each event by some, of the whole by others.
@@ -279,7 +281,7 @@ def _operation(method: str, path: str, summary: str, *, streams: bool = False) -
             "schema": {"$ref": f"#/components/schemas/{'AnthropicsError' if path == '/v1/messages' else 'Error'}"}
         }
     }
-    replies: Schema = {"200": {"description": "As asked.", "content": ok}}
+    replies: Schema = {str(status): {"description": "As asked.", "content": ok}}
     replies |= {str(status): {"description": "See docs/api.md.", "content": problem} for status in STATUSES}
     name = "_".join(part.strip("{}") for part in path.replace(".", "/").split("/") if part)
     return {"operationId": f"{method}_{name}", "summary": summary, "responses": replies}

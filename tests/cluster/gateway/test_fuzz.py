@@ -141,6 +141,7 @@ FULL: dict[str, dict[str, Any]] = {
         "margin": -0.1,
     },
     "/v1/router/classify": {"router": "shop", "text": "a"},
+    "/v1/router/explain": {"text": "a", "model": "auto", "session_id": "s"},
     "/v1/routers/{router}": {"examples": [{"text": "a", "label": "b"}, {"text": "c", "label": None}]},
     "/v1/routers/{router}/examples": {"examples": [{"text": "a", "label": "b"}]},
     "/v1/routers/{router}/prune": {"texts": ["a"], "labels": ["b"], "merge_above": 0.5},
