@@ -39,7 +39,7 @@ from tests.benchmarks.harness import Contender, Figure, Options, Part, Samples
 from tests.benchmarks.perplexity import TEXT
 
 PATTERNS, LABELS, QUESTIONS, REPLICAS, MODELS = 10_000, 100, 1000, 8, 3
-QUICK = 10
+QUICK, BATCH = 10, 1024
 TENANT, NAME = "t", "topics"
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
@@ -183,7 +183,8 @@ async def _contenders(options: Options) -> AsyncGenerator[Sequence[Contender], N
         async def deeply(some: Sequence[str]) -> NDArray[np.float32]:
             return (await deep.embed(some))[0]
 
-        rough, fine = await quickly(texts), await deeply(texts)
+        parts = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
+        rough, fine = [np.concatenate([await embed(part) for part in parts]) for embed in (quickly, deeply)]
         labels = (rough[:patterns] @ rough[:LABELS].T).argmax(axis=1)
         given = [(text, f"label {label:03}") for text, label in zip(examples, labels, strict=True)]
         running = []
