@@ -70,7 +70,8 @@ def decide(
             f"{router.projection.embedder}",
             param="embedding",
         )
-    ranked = sorted(served, key=lambda model: (model.cost, model.name))
+    # Of models that cost the same, the default is as good as any.
+    ranked = sorted(served, key=lambda model: (model.cost, model.name != default, model.name))
     x = features(ask.text, *router.told(ask.vector), ask.constraints, ranked)[None]
     before = np.zeros(HIDDEN, np.float32) if ask.hidden is None else ask.hidden
     hidden = step(router.weights, router.scale(x), before[None])

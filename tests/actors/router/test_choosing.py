@@ -123,6 +123,14 @@ async def test_auto_is_the_cheapest_model_that_is_likely_enough(both: Both) -> N
     assert (await both.chooser.choose(long, narrow, "")).model == "large"
 
 
+async def test_of_models_that_cost_the_same_the_default_answers(both: Both) -> None:
+    alike = (Served("a", 1.0), Served("b", 1.0))
+    for default in ("a", "b"):
+        chosen = await both.chooser.choose(question("auto", EASY, f"r-{default}"), alike, default)
+        assert chosen is not None
+        assert chosen.model == default
+
+
 async def test_a_request_keeps_its_choice(both: Both) -> None:
     first = await both.chooser.choose(question("auto", EASY), SERVED, "large")
     assert await both.chooser.choose(question("auto", HARD), SERVED[:1], "small") is first
