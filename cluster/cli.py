@@ -28,6 +28,7 @@ from cluster import (
     cli_tools,
     cli_witness,
 )
+from cluster.cli_options import ConfigFile, Key, Url
 from cluster.client import Client
 from cluster.config import Config, load
 from cluster.home import Home
@@ -55,12 +56,9 @@ app.command()(cli_tools.tools)
 out = Console()
 err = Console(stderr=True)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. gateway.port=8080")
 ]
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
 QUESTION = "What is the capital of France?"
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.base.errors import InvalidArgument, NotFound, RussetError
+from cluster.cli_options import AsJson, ConfigFile, Key, Tenant, Url
 from cluster.client import Client
 from cluster.lifecycle import running_url
 
@@ -19,11 +20,6 @@ POLL_S = 0.2
 DEFAULT_STORE = "documents"
 
 Store = Annotated[str, typer.Option(help="The vector store: its id or its name")]
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
-Tenant = Annotated[str | None, typer.Option(help="Whose documents, where the gateway asks for no key")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 
 
 @app.command()

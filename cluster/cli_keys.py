@@ -1,7 +1,6 @@
 """`russet keys`: the cluster key, changed for a new one."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -9,14 +8,13 @@ from rich.table import Table
 
 from actors.base.errors import Conflict, NotFound
 from actors.base.keys import Keyring, add_key, drop_old_keys, key_ids
+from cluster.cli_options import ConfigFile
 from cluster.config import Config, load
 
 app = typer.Typer(
     name="keys", help="Change the cluster key that seals sessions, documents and KV.", no_args_is_help=True
 )
 out = Console()
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
 
 
 @app.command("list")

@@ -12,6 +12,7 @@ from rich.status import Status
 from rich.table import Table
 
 from actors.base.errors import InvalidArgument
+from cluster.cli_options import AsJson, ConfigFile, Key, Url
 from cluster.client import Client
 from cluster.lifecycle import running_url
 from cluster.report import models_table
@@ -19,10 +20,6 @@ from cluster.report import models_table
 app = typer.Typer(name="models", help="The models that answer now, and the names that lead to them.")
 out = Console()
 
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 Name = Annotated[str, typer.Argument(help="The alias")]
 Wait = Annotated[bool, typer.Option(help="Wait until it is done")]
 LOOK_S = 0.25

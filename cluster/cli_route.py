@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.cli_router import AsJson, ConfigFile, Key, Tenant, Url
+from cluster.cli_options import AsJson, ConfigFile, Key, Tenant, Url
 from cluster.client import Client
 from cluster.lifecycle import running_url
 

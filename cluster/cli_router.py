@@ -10,6 +10,7 @@ from rich.table import Table
 
 from actors.base.errors import InvalidArgument
 from cluster.cli_cost import read_rows, say_scores, say_verdict
+from cluster.cli_options import AsJson, ConfigFile, Key, Tenant, Url
 from cluster.cli_simulate import simulate
 from cluster.client import Client
 from cluster.jsonl import read
@@ -24,11 +25,6 @@ app.command()(simulate)
 out = Console()
 
 Name = Annotated[str, typer.Argument(help="The router's name")]
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
-Tenant = Annotated[str | None, typer.Option(help="Whose routers, where the gateway asks for no key")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 
 
 @app.command()

@@ -1,13 +1,13 @@
 """`russet sessions`: look at the conversations that memory keeps, and forget them."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from actors.base.errors import NotFound
+from cluster.cli_options import AsJson, ConfigFile, Key, Tenant, Url
 from cluster.client import Client
 from cluster.lifecycle import running_url
 from cluster.report import session_page, sessions_table
@@ -16,11 +16,6 @@ app = typer.Typer(name="sessions", help="List, show and delete the conversations
 out = Console()
 
 Id = Annotated[str, typer.Argument(help="The session's id, as requests name it in russet.session_id")]
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
-Tenant = Annotated[str | None, typer.Option(help="Whose sessions, where the gateway asks for no key")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 
 
 @app.command("list")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.base.errors import Conflict, NotFound
+from cluster.cli_options import AsJson, ConfigFile, Key, Url
 from cluster.client import Client
 from cluster.config import load
 from cluster.lifecycle import running_url
@@ -28,10 +29,6 @@ To = Annotated[str | None, typer.Option("--to", metavar="WHEN", help="As --from"
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many")]
 Tenant = Annotated[str | None, typer.Option(help="Whose entries; another's is for operators")]
 AllTenants = Annotated[bool, typer.Option("--all-tenants", "-a", help="Of every tenant; for operators")]
-Url = Annotated[str | None, typer.Option(help="Base URL \\[default: the running cluster's]")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the gateway wants one")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file \\[default: ~/.russet/russet.toml]")]
-AsJson = Annotated[bool, typer.Option("--json", help="As the API answers")]
 
 
 @app.command("list")

@@ -1,6 +1,7 @@
 """Ways to choose: Russet's router as it is, and the simple rules that it is held against."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from actors.base.telemetry import Telemetry
@@ -29,7 +30,7 @@ class Russet:
         self.service.learn(report)
 
 
-class Rule(Russet):
+class Rule(Russet, ABC):
     """A simple rule over the same table, which counts what was sent since a heartbeat as the router does."""
 
     def __init__(self, clock: Clock, draw: random.Random) -> None:
@@ -44,9 +45,9 @@ class Rule(Russet):
         self.service.fleet.sent(order[0], request.request_id, request.prompt_tokens)
         return order
 
+    @abstractmethod
     def order(self, requests: dict[str, int]) -> list[str]:
         """Ids, best first, by the number of requests at each."""
-        raise NotImplementedError
 
     def answered(self, report: ReportRequest) -> None:
         """Only the table hears of it."""

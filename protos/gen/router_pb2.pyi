@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RouteRequest(_message.Message):
-    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "embedding", "session_replica", "route_key", "settled", "begun", "text", "latency_budget_ms", "turns", "dry")
+    __slots__ = ("request_id", "model", "tenant", "session_id", "prompt_tokens", "prefix_hashes", "max_tokens", "priority", "exclude", "isa_class", "session_replica", "route_key", "settled", "begun", "text", "latency_budget_ms", "turns", "dry")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -20,7 +20,6 @@ class RouteRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     ISA_CLASS_FIELD_NUMBER: _ClassVar[int]
-    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     SESSION_REPLICA_FIELD_NUMBER: _ClassVar[int]
     ROUTE_KEY_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
@@ -39,7 +38,6 @@ class RouteRequest(_message.Message):
     priority: _inference_pb2.Priority
     exclude: _containers.RepeatedScalarFieldContainer[str]
     isa_class: str
-    embedding: _containers.RepeatedScalarFieldContainer[float]
     session_replica: str
     route_key: str
     settled: str
@@ -48,7 +46,7 @@ class RouteRequest(_message.Message):
     latency_budget_ms: float
     turns: int
     dry: bool
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., session_replica: _Optional[str] = ..., route_key: _Optional[str] = ..., settled: _Optional[str] = ..., begun: _Optional[bool] = ..., text: _Optional[str] = ..., latency_budget_ms: _Optional[float] = ..., turns: _Optional[int] = ..., dry: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., exclude: _Optional[_Iterable[str]] = ..., isa_class: _Optional[str] = ..., session_replica: _Optional[str] = ..., route_key: _Optional[str] = ..., settled: _Optional[str] = ..., begun: _Optional[bool] = ..., text: _Optional[str] = ..., latency_budget_ms: _Optional[float] = ..., turns: _Optional[int] = ..., dry: _Optional[bool] = ...) -> None: ...
 
 class RouteReply(_message.Message):
     __slots__ = ("model", "candidates", "confidence", "explanation", "alias", "choice")

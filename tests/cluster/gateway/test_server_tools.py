@@ -12,7 +12,7 @@ from cluster import cli
 from cluster.tool_runtime.config import ServerConfig, ToolsConfig
 from protos.gen import inference_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
-from tests.cluster.gateway.conftest import World
+from tests.cluster.gateway.world import World
 
 SERVER = Path(__file__).parents[1] / "tool_runtime" / "mcp_server.py"
 

@@ -13,7 +13,8 @@ import pytest
 from cluster.tool_runtime.config import ServerConfig, ToolsConfig
 from protos.gen import inference_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
-from tests.cluster.gateway.conftest import FakeScheduler, World
+from tests.cluster.gateway.fake_replica import FakeScheduler
+from tests.cluster.gateway.world import World
 
 SERVER = Path(__file__).parents[1] / "tool_runtime" / "mcp_server.py"
 PARIS = '<tool_call>\n{"name": "population", "arguments": {"city": "Paris"}}\n</tool_call>'
