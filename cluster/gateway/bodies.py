@@ -1,6 +1,6 @@
 """JSON bodies of requests, whatever API they follow: read strictly, every name known or refused by itself."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
@@ -35,7 +35,7 @@ def parse(body: bytes, model: type[Parsed], unsupported: dict[str, tuple[Any, ..
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, values) from error
 
 
 def _refuse_unsupported(name: str, value: Any, harmless: tuple[Any, ...]) -> None:
@@ -45,15 +45,32 @@ def _refuse_unsupported(name: str, value: Any, harmless: tuple[Any, ...]) -> Non
     raise UnsupportedParameter(f"{name} = {shown(value)} is not supported; accepted is {accepted}", param=name)
 
 
-def _refusal(error: ValidationError) -> InvalidArgument:
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in first["loc"])
+def _refusal(error: ValidationError, values: Any) -> InvalidArgument:
+    first = error.errors(include_url=False)[0]
+    param = ".".join(_place(first["loc"], values))
+    if first["type"] == "union_tag_invalid":
+        named, context = f"{param}.type", first.get("ctx", {})
+        accepted = f"accepted are {context['expected_tags']}"
+        return InvalidArgument(f"{named} = {shown(context['tag'])} is not supported; {accepted}", param=named)
+    if first["type"] == "union_tag_not_found":
+        return InvalidArgument(f"{param}.type is missing", param=f"{param}.type")
     if first["type"] == "extra_forbidden":
         return UnknownParameter(f"unknown parameter: {param}", param=param)
     if first["type"] == "missing":
         return InvalidArgument(f"{param} is missing", param=param)
     wanted = first["msg"][:1].lower() + first["msg"][1:]
     return InvalidArgument(f"{param} = {shown(first['input'])}: {wanted}", param=param)
+
+
+def _place(location: tuple[int | str, ...], values: Any) -> list[str]:
+    """Where in the body an error is: the location without what pydantic calls the members of a union."""
+    path = []
+    for part in location[:-1]:
+        if isinstance(values, dict) and part not in values:
+            continue
+        path.append(str(part))
+        values = values[cast(Any, part)] if isinstance(values, dict | list) else None
+    return [*path, str(location[-1])]
 
 
 def content_text(content: Any, where: str) -> str:

@@ -13,6 +13,7 @@ from cluster.gateway.feedback import Feedback
 from cluster.gateway.loading import Loading
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.recall.passages import without_texts
 from cluster.gateway.requests import Requests
 from cluster.gateway.server_tools import listed
 from protos.gen import inference_pb2, inference_pb2_grpc
@@ -153,7 +154,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             logprobs=answers[0].logprobs,
             others=answers[1:],
             reflection=first.reflection,
-            retrieval=first.retrieval,
+            retrieval=without_texts(first.retrieval),
             tool_calls=answers[0].tool_calls,
             tool_runs=answers[0].tool_runs,
         )
@@ -177,7 +178,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                     delta=delta if isinstance(delta, str) else "",
                     tool_calls=[delta] if isinstance(delta, inference_pb2.ToolCallDelta) else (),
                     route=None if routed else first.route,
-                    retrieval=None if routed else first.retrieval,
+                    retrieval=None if routed else without_texts(first.retrieval),
                     logprobs=generation.logprobs[told[index] : until],
                     index=index,
                 )

@@ -154,7 +154,7 @@ class Api:
         _apply_headers(message, request)
         generation = begin(self._requests, message, caller)
         check = partial(responses.check_previous, previous=previous)
-        writer = Writer(generation, responses.repeated(parsed), check)
+        writer = Writer(generation, responses.repeated(parsed), check, responses.search_of(parsed, message))
         headers = [(b"x-request-id", generation.id.encode())]
         if parsed.stream:
             return await EventStream.open(writer.events(), headers)

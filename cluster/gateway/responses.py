@@ -6,8 +6,9 @@ without sending it again, from its newest response.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,7 +19,9 @@ from cluster.gateway.bodies import ANY, Body, shown
 from cluster.gateway.errors import UnsupportedParameter
 from cluster.gateway.extension import Extension, apply_extension, route_key
 from cluster.gateway.limits import MAX_SESSION_CHARS, check
+from cluster.gateway.records import question_of
 from cluster.gateway.responses_input import messages_of
+from cluster.gateway.responses_search import RESULTS, FileSearchTool, SearchCall, ask_search
 from cluster.gateway.tools.bodies import Function, choice_of, tool_of
 from cluster.gateway.tools.check import NAME
 from protos.gen import inference_pb2
@@ -27,7 +30,6 @@ UNSUPPORTED_RESPONSES: dict[str, tuple[Any, ...]] = {
     "background": (None, False),
     "context_management": (None,),
     "conversation": (None,),
-    "include": (None, []),
     "max_tool_calls": (ANY,),
     "prompt": (None,),
     "prompt_cache_key": (ANY,),
@@ -80,7 +82,8 @@ class ResponsesBody(Body):
     stream: bool | None = None
     store: bool | None = None
     text: Text = Text()
-    tools: list[ResponsesTool] | None = None
+    tools: list[Annotated[ResponsesTool | FileSearchTool, Field(discriminator="type")]] | None = None
+    include: list[Literal["file_search_call.results"]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
@@ -112,12 +115,15 @@ def responses_request(body: ResponsesBody) -> tuple[inference_pb2.ChatRequest, P
     if body.instructions:
         request.messages.add(role="system", content=body.instructions)
     request.messages.extend(messages_of(body.input))
-    request.tools.extend(tool_of(Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or [])
-    if (choice := _choice(body.tool_choice)) is not None:
+    functions = [tool for tool in body.tools or [] if isinstance(tool, ResponsesTool)]
+    searches = [tool for tool in body.tools or [] if isinstance(tool, FileSearchTool)]
+    request.tools.extend(tool_of(Function(**tool.model_dump(exclude={"type"}))) for tool in functions)
+    if (choice := _choice(body.tool_choice, functions, searches)) is not None:
         request.tool_choice.CopyFrom(choice)
     if body.parallel_tool_calls is not None:
         request.parallel_tool_calls = body.parallel_tool_calls
     apply_extension(request, body.russet)
+    ask_search(request, searches if body.tool_choice != "none" else [])
     if request.session_id:
         raise UnsupportedParameter(
             "russet.session_id is set; responses have sessions of their own: accepted is previous_response_id",
@@ -140,6 +146,12 @@ def responses_request(body: ResponsesBody) -> tuple[inference_pb2.ChatRequest, P
         )
     request.session_id = previous.session_id
     return request, previous
+
+
+def search_of(body: ResponsesBody, request: inference_pb2.ChatRequest) -> SearchCall | None:
+    """The search that the response tells of; None where its tools have none."""
+    asks = request.HasField("retrieve") and any(isinstance(tool, FileSearchTool) for tool in body.tools or [])
+    return SearchCall(question_of(request), RESULTS in (body.include or [])) if asks else None
 
 
 def check_previous(generation: AnswerStream, previous: Previous | None) -> None:
@@ -171,7 +183,7 @@ def repeated(body: ResponsesBody) -> dict[str, Any]:
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": body.text.format.model_dump(by_alias=True, exclude_unset=True)},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [tool.model_dump() for tool in body.tools or []],
+        "tools": [tool.model_dump(exclude_none=isinstance(tool, FileSearchTool)) for tool in body.tools or []],
         "top_p": 1.0 if body.top_p is None else body.top_p,
     }
 
@@ -185,15 +197,21 @@ def named(response_id: str, param: str) -> Previous:
     return Previous(session_id, int(turns))
 
 
-def _choice(asked: Any) -> inference_pb2.ToolChoice | None:
-    """tool_choice, whose function's name stands beside the type here."""
+def _choice(
+    asked: Any, functions: Sequence[ResponsesTool], searches: Sequence[FileSearchTool]
+) -> inference_pb2.ToolChoice | None:
+    """tool_choice, whose function's name stands beside the type here. A search is done anyway, and is a call."""
     match asked:
+        case {"type": "file_search", **more} if searches and not more:
+            return None
+        case "required" if searches and not functions:
+            return None
         case {"type": "function", "name": str(name), **more} if name and not more:
             return inference_pb2.ToolChoice(name=name)
         case dict():
             raise InvalidArgument(
-                f"tool_choice is {shown(asked)}; accepted are 'none', 'auto', 'required' and "
-                '{"type": "function", "name": ...}',
+                f"tool_choice is {shown(asked)}; accepted are 'none', 'auto', 'required', "
+                '{"type": "function", "name": ...} and, with such a tool, {"type": "file_search"}',
                 param="tool_choice",
             )
     return choice_of(asked)

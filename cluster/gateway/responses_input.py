@@ -42,10 +42,12 @@ def messages_of(given: Any) -> list[inference_pb2.Message]:
                 messages[-1].tool_calls.append(_call(item, where))
             case "function_call_output":
                 messages.append(_result(item, where))
+            case "file_search_call":
+                continue  # What it found stood in that prompt alone; a search finds it again for this one.
             case other:
                 raise UnsupportedParameter(
                     f"{where}.type = {json.dumps(other)[:80]} is not supported; accepted are 'message', "
-                    "'function_call' and 'function_call_output'",
+                    "'function_call', 'function_call_output' and 'file_search_call'",
                     param=f"{where}.type",
                 )
     return messages

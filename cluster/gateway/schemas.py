@@ -108,6 +108,7 @@ _ITEM: Schema = {
             status={},
             **_CLIENTS_OWN,
         ),
+        {"type": "object", "properties": {"type": {"const": "file_search_call"}}, "required": ["type"]},
     ]
 }
 _BLOCK: Schema = {
@@ -156,8 +157,9 @@ _BIAS: Schema = {
 _MODEL: Schema = {"type": "string", "maxLength": 256}
 
 
-def _tools(model: str) -> Schema:
-    tools = {"type": "array", "items": {"$ref": f"#/components/schemas/{model}"}, "maxItems": MAX_TOOLS}
+def _tools(*models: str) -> Schema:
+    each = [{"$ref": f"#/components/schemas/{model}"} for model in models]
+    tools = {"type": "array", "items": {"anyOf": each} if len(each) > 1 else each[0], "maxItems": MAX_TOOLS}
     return {"anyOf": [tools, {"type": "null"}]}
 
 
@@ -165,7 +167,7 @@ SHAPES: dict[str, Schema] = {
     **{f"{body}.model": _MODEL for body in ("ChatBody", "CompletionBody", "MessagesBody", "ResponsesBody")},
     "ChatBody.messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
     "ChatBody.tools": _tools("FunctionTool"),
-    "ResponsesBody.tools": _tools("ResponsesTool"),
+    "ResponsesBody.tools": _tools("ResponsesTool", "FileSearchTool"),
     "MessagesBody.tools": _tools("AnthropicTool"),
     "ChatBody.tool_choice": {
         "anyOf": [
@@ -177,6 +179,7 @@ SHAPES: dict[str, Schema] = {
         "anyOf": [
             {"enum": [None, "auto", "none", "required"]},
             an_object(["type", "name"], type={"const": "function"}, name=_NAME),
+            an_object(["type"], type={"const": "file_search"}),
         ]
     },
     **{f"{tool}.description": _DESCRIPTION for tool in ("Function", "ResponsesTool", "AnthropicTool")},

@@ -111,19 +111,16 @@ class Grounding:
 
     @property
     def told(self) -> inference_pb2.Retrieval | None:
-        """What an answer says of it; None where nothing was asked for, or not yet found."""
+        """What was found and stands in the prompt; None where nothing was asked for, or not yet found."""
         if self._packing is None and (self._retrieve is None or not self._found):
             return None
         reply = self._reply
-        told = inference_pb2.Retrieval(
+        return inference_pb2.Retrieval(
             embedding_ms=reply.embedding_ms,
             retrieval_ms=reply.retrieval_ms,
             citations=self._cited,
             packing=self._packing,
         )
-        for citation in told.citations:
-            citation.ClearField("text")
-        return told
 
     def noted(self, finished: Finished) -> Finished:
         """The record of a generation, with what was found for it, best first."""

@@ -23,6 +23,13 @@ def in_order(chunks: Iterable[documents_pb2.Chunk]) -> list[documents_pb2.Chunk]
     return sorted(chunks, key=lambda chunk: (chunk.file_id, chunk.start, chunk.end, chunk.store_id))
 
 
+def without_texts(told: inference_pb2.Retrieval | None) -> inference_pb2.Retrieval | None:
+    """The same, of whose citations clients read the texts in the files."""
+    for citation in told.citations if told is not None else ():
+        citation.ClearField("text")
+    return told
+
+
 def block(chunks: Sequence[documents_pb2.Chunk]) -> str:
     """The chunks as text, each with the number that its citation has."""
     passages = [f"[{number}] {chunk.file_name}\n{chunk.text}" for number, chunk in enumerate(chunks, 1)]
