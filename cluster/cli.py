@@ -18,6 +18,7 @@ from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
 from cluster import (
     cli_documents,
+    cli_fleet,
     cli_keys,
     cli_kv,
     cli_memory,
@@ -51,6 +52,7 @@ app.add_typer(cli_router.app)
 app.add_typer(cli_witness.app)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_route.app)
+app.add_typer(cli_fleet.app)
 app.command()(cli_kv.kv)
 app.command()(cli_tools.tools)
 out = Console()
