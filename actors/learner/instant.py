@@ -8,9 +8,11 @@ from protos.gen import learner_pb2, memory_pb2
 
 
 class Edges(NamedTuple):
-    """Edges of the graph to strengthen or weaken."""
+    """Edges of a tenant's graph to strengthen or weaken, and nodes to find by what they mean."""
 
+    tenant: str
     updates: tuple[memory_pb2.EdgeUpdate, ...]
+    nodes: tuple[memory_pb2.Node, ...] = ()
 
 
 class Credit(NamedTuple):
@@ -31,8 +33,9 @@ Change = Edges | Credit
 def changes_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[Change]:
     """What a finished request changes: the edges it touches, and the credit of the route that it took."""
     changes: list[Change] = []
-    if updates := _edges_of(trajectory, config):
-        changes.append(Edges(tuple(updates)))
+    updates, nodes = _edges_of(trajectory, config), _nodes_of(trajectory)
+    if updates or nodes:
+        changes.append(Edges(trajectory.tenant, tuple(updates), tuple(nodes)))
     if told := changes_of_feedback(trajectory, trajectory):
         return changes + told
     # A client that left says nothing about the route.
@@ -54,9 +57,8 @@ def changes_of_feedback(trajectory: learner_pb2.Trajectory, told: Feedback) -> l
 
 def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[memory_pb2.EdgeUpdate]:
     query = f"query:{trajectory.id}"
-    # Requests without a session share their tenant's node, as far as patterns are concerned.
-    # The tenant's length keeps tenant a with session b/c apart from tenant a/b with session c.
-    session = f"session:{len(trajectory.tenant)}:{trajectory.tenant}/{trajectory.session_id}"
+    # Requests without a session share one node, as far as patterns are concerned.
+    session = f"session:{trajectory.session_id}"
     updates = []
     if trajectory.session_id:
         updates.append(_edge(session, query, "used", 0, 1.0))
@@ -66,6 +68,13 @@ def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list
         add = config.edge_used if pattern == trajectory.pattern_used else -config.edge_unused
         updates.append(_edge(session, f"pattern:{pattern}", "used", 1, add))
     return updates
+
+
+def _nodes_of(trajectory: learner_pb2.Trajectory) -> list[memory_pb2.Node]:
+    """The question, where it was embedded and answered: those asked alike are found by it."""
+    if not trajectory.query_embedding or trajectory.finish in ("cancelled", "error"):
+        return []
+    return [memory_pb2.Node(name=f"query:{trajectory.id}", embedding=trajectory.query_embedding)]
 
 
 def _patterns(trajectory: learner_pb2.Trajectory) -> list[str]:

@@ -93,7 +93,9 @@ class Updates:
 
     async def _send(self, change: Change) -> None:
         if isinstance(change, Edges):
-            await self._memory.UpdateEdges(memory_pb2.UpdateEdgesRequest(updates=change.updates))
+            await self._memory.UpdateEdges(
+                memory_pb2.UpdateEdgesRequest(tenant=change.tenant, updates=change.updates, nodes=change.nodes)
+            )
             self.edges += len(change.updates)
             self._edges_total.inc(len(change.updates))
             return

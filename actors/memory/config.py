@@ -109,9 +109,26 @@ class MemoryConfig(BaseModel):
     witness_archive_keep_s: float | None = Field(
         default=None, gt=0, le=1e9, description="Archived witness entries older than this are removed; unset is never"
     )
-    similar_edges: int = Field(default=8, ge=1, description="Most `similar` edges of a node; the lightest is dropped")
+    similar_edges: int = Field(
+        default=8, ge=1, le=64, description="Most `similar` edges of a node of the graph; the lightest is dropped"
+    )
+    similar_cosine: float = Field(
+        default=0.85, gt=0, le=1, description="Nodes of the graph with a larger cosine get a `similar` edge"
+    )
+    graph_degree: int = Field(
+        default=256, ge=1, le=10_000, description="Most edges of a node of any other kind; the lightest is dropped"
+    )
     graph_edges: int = Field(
         default=1_000_000, ge=1, description="Most edges in all; past it the node touched longest ago loses its edges"
+    )
+    graph_half_life_s: float = Field(
+        default=30 * 86400, gt=0, le=1e9, description="Edges by use lose half of their weight in this time"
+    )
+    graph_nodes: int = Field(
+        default=50_000,
+        ge=1,
+        le=10_000_000,
+        description="Most nodes of the graph that are found by similarity; past it the oldest is forgotten",
     )
     quality_weights: tuple[float, float, float, float, float] = Field(
         default=(0.20, 0.25, 0.20, 0.15, 0.20),

@@ -83,6 +83,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         entries = await collection(wanted.witness)
         self._rules = await collection(wanted.policy)
         self.patterns = Patterns(await collection(wanted.patterns))
+        nodes = await collection(wanted.graph)
         self.documents = Documents(config, await collection(wanted.documents), keyring, embedder)
         await self.documents.start()
         stack.push_async_callback(self.documents.stop)
@@ -97,7 +98,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self.policies = Policies(self._rules)
         await self.policies.start()
         stack.push_async_callback(self.policies.stop)
-        self.graph = Graph(hot, config.similar_edges, config.graph_edges)
+        self.graph = Graph(config, hot, nodes)
         self.scorer = Scorer(config, embedder.embed_last, embedder.width, self._telemetry)
         await self._open_witness(stack, entries, keyring, directory)
 
@@ -252,15 +253,21 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             yield memory_pb2.Patterns(patterns=page)
 
     async def UpdateEdges(self, request: memory_pb2.UpdateEdgesRequest, context: Any) -> memory_pb2.UpdateEdgesReply:
-        """Strengthen or weaken edges."""
-        await self.graph.update(request.updates)
+        """Strengthen or weaken edges; add nodes."""
+        await self.graph.update(request)
         return memory_pb2.UpdateEdgesReply()
 
     async def Neighbours(self, request: memory_pb2.NeighboursRequest, context: Any) -> memory_pb2.NeighboursReply:
         """Heaviest edges of a node."""
-        return memory_pb2.NeighboursReply(
-            edges=await self.graph.neighbours(request.node, request.kind, limits.listed(request.limit, 100))
-        )
+        limit = limits.listed(request.limit, 100)
+        found = await self.graph.edges.neighbours(request.tenant, request.node, request.kind, limit)
+        return memory_pb2.NeighboursReply(edges=found)
+
+    async def Neighbourhood(
+        self, request: memory_pb2.NeighbourhoodRequest, context: Any
+    ) -> memory_pb2.NeighbourhoodReply:
+        """Two hops."""
+        return await self.graph.neighbourhood(request)
 
     async def Status(self, request: memory_pb2.StatusRequest, context: Any) -> memory_pb2.StatusReply:
         """Counts."""
@@ -275,5 +282,6 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             witness_unembedded=self.witness.embedding.waiting,
             witness_archived=self._archive.entries,
             policies=await asyncio.to_thread(self._rules.count),
-            edges=await self.graph.count(),
+            edges=await self.graph.edges.count(),
+            graph_nodes=self.graph.nodes.count,
         )

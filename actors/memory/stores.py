@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from actors.base.errors import InvalidArgument
-from actors.memory import chain, patterns, policies, sessions
+from actors.memory import chain, graph_nodes, patterns, policies, sessions
 from actors.memory.config import MemoryConfig
 from actors.memory.documents import sealed
 from actors.memory.edge import EdgeStore
@@ -20,6 +20,7 @@ class Schemas(NamedTuple):
     policy: Schema
     patterns: Schema
     documents: Schema
+    graph: Schema
 
 
 def schemas(width: int, embedder: str) -> Schemas:
@@ -30,6 +31,7 @@ def schemas(width: int, embedder: str) -> Schemas:
         policy=Schema("policy", width, embedder, policies.KEYWORDS, policies.INTEGERS, at_hand=True),
         patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),
         documents=Schema("documents", width, embedder, sealed.KEYWORDS),
+        graph=Schema("graph", width, embedder, graph_nodes.KEYWORDS, graph_nodes.INTEGERS),
     )
 
 

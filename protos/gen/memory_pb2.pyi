@@ -704,37 +704,55 @@ class EdgeUpdate(_message.Message):
     add: float
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., kind: _Optional[str] = ..., factor: _Optional[float] = ..., add: _Optional[float] = ...) -> None: ...
 
+class Node(_message.Message):
+    __slots__ = ("name", "embedding")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class UpdateEdgesRequest(_message.Message):
-    __slots__ = ("updates",)
+    __slots__ = ("updates", "tenant", "nodes")
     UPDATES_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     updates: _containers.RepeatedCompositeFieldContainer[EdgeUpdate]
-    def __init__(self, updates: _Optional[_Iterable[_Union[EdgeUpdate, _Mapping]]] = ...) -> None: ...
+    tenant: str
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    def __init__(self, updates: _Optional[_Iterable[_Union[EdgeUpdate, _Mapping]]] = ..., tenant: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
 
 class UpdateEdgesReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class NeighboursRequest(_message.Message):
-    __slots__ = ("node", "kind", "limit")
+    __slots__ = ("node", "kind", "limit", "tenant")
     NODE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     node: str
     kind: str
     limit: int
-    def __init__(self, node: _Optional[str] = ..., kind: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, node: _Optional[str] = ..., kind: _Optional[str] = ..., limit: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Edge(_message.Message):
-    __slots__ = ("source", "target", "kind", "weight")
+    __slots__ = ("source", "target", "kind", "weight", "age_ms", "uses")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
     source: str
     target: str
     kind: str
     weight: float
-    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., kind: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+    age_ms: int
+    uses: int
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., kind: _Optional[str] = ..., weight: _Optional[float] = ..., age_ms: _Optional[int] = ..., uses: _Optional[int] = ...) -> None: ...
 
 class NeighboursReply(_message.Message):
     __slots__ = ("edges",)
@@ -742,12 +760,46 @@ class NeighboursReply(_message.Message):
     edges: _containers.RepeatedCompositeFieldContainer[Edge]
     def __init__(self, edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
 
+class NeighbourhoodRequest(_message.Message):
+    __slots__ = ("tenant", "nodes", "embedding", "nearest", "kind", "first", "second")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    NEAREST_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    nearest: int
+    kind: str
+    first: int
+    second: int
+    def __init__(self, tenant: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., embedding: _Optional[_Iterable[float]] = ..., nearest: _Optional[int] = ..., kind: _Optional[str] = ..., first: _Optional[int] = ..., second: _Optional[int] = ...) -> None: ...
+
+class NearNode(_message.Message):
+    __slots__ = ("name", "similarity")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    similarity: float
+    def __init__(self, name: _Optional[str] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class NeighbourhoodReply(_message.Message):
+    __slots__ = ("nearest", "edges")
+    NEAREST_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    nearest: _containers.RepeatedCompositeFieldContainer[NearNode]
+    edges: _containers.RepeatedCompositeFieldContainer[Edge]
+    def __init__(self, nearest: _Optional[_Iterable[_Union[NearNode, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges", "embedders", "witness_unembedded", "witness_archived")
+    __slots__ = ("embedder", "width", "sessions", "witness_entries", "witness_queued", "witness_dropped", "policies", "edges", "embedders", "witness_unembedded", "witness_archived", "graph_nodes")
     EMBEDDER_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -759,6 +811,7 @@ class StatusReply(_message.Message):
     EMBEDDERS_FIELD_NUMBER: _ClassVar[int]
     WITNESS_UNEMBEDDED_FIELD_NUMBER: _ClassVar[int]
     WITNESS_ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_NODES_FIELD_NUMBER: _ClassVar[int]
     embedder: str
     width: int
     sessions: int
@@ -770,4 +823,5 @@ class StatusReply(_message.Message):
     embedders: _containers.RepeatedScalarFieldContainer[str]
     witness_unembedded: int
     witness_archived: int
-    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ..., embedders: _Optional[_Iterable[str]] = ..., witness_unembedded: _Optional[int] = ..., witness_archived: _Optional[int] = ...) -> None: ...
+    graph_nodes: int
+    def __init__(self, embedder: _Optional[str] = ..., width: _Optional[int] = ..., sessions: _Optional[int] = ..., witness_entries: _Optional[int] = ..., witness_queued: _Optional[int] = ..., witness_dropped: _Optional[int] = ..., policies: _Optional[int] = ..., edges: _Optional[int] = ..., embedders: _Optional[_Iterable[str]] = ..., witness_unembedded: _Optional[int] = ..., witness_archived: _Optional[int] = ..., graph_nodes: _Optional[int] = ...) -> None: ...

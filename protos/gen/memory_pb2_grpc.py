@@ -144,6 +144,11 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.NeighboursRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.NeighboursReply.FromString,
                 _registered_method=True)
+        self.Neighbourhood = channel.unary_unary(
+                '/russet.memory.v1.Memory/Neighbourhood',
+                request_serializer=protos_dot_gen_dot_memory__pb2.NeighbourhoodRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.NeighbourhoodReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/russet.memory.v1.Memory/Status',
                 request_serializer=protos_dot_gen_dot_memory__pb2.StatusRequest.SerializeToString,
@@ -288,7 +293,7 @@ class MemoryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateEdges(self, request, context):
-        """Strengthen or weaken edges; weights stay within [0, 1].
+        """Strengthen or weaken edges of a tenant's graph; weights stay within [0, 1], and halve with time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,6 +301,13 @@ class MemoryServicer:
 
     def Neighbours(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Neighbourhood(self, request, context):
+        """What is one and two edges away from some nodes, and from those nearest to an embedding; read at one go.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -418,6 +430,11 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.Neighbours,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.NeighboursRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.NeighboursReply.SerializeToString,
+            ),
+            'Neighbourhood': grpc.unary_unary_rpc_method_handler(
+                    servicer.Neighbourhood,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.NeighbourhoodRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.NeighbourhoodReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -1019,6 +1036,33 @@ class Memory:
             '/russet.memory.v1.Memory/Neighbours',
             protos_dot_gen_dot_memory__pb2.NeighboursRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.NeighboursReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Neighbourhood(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/Neighbourhood',
+            protos_dot_gen_dot_memory__pb2.NeighbourhoodRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.NeighbourhoodReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,7 +77,7 @@ class Pair:
         await self.learner.Record(RecordRequest(trajectories=trajectories))
 
     async def edges(self, node: str) -> dict[str, float]:
-        found = await self.memory.Neighbours(NeighboursRequest(node=node))
+        found = await self.memory.Neighbours(NeighboursRequest(tenant="t", node=node))
         return {edge.target: round(edge.weight, 4) for edge in found.edges}
 
     def metric(self, name: str) -> float:
@@ -112,13 +112,13 @@ async def test_all_that_happened_while_memory_was_away_arrives(pair):
     await pair.refused()
     await pair.come()
     await pair.service.flush()
-    assert await pair.edges("session:1:t/s") == {"query:r1": 1, "query:r2": 1, "pattern:p": 0.1, "pattern:q": 0}
+    assert await pair.edges("session:s") == {"query:r1": 1, "query:r2": 1, "pattern:p": 0.1, "pattern:q": 0}
     await pair.go()
     await pair.record("r3", follows="r2", patterns_retrieved=["p"], finish="stop")
     await pair.refused()
     await pair.come()
     await pair.service.flush()
-    assert (await pair.edges("session:1:t/s"))["pattern:p"] == 0.08
+    assert (await pair.edges("session:s"))["pattern:p"] == 0.08
     assert await pair.edges("query:r3") == {"query:r2": 0.5}
     status = await pair.learner.Status(StatusRequest())
     assert (status.recorded, status.edges_updated) == (3, 9)
@@ -148,7 +148,7 @@ async def test_an_update_that_memory_will_never_take_holds_up_nothing(pair):
     async with asyncio.timeout(20):
         await pair.service.flush()
     assert pair.metric("russet_learner_updates_dropped_total") == 1
-    assert "query:r2" in await pair.edges("session:1:t/s")
+    assert "query:r2" in await pair.edges("session:s")
 
 
 async def test_a_full_queue_drops_its_oldest_and_counts(pair):
@@ -157,7 +157,7 @@ async def test_a_full_queue_drops_its_oldest_and_counts(pair):
     assert pair.metric("russet_learner_updates_dropped_total") == 10
     await pair.come()
     await pair.service.flush()
-    assert set(await pair.edges("session:1:t/s")) == {f"query:r{at}" for at in range(10, 30)}
+    assert set(await pair.edges("session:s")) == {f"query:r{at}" for at in range(10, 30)}
 
 
 async def test_a_retry_is_recorded_once_and_keeps_its_rating(pair):
@@ -167,7 +167,7 @@ async def test_a_retry_is_recorded_once_and_keeps_its_rating(pair):
     await pair.record("r1", patterns_retrieved=["p"], pattern_used="p", finish="stop")
     await pair.service.flush()
     assert pair.service.ring.get("r1").rating == 0.5
-    assert (await pair.edges("session:1:t/s"))["pattern:p"] == 0.05
+    assert (await pair.edges("session:s"))["pattern:p"] == 0.05
 
 
 def test_changes_of_a_request_without_session_or_pattern():

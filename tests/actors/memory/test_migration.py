@@ -149,6 +149,7 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             ("policy", 1, 0),
             ("patterns", 1, 0),
             ("documents", 2, 0),
+            ("graph", 0, 0),
         ]
         async with opening() as memory:
             assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).entries == 6

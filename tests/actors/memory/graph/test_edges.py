@@ -40,7 +40,7 @@ async def test_only_the_heaviest_similar_edges_stay(opening):
         await update(memory, *changes)
         expected = [("query:1", 0.9), ("query:4", 0.7), ("query:2", 0.5)]
         assert await neighbours(memory, "query:q", "similar") == expected
-        assert await memory.service.graph.count() == 3
+        assert await memory.service.graph.edges.count() == 3
 
 
 async def answered(memory) -> list[tuple[str, float]] | None:
@@ -89,7 +89,7 @@ async def test_edges_in_all_are_bounded_and_the_node_touched_longest_ago_goes(op
         await update(memory, used("d", "x", 0.5))
         assert await neighbours(memory, "b") == []
         assert [len(await neighbours(memory, node)) for node in ("a", "c", "d")] == [2, 2, 1]
-        assert await memory.service.graph.count() == 5
+        assert await memory.service.graph.edges.count() == 5
 
 
 async def test_updates_of_many_callers_do_not_lose_each_other(opening):
