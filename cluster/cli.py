@@ -17,6 +17,7 @@ from rich.table import Table
 from actors.base.errors import InvalidArgument, RussetError
 from actors.base.keys import ApiKeys
 from cluster import (
+    cli_certs,
     cli_documents,
     cli_fleet,
     cli_keys,
@@ -51,6 +52,7 @@ app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
 app.add_typer(cli_witness.app)
 app.add_typer(cli_keys.app)
+app.add_typer(cli_certs.app)
 app.add_typer(cli_route.app)
 app.add_typer(cli_fleet.app)
 app.command()(cli_kv.kv)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from actors.base.channel import Channel, connect
 from actors.base.keys import Keyring
+from actors.base.security import Security
 from actors.base.server import Register, Server
 from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
@@ -51,6 +52,14 @@ class Directory(Protocol):
         """What `connect` takes to reach `service`."""
         ...
 
+    async def secure(self) -> Security | None:
+        """Have what TCP listeners of this node show and demand; None is plain text. Raises RussetError."""
+        ...
+
+    async def upkeep(self) -> None:
+        """What is to be done for as long as a service runs; it may end."""
+        ...
+
     async def publish(self, service: str, addresses: list[str]) -> None:
         """Make `service` known at `addresses`; none withdraws it."""
         ...
@@ -79,14 +88,16 @@ class Serving:
     directory: Directory
     channels: list[Channel]
     telemetry: Telemetry
+    upkeep: asyncio.Task[None]
+    """The directory's."""
     health: asyncio.Task[None] | None = None
     """Tells gRPC health what the service says of itself."""
 
     async def stop(self) -> None:
         """Withdraw, let calls in flight end, stop the service, close its channels."""
-        if self.health is not None:
-            self.health.cancel()
-            await asyncio.gather(self.health, return_exceptions=True)
+        for task in filter(None, (self.upkeep, self.health)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await self.directory.publish(self.name, [])
         await self.server.stop(grace_s=1)
         await self.service.stop()
@@ -218,6 +229,7 @@ async def _serve(
     channels: Sequence[Channel] = (),
 ) -> Serving:
     """Start `service`, then the server in front of it, then make it known."""
+    security = await directory.secure()
     await service.start()
     identity = telemetry_pb2.Identity(
         role=role,
@@ -233,7 +245,8 @@ async def _serve(
     if add is not None:
         servicers.insert(0, (add, service))
     listen = directory.listen(name)
-    server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix)
+    server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix, security=security)
     addresses = await server.start()
     await directory.publish(name, addresses)
-    return Serving(name, service, server, addresses, directory, list(channels), telemetry)
+    upkeep = asyncio.create_task(directory.upkeep(), name="upkeep")
+    return Serving(name, service, server, addresses, directory, list(channels), telemetry, upkeep)

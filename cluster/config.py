@@ -76,6 +76,20 @@ class RayConfig(BaseModel):
     start_timeout_s: float = Field(default=180, gt=0, description="Longest wait for every actor to be ready")
 
 
+class TlsConfig(BaseModel):
+    """TLS between actors. That of the gateway towards clients is in its own section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actors: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Mutual TLS on actors' TCP listeners; auto is on where ray.bind is node. Unix sockets need none",
+    )
+    leaf_hours: float = Field(
+        default=24, ge=0.05, le=8760, description="Life of a node's certificate, hours; renewed when a third is left"
+    )
+
+
 class Config(BaseModel):
     """The whole of Russet's configuration, one section per actor."""
 
@@ -96,6 +110,7 @@ class Config(BaseModel):
     telemetry: TelemetryConfig = TelemetryConfig()
     tools: ToolsConfig = ToolsConfig()
     ray: RayConfig = RayConfig()
+    tls: TlsConfig = TlsConfig()
 
     def resolved(self) -> "Config":
         """The same with paths absolute and settings that follow from others filled in."""

@@ -20,6 +20,7 @@ import psutil
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
 from cluster.capacity import planned
+from cluster.certificates import authority_of, certificate_of
 from cluster.config import Config, load
 from cluster.home import Home
 
@@ -71,6 +72,8 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     check_port(gateway.host, gateway.grpc_port, "--grpc-port or gateway.grpc_port")
     check_port("127.0.0.1", config.ray.dashboard_port, "ray.dashboard_port")
     config, _ = planned(config, "127.0.0.1")
+    if certificate_of(config, "head") is not None:
+        authority_of(home.home).create()
     _end(_leftovers(home))
     for socket_file in home.run.glob("*.sock"):
         socket_file.unlink()

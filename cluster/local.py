@@ -48,6 +48,12 @@ class LocalDirectory:
         """Its in-process address."""
         return f"inproc:{self.name(service)}"
 
+    async def secure(self) -> None:
+        """Nothing to secure: no actor listens on TCP."""
+
+    async def upkeep(self) -> None:
+        """Nothing to keep up."""
+
     async def publish(self, service: str, addresses: list[str]) -> None:
         """Remember or forget it."""
         if addresses:

@@ -19,11 +19,14 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.base.errors import Unavailable
+from actors.base.security import Security, adopt
 from cluster import compose
+from cluster.certificates import certificate_of
 from cluster.compose import Listen, Serving, Target
 from cluster.config import Config
 from cluster.home import Home
 from cluster.identity import identify
+from cluster.ray_certificates import HeadSigner, node_name
 from cluster.topology import replica_id
 
 NAMESPACE = "russet"
@@ -42,7 +45,10 @@ class RayDirectory:
 
     def __init__(self, config: Config) -> None:
         self._home = Home(config.home)
-        self.node = "127.0.0.1" if config.ray.bind == "loopback" else ray.util.get_node_ip_address()
+        self.node = node_name(config)
+        self._certificate = certificate_of(config, self.node)
+        self._sign = HeadSigner(config.home)
+        adopt(self._certificate.security if self._certificate else None)
 
     def name(self, service: str) -> str:
         """A process runs one cluster, so plain names are unique."""
@@ -59,6 +65,18 @@ class RayDirectory:
             return (await asyncio.to_thread(_read)).get(service, [])
 
         return addresses
+
+    async def secure(self) -> Security | None:
+        """Have the node's certificate, signed by the head."""
+        if self._certificate is None:
+            return None
+        await asyncio.to_thread(self._certificate.ensure, self._sign)
+        return self._certificate.security
+
+    async def upkeep(self) -> None:
+        """Renew it."""
+        if self._certificate is not None:
+            await self._certificate.keep(self._sign)
 
     async def publish(self, service: str, addresses: list[str]) -> None:
         """Write or delete its entry."""

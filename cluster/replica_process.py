@@ -66,6 +66,12 @@ class ProcessDirectory:
         """In this process, or by its socket."""
         return [f"inproc:{service}", f"unix:{socket_of(self._run, service)}"]
 
+    async def secure(self) -> None:
+        """Nothing to secure: no actor listens on TCP."""
+
+    async def upkeep(self) -> None:
+        """Nothing to keep up."""
+
     async def publish(self, service: str, addresses: list[str]) -> None:
         """Remember or forget it."""
         self.published.pop(service, None)

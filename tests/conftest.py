@@ -88,6 +88,7 @@ def on_ray() -> Iterator[tuple[Config, ClusterState]]:
         "ray.port": 0,
         "ray.dashboard_port": 0,
         "ray.metrics_port": 0,
+        "tls.actors": "on",
     }
     config = load(None, chosen, environ={})
     started = russet(

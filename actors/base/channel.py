@@ -6,6 +6,7 @@ be, and are cancelled on the other side when its task, its iterator or `cancel()
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from grpc import aio
 
 from actors.base import inproc
 from actors.base.errors import METADATA_KEY, DeadlineExceeded, Internal, InvalidArgument, Unreachable, decode
-from actors.base.security import Security
+from actors.base.security import Security, Version, own
 from actors.base.sockets import answers
 from actors.base.telemetry import propagated
 
@@ -24,6 +25,10 @@ MAX_MESSAGE_BYTES = 64 << 20
 UNARY_TIMEOUT_S = 30.0
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.05
+LOOK_S = 1.0
+"""Between looks at the certificate files, seconds."""
+RETIRED_S = 86_400.0
+"""Longest that calls go on over a connection that showed an earlier certificate."""
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -52,8 +57,8 @@ class Method(NamedTuple):
 def connect(target: Target, *, security: Security | None = None) -> "Channel":
     """A channel to `target`: an address, several of one service (cheapest first), or a function that looks them up.
 
-    Addresses are inproc:NAME, unix:PATH and tcp:HOST:PORT; `security` is for TCP. Nothing is opened until the first
-    call. A function is asked again when the service does not answer where it was.
+    Addresses are inproc:NAME, unix:PATH and tcp:HOST:PORT; `security` is for TCP, by default what this process adopted.
+    Nothing is opened until the first call. A function is asked again when the service does not answer where it was.
     """
     return Channel(target, security)
 
@@ -65,6 +70,9 @@ class Channel:
         self._target = [target] if isinstance(target, str) else target
         self._security = security
         self._transport: Transport | None = None
+        self._shown: Version = ()
+        """The certificate files that the transport was opened with; none where it shows none."""
+        self._looked_s = 0.0
         self._failed: set[str] = set()
         self._address = ""
         self._addresses: tuple[str, ...] = ()
@@ -91,8 +99,14 @@ class Channel:
             await transport.close()
 
     def current(self) -> Transport | None:
-        """The open transport, if there is one."""
+        """The open transport, if there is one. One of an old certificate ends with the calls that it carries."""
         transport = self._transport
+        if self._shown and transport is not None and (now := time.monotonic()) - self._looked_s > LOOK_S:
+            self._looked_s = now
+            if (security := self._security or own()) is not None and security.version() != self._shown:
+                self._transport, self._shown = None, ()
+                self._retire(transport, RETIRED_S)
+                return None
         return None if isinstance(transport, inproc.InprocServer) and not transport.open else transport
 
     async def transport(self) -> Transport:
@@ -107,8 +121,10 @@ class Channel:
             if not candidates:
                 candidates, self._failed = addresses, set()
             for address in candidates:
-                if (transport := _open(address, self._security)) is not None:
-                    self._transport, self._address = transport, address
+                security = (self._security or own()) if address.startswith("tcp:") else None
+                shown = security.version() if security is not None else ()
+                if (transport := _open(address, security)) is not None:
+                    self._transport, self._address, self._shown = transport, address, shown
                     return transport
         raise Unreachable(f"no service at {', '.join(addresses) or 'any address'} yet", retry_after_s=1)
 
@@ -116,12 +132,15 @@ class Channel:
         """`transport` did not answer: the next call tries another address, or asks for them again."""
         if transport is self._transport:
             self._failed.add(self._address)
-            self._transport = None
-            if isinstance(transport, aio.Channel):
-                # Beside what goes on: streams that a stopping server lets end may end.
-                task = asyncio.ensure_future(transport.close(grace=UNARY_TIMEOUT_S))
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+            self._transport, self._shown = None, ()
+            self._retire(transport, UNARY_TIMEOUT_S)
+
+    def _retire(self, transport: Transport, grace_s: float) -> None:
+        if isinstance(transport, aio.Channel):
+            # Beside what goes on: streams that a stopping server lets end may end.
+            task = asyncio.ensure_future(transport.close(grace=grace_s))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def unary_unary(self, path: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> Any:
         """A callable (request, timeout=, metadata=) -> awaitable reply."""
@@ -270,7 +289,8 @@ def _open(address: str, security: Security | None) -> Transport | None:
     if kind != "tcp":
         raise InvalidArgument(f"address {address!r}: expected inproc:NAME, unix:PATH or tcp:HOST:PORT")
     if security is not None:
-        return aio.secure_channel(rest, security.channel_credentials(), options=OPTIONS)
+        options = (*OPTIONS, *security.channel_options)
+        return aio.secure_channel(rest, security.channel_credentials(), options=options)
     return aio.insecure_channel(rest, options=OPTIONS)
 
 

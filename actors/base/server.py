@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from actors.base import inproc
 from actors.base.channel import MAX_MESSAGE_BYTES
 from actors.base.errors import METADATA_KEY, Conflict, Internal, RussetError, encode, mapping_of, shortened
-from actors.base.security import Security
+from actors.base.security import ServerTls
 from actors.base.sockets import answers
 from actors.base.telemetry import extracted
 
@@ -37,7 +37,7 @@ Register = Callable[[Any, Any], None]
 class Server:
     """Serves `services` (pairs of the generated add_XServicer_to_server and a servicer) under `name`.
 
-    `tcp` is host:port (port 0 picks one), with mutual TLS where `security` is given; `unix` a socket path, which only
+    `tcp` is host:port (port 0 picks one), with TLS alone where `security` is given; `unix` a socket path, which only
     this user may open. Either may be None. Always reachable as inproc:NAME.
     """
 
@@ -48,7 +48,7 @@ class Server:
         *,
         tcp: str | None = None,
         unix: str | None = None,
-        security: Security | None = None,
+        security: ServerTls | None = None,
     ) -> None:
         self.name = name
         self._tcp = tcp
@@ -78,7 +78,8 @@ class Server:
         self._grpc = server = aio.server(options=OPTIONS)
         names = (*self._services.handlers, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         for service, handlers in self._services.handlers.items():
-            wrapped = {method: _over_grpc(handler) for method, handler in handlers.items()}
+            check = self._security.check if self._security is not None else None
+            wrapped = {method: _over_grpc(handler, check) for method, handler in handlers.items()}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
@@ -166,21 +167,28 @@ def _behavior(handler: Any) -> Any:
     return handler.stream_unary if handler.request_streaming else handler.unary_unary
 
 
-def _over_grpc(handler: Any) -> Any:
-    """The handler as grpc shall call it: inside the caller's trace, its errors as status and trailing metadata."""
+def _over_grpc(handler: Any, check: Callable[[Any], None] | None) -> Any:
+    """The handler as grpc shall call it: inside the caller's trace, its errors as status and trailing metadata.
+
+    `check` refuses callers who may not call.
+    """
     behavior = _behavior(handler)
 
     async def unary(request: Any, context: aio.ServicerContext) -> Any:
         with extracted(_metadata(context)):
             try:
+                if check is not None:
+                    check(context)
                 return await behavior(request, context)
             except Exception as error:
                 await _abort(context, error)
 
     async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
         with extracted(_metadata(context)):
-            replies = behavior(request, context)
             try:
+                if check is not None:
+                    check(context)
+                replies = behavior(request, context)
                 async with contextlib.aclosing(replies):
                     async for reply in replies:
                         yield reply

@@ -149,6 +149,12 @@ class FolderDirectory:
 
         return addresses
 
+    async def secure(self) -> None:
+        """Nothing to secure: no actor listens on TCP."""
+
+    async def upkeep(self) -> None:
+        """Nothing to keep up."""
+
     async def publish(self, service: str, addresses: list[str]) -> None:
         """The socket says it."""
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import httpx
 import psutil
 import pytest
 
+from actors.base.channel import connect
+from actors.base.errors import Unreachable
 from actors.worker.models.catalogue import locate
+from cluster.certificates import certificate_of, leaf_in
 from cluster.config import Config
 from cluster.home import Home
 from cluster.lifecycle import ClusterState, free_port, read_state
 from cluster.local import LocalCluster
+from protos.gen.telemetry_pb2 import IdentifyRequest
+from protos.gen.telemetry_pb2_grpc import TelemetryStub
 from tests.conftest import russet, settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -48,7 +54,7 @@ async def stream(url: str, request: dict[str, Any], at: int = -1, then: Any = No
         httpx.AsyncClient(timeout=120) as http,
         http.stream("POST", f"{url}/v1/completions", json=request) as response,
     ):
-        assert response.status_code == 200
+        assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -141,6 +147,47 @@ def kept_tokens(url: str) -> float:
     """Tokens whose KV lies on disk."""
     lines = httpx.get(f"{url}/metrics", timeout=10).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("russet_kv_kept_tokens{"))
+
+
+async def test_actors_take_up_new_certificates_and_refuse_plain_text(on_ray: Cluster, tmp_path: Path) -> None:
+    config, state = on_ray
+    certificate = certificate_of(config, "127.0.0.1")
+    assert certificate is not None
+    # On the machine itself actors talk over unix sockets; what other nodes would call is asked here.
+    addresses = [actor["address"] for actor in actors(config)]
+    assert all(address.startswith("tcp:127.0.0.1:") for address in addresses)
+    for address in addresses:
+        channel = connect(address)
+        with pytest.raises(Unreachable):
+            await TelemetryStub(channel).Identify(IdentifyRequest(), timeout=2)
+        await channel.close()
+
+    async def answering() -> set[str]:
+        found = set()
+        for address in addresses:
+            channel = connect(address, security=certificate.security)
+            found.add((await TelemetryStub(channel).Identify(IdentifyRequest(), timeout=5)).role)
+            await channel.close()
+        return found
+
+    assert await answering() == set(ROLES)
+    before = leaf_in(certificate.security.identity).serial_number
+    file = tmp_path / "russet.toml"
+    file.write_text(f'home = "{config.home}"\n')
+    rotating: list[asyncio.Task[subprocess.CompletedProcess[str]]] = []
+
+    def rotate() -> None:
+        command = "certs", "rotate", "--ca", "--config", str(file)
+        rotating.append(asyncio.create_task(asyncio.to_thread(russet, *command)))
+
+    assert await stream(state.http, body(TALE, 200), at=5, then=rotate)
+    done = await rotating[0]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "127.0.0.1" in done.stdout
+    assert leaf_in(certificate.security.identity).serial_number != before
+    assert await answering() == set(ROLES)
+    assert "No longer trusted: 0001" in russet("certs", "drop", "--config", str(file)).stdout
+    assert await answering() == set(ROLES)
 
 
 def test_a_second_up_says_that_it_runs(on_ray: Cluster) -> None:
