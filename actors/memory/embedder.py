@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.base.errors import InvalidArgument
-from kernels.encoder import Encoder, batches
+from kernels.encoder import Encoder
 
 MAX_TEXTS = 2048
 MAX_CHARACTERS = 1 << 20
@@ -84,14 +84,21 @@ class Embedder:
         self, texts: Sequence[str], most_tokens: int, *, last: bool = False
     ) -> tuple[NDArray[np.float32], int]:
         check_texts(texts)
+        if sum(map(len, texts)) + SPECIAL_TOKENS * len(texts) <= most_tokens:  # A token is hardly less than one.
+            return await self._turn(self._embed_whole, list(texts), last)
         ids: list[list[int]] = []
         for some in by_characters(texts):
             ids += await self._turn(self._encoder.tokenize, some, last)
         vectors, lengths = np.empty((len(texts), self.width), np.float32), [len(row) for row in ids]
-        # Of all texts those of like length go together: little is padding, and a turn is the same work for any texts.
-        for batch in batches(lengths, most_tokens):
+        # Of all texts those of like length go together, so that a turn is the same work for any texts.
+        for batch in self._encoder.batches(lengths, most_tokens):
             vectors[batch] = await self._turn(self._encoder.embed_ids, [ids[index] for index in batch], last)
         return vectors, sum(lengths)
+
+    def _embed_whole(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+        """Few and short texts, in one turn: of one alone, handing it over twice would take a part of the time."""
+        ids = self._encoder.tokenize(texts)
+        return self._encoder.embed_ids(ids), sum(map(len, ids))
 
     async def _turn(self, work: Callable[[list[Any]], Any], what: list[Any], last: bool) -> Any:
         loop = asyncio.get_running_loop()

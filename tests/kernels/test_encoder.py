@@ -1,6 +1,7 @@
 """The sentence encoder against a plain NumPy BERT, and against sense."""
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from kernels import cpu
-from kernels.encoder import BATCH_TOKENS, Encoder, batches
+from kernels.encoder import BATCH_TOKENS, Encoder
 from tests.oracles import float64
 
 TEXTS = [
@@ -31,9 +32,15 @@ def directory() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-@pytest.fixture(scope="module")
-def encoder(directory: Path) -> Encoder:
-    return Encoder.load(directory)
+@pytest.fixture(scope="module", params=["compiled", "single operations"])
+def encoder(directory: Path, request: pytest.FixtureRequest) -> Iterator[Encoder]:
+    """As on a machine with the compiled kernels, and as on one without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "compiled":
+            patch.setattr(cpu, "available", lambda: False)
+        elif not cpu.available():
+            pytest.skip(cpu.reason())
+        yield Encoder.load(directory)
 
 
 def oracle(directory: Path, ids: list[int]) -> np.ndarray:
@@ -67,14 +74,7 @@ def oracle(directory: Path, ids: list[int]) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_agrees_with_a_plain_bert(
-    encoder: Encoder, directory: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not compiled:
-        monkeypatch.setattr(cpu, "available", lambda: False)
-    elif not cpu.available():
-        pytest.skip(cpu.reason())
+def test_agrees_with_a_plain_bert(encoder: Encoder, directory: Path) -> None:
     ids = [row[:24] for row in encoder.tokenize(TEXTS)]  # the oracle's erf is Python's, number by number
     got = encoder.embed_ids(ids)
     assert (got.shape, got.dtype) == ((len(TEXTS), 384), np.float32)
@@ -126,12 +126,18 @@ def test_bad_ids_are_named(encoder: Encoder, row: list[int], message: str) -> No
         encoder.embed_ids([row])
 
 
-def test_batches_are_bounded_and_cover_all() -> None:
+def test_batches_are_bounded_and_cover_all(encoder: Encoder) -> None:
     lengths = np.random.default_rng(0).integers(1, 257, 500).tolist()
     for most in (BATCH_TOKENS, 300):
-        cut = list(batches(lengths, most))
+        cut = list(encoder.batches(lengths, most))
         assert sorted(index for batch in cut for index in batch) == list(range(500))
-    for batch in batches(lengths):
+        assert all(sum(lengths[index] for index in batch) <= most for batch in cut)
+
+
+def test_batches_pad_little_where_texts_are_padded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    lengths = np.random.default_rng(0).integers(1, 257, 500).tolist()
+    for batch in Encoder.load(directory).batches(lengths):
         longest = max(lengths[index] for index in batch)
         assert longest * len(batch) <= BATCH_TOKENS
         assert 4 * min(lengths[index] for index in batch) >= 3 * longest

@@ -166,6 +166,12 @@ void linear_chunk(const PackedMatrix& w, const Activations& x, int m0, int m1, i
     x.kernels_->multiply(w.view(), x.view(), m0, m1, n0 / kBlock, (n1 + kBlock - 1) / kBlock, y, ldy, write);
 }
 
+void dense_chunk(const PackedMatrix& w, const float* x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,
+                 Write write) {
+    if (m0 >= m1 || n0 >= n1) return;
+    kernels().multiply(w.view(), {m1, w.k(), nullptr, x}, m0, m1, n0 / kBlock, (n1 + kBlock - 1) / kBlock, y, ldy, write);
+}
+
 Tiling::Tile Tiling::at(int chunk) const {
     int m0 = chunk % row_tiles * row_step, n0 = chunk / row_tiles * n_step;
     return {m0, std::min(m0 + row_step, rows), n0, std::min(n0 + n_step, n)};

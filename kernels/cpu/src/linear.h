@@ -113,6 +113,10 @@ void copy_row(Activations& to, int row, const Activations& from, int from_row);
 void linear_chunk(const PackedMatrix& w, const Activations& x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,
                   Write write = Write::Store);
 
+// The same of dense weights and float rows where they lie, x [m][k]; they need not be prepared.
+void dense_chunk(const PackedMatrix& w, const float* x, int m0, int m1, int n0, int n1, float* y, ptrdiff_t ldy,
+                 Write write = Write::Store);
+
 // How a product is cut into chunks for a pool.
 struct Tiling {
     int rows, n;

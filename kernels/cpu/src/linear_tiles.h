@@ -60,10 +60,14 @@ inline void dense_rows(const PackedView& w, const ActivationsView& x, int wanted
 template <class Set, Format format, int blocks>
 inline int dense_columns(const PackedView& w, const ActivationsView& x, int m0, int m1, int b0, int b1, float* y,
                          ptrdiff_t ldy, Write write) {
+    // Of about equal height: a short tile has too few sums under way to keep the multipliers busy.
+    const int tiles = (m1 - m0 + Set::kDenseRows - 1) / Set::kDenseRows;
     for (; b0 + blocks <= b1; b0 += blocks) {
-        for (int m = m0; m < m1; m += Set::kDenseRows) {
-            int rows = m1 - m < Set::kDenseRows ? m1 - m : Set::kDenseRows;
+        int m = m0;
+        for (int left = tiles; left > 0; --left) {
+            int rows = (m1 - m + left - 1) / left;
             dense_rows<Set, format, Set::kDenseRows, blocks>(w, x, rows, m, b0, y, ldy, write);
+            m += rows;
         }
     }
     return b0;

@@ -1,11 +1,12 @@
-// The vectorised row operations of the decoder: norms, the gate, rotary embedding, half precision, attention tiles; and
-// the passes of the sampler over a row.
+// The vectorised row operations of the decoder: norms, the gate, rotary embedding, half precision, attention tiles; those
+// of the sentence encoder; and the passes of the sampler over a row.
 //
 // Each works on single rows (or single queries), so that a row's result never depends on what else is in the batch.
 // The bodies (*_body.h over lanes.h) are compiled once per instruction set, by
 // vector_avx2.cpp and its like; this header therefore includes nothing that has inline code.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace russet {
@@ -60,6 +61,22 @@ struct TileCall {
     float* sums;         // [queries]: sum of e^(score - maximum)
 };
 
+// One head of one text of a sentence encoder: every token attends to all of the text's.
+constexpr int kTextQueries = 6;
+struct TextCall {
+    const float *q, *k, *v;  // [tokens][dim], rows `stride` apart
+    ptrdiff_t stride;
+    int tokens, dim;
+    float scale;    // of q . k
+    float* keys;    // scratch [dim][padded]
+    int padded;     // tokens rounded up to 16
+    float* values;  // scratch [tokens][wide]
+    int wide;       // dim rounded up to 16
+    float* scores;  // scratch [kTextQueries][padded]
+    float* out;     // [tokens][dim], rows `out_stride` apart
+    ptrdiff_t out_stride;
+};
+
 // Some weights of a row; the arrays have room for 16 more than the row has.
 struct FoundWeights {
     int32_t* weights;
@@ -99,6 +116,12 @@ struct VectorKernels {
     int64_t (*sum_from)(const int32_t* w, int n, int32_t least);
     // Returns the sum of the w[i] >= high; appends every low <= w[i] < high, in order, to `found`.
     int64_t (*split)(const int32_t* w, int n, int32_t low, int32_t high, int32_t first, FoundWeights& found);
+    // out = (z - mean(z)) / sqrt(variance(z) + eps) * w + b, z = x + y; out may be x.
+    void (*layer_norm)(const float* x, const float* y, const float* w, const float* b, float eps, int n, float* out);
+    // x[i] = gelu(x[i] + bias[i]), of the normal distribution itself
+    void (*bias_gelu)(float* x, const float* bias, int n);
+    // softmax(q k^T * scale) v
+    void (*attend_text)(const TextCall& call);
     // out[i] = x[i] where bit i % 32 of words[i / 32] is 1, else -inf.
     void (*mask)(const float* x, const uint32_t* words, int n, float* out);
 };

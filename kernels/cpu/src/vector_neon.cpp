@@ -14,11 +14,13 @@ namespace {
 #include "elementwise_body.h"
 #include "packing_body.h"
 #include "attention_body.h"
+#include "encoder_body.h"
 #include "sampling_body.h"
 // clang-format on
 }  // namespace
 
 const VectorKernels kNeonKernels = {rms_norm,    add,        silu_gate, gelu_gate, rope,  to_half, attend_tile, merge_tile,
-                                    pack_tokens, unpack_tokens, peaks,     weigh,     sum_from, split, mask};
+                                    pack_tokens, unpack_tokens, peaks,     weigh,     sum_from, split,
+                                    layer_norm, bias_gelu, attend_text, mask};
 
 }  // namespace russet

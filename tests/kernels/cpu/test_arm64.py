@@ -27,6 +27,7 @@ KV_UNITS: dict[Path, list[str]] = {
     SOURCES / "vector_scalar.cpp": [],
     SOURCES / "vector_neon.cpp": [],
 }
+TEXT_UNITS = {HERE / "near_text.cpp": [], **{unit: flags for unit, flags in KV_UNITS.items() if unit.parent == SOURCES}}
 PROCESSORS = {
     "max": ["neon_i8mm", "neon_dotprod", "neon", "scalar"],
     "neoverse-n1": ["neon_dotprod", "neon", "scalar"],
@@ -53,7 +54,8 @@ def build(directory: Path, units: dict[Path, list[str]]) -> Path:
 
 
 elsewhere = pytest.mark.skipif(
-    platform.machine() in ("aarch64", "arm64"), reason="test_linear.py and test_kv_tiers.py run these kernels here"
+    platform.machine() in ("aarch64", "arm64"),
+    reason="other tests of this folder run these kernels here",
 )
 
 
@@ -68,4 +70,10 @@ def test_every_arm64_processor_finds_its_instructions_and_computes_the_portable_
 @elsewhere
 def test_neon_packs_the_same_kv_and_attends_alike(tmp_path: Path) -> None:
     run = subprocess.run([EMULATOR, str(build(tmp_path, KV_UNITS))], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+@elsewhere
+def test_neon_reads_sentences_alike(tmp_path: Path) -> None:
+    run = subprocess.run([EMULATOR, str(build(tmp_path, TEXT_UNITS))], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (0, "")
