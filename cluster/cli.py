@@ -28,6 +28,7 @@ from cluster import (
     cli_router,
     cli_sessions,
     cli_tools,
+    cli_top,
     cli_witness,
 )
 from cluster.cli_options import ConfigFile, Key, Url
@@ -57,6 +58,7 @@ app.add_typer(cli_route.app)
 app.add_typer(cli_fleet.app)
 app.command()(cli_kv.kv)
 app.command()(cli_tools.tools)
+app.command()(cli_top.top)
 out = Console()
 err = Console(stderr=True)
 

@@ -176,6 +176,10 @@ class Client:
         asked = {name: value for name, value in query.items() if value not in (None, "", False)}
         return self._ask("GET", f"/v1/witness{path}?{urlencode(asked)}").json()
 
+    def status(self) -> dict[str, Any]:
+        """What runs: /status.json."""
+        return self._ask("GET", "/status.json").json()
+
     def metrics(self) -> str:
         """The text of /metrics."""
         return self._ask("GET", "/metrics").text

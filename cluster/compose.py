@@ -20,6 +20,7 @@ from actors.base.telemetry import Telemetry
 from cluster.config import Config, ModelConfig
 from cluster.controller import Controller
 from cluster.identity import TelemetryService, scrape
+from cluster.machine import MachineMetrics
 from cluster.telemetry import telemetry as telemetry_of
 from cluster.topology import replica_index
 from protos.gen import telemetry_pb2, telemetry_pb2_grpc
@@ -209,7 +210,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory, cont
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
     stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
     keyring = Keyring.load_or_create(config.memory.key_file) if config.memory.key_file else None
-    more = {"tools": config.tools, "keyring": keyring, "controller": controller}
+    more = {"tools": config.tools, "keyring": keyring, "controller": controller, "published": directory.services}
     gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, **more)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
 
@@ -231,6 +232,7 @@ async def _serve(
     """Start `service`, then the server in front of it, then make it known."""
     security = await directory.secure()
     await service.start()
+    telemetry.registry.register(MachineMetrics(directory.node))
     identity = telemetry_pb2.Identity(
         role=role,
         replica=telemetry.replica,

@@ -65,7 +65,7 @@ class Api:
         gate: Gate,
         metrics: Callable[[], Awaitable[bytes]],
         feedback: Feedback,
-        others: Sequence[Callable[[Callable[[str, str, Handler], Route]], list[Route]]],
+        others: Sequence[Callable[[Callable[..., Route]], list[Route]]],
     ) -> None:
         self._requests = requests
         self._models = models

@@ -183,13 +183,14 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/models/{model}", "One of them", []),
     ("delete", "/v1/models/{model}", "Unload it", [_DRAIN]),
     ("get", "/v1/russet/models", "Every model with its replicas, ready or not", []),
+    ("get", "/status.json", "What runs, on every node", []),
     ("get", "/health", "Whether a token comes out", []),
     ("get", "/ready", "Whether a replica takes requests", []),
     ("get", "/version", "Name and version", []),
     ("get", "/openapi.json", "This document", []),
 )  # fmt: skip
 """What reads no JSON: method, path, summary, parameters beside the path's. What tells none is added to them: /metrics,
-a file's text, and the upload of one."""
+the status page, a file's text, and the upload of one."""
 
 
 def document(version: str) -> Schema:
@@ -204,13 +205,16 @@ def document(version: str) -> Schema:
     for method, path, summary, parameters in OTHERS:
         operation = _operation(method, path, summary) | {"parameters": [*_in_path(path), *parameters]}
         paths.setdefault(path, {})[method] = operation
-    for path, summary in (
-        ("/metrics", "Every actor's metrics, in Prometheus's text format"),
-        ("/v1/files/{file}/content", "A file's text"),
+    page = ("text/javascript", "text/css", "image/svg+xml")
+    for path, summary, kinds in (
+        ("/metrics", "Every actor's metrics, in Prometheus's text format", ("text/plain",)),
+        ("/status", "A page that shows what runs", ("text/html",)),
+        ("/status/{file}", "What the page is made of", page),
+        ("/v1/files/{file}/content", "A file's text", ("text/plain",)),
     ):
         plain = _operation("get", path, summary)
         plain["parameters"] = _in_path(path)
-        plain["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        plain["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in kinds}
         paths[path] = {"get": plain}
     upload = _operation("post", "/v1/files", "Keep a text")
     upload["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}

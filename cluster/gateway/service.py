@@ -34,10 +34,12 @@ from cluster.gateway.routes import Routes
 from cluster.gateway.server_tools import embedding_by
 from cluster.gateway.sessions import Sessions
 from cluster.gateway.spool import Spool
+from cluster.gateway.status import Status
 from cluster.gateway.witness import Witness
 from cluster.tool_runtime.config import ToolsConfig
 from cluster.tool_runtime.registry import Registry
 from cluster.tool_runtime.runtime import ToolRuntime
+from cluster.view.look import Published
 from protos.gen.documents_pb2_grpc import DocumentsStub, add_DocumentsServicer_to_server
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
@@ -71,10 +73,12 @@ class Gateway:
         tools: ToolsConfig = NO_TOOLS,
         keyring: Keyring | None = None,
         controller: Controller | None = None,
+        published: Published | None = None,
     ) -> None:
         """`metrics` renders what /metrics shows; by default this process's own. `keyring` seals what waits on disk.
 
         Without it, or without gateway.spool_directory, what waits is lost with this process. `controller` loads models.
+        `published` tells which services there are, for /status.
         """
         self._config = config
         self._telemetry = telemetry
@@ -109,7 +113,9 @@ class Gateway:
         render = metrics or self._own_metrics
         loading = Loading(controller)
         routing = NamedRouters(semantic), CostRouting(cost), Explain(requests)
-        others = [area.routes for area in (Documents(documents), *routing, aliases, loading, Witness(memory))]
+        self._status = Status(config, self._routes, published)
+        areas = (Documents(documents), *routing, aliases, loading, Witness(memory), self._status)
+        others = [area.routes for area in areas]
         api = Api(requests, models, Health(requests), gate, render, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
@@ -133,6 +139,7 @@ class Gateway:
                 "choose another with --grpc-port or gateway.grpc_port"
             ) from error
         await self._routes.start()
+        self._status.watch.start()
         await self._records.start()
         self._outcomes.start()
         await self.tools.registry.start()
@@ -146,6 +153,7 @@ class Gateway:
         await self.tools.registry.stop()
         await self._records.stop()
         await self._outcomes.stop()
+        await self._status.watch.stop()
         await self._routes.stop()
         await self._catalog.close()
         self._grammars.close()

@@ -22,7 +22,7 @@ COMMANDS = (
     "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
     "models list", "models load", "models scale", "models unload", "models alias", "models unalias",
     "models aliases", "models split",
-    "sessions show", "sessions delete", "tools", "witness", "witness list", "witness show", "witness errors",
+    "sessions show", "sessions delete", "tools", "top", "witness", "witness list", "witness show", "witness errors",
     "witness slow", "witness stats", "witness verify",
 )  # fmt: skip
 runner = CliRunner()

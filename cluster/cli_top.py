@@ -1,0 +1,46 @@
+"""`russet top`: what runs, live."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from cluster.cli_options import ConfigFile, Key, Url
+from cluster.client import Client
+from cluster.lifecycle import running_url
+from cluster.view.picture import Picture
+
+out = Console()
+
+
+def top(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print it once; so it is where the output is no terminal")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print /status.json, once")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks")] = 2.0,
+    url: Url = None,
+    key: Key = None,
+    config: ConfigFile = None,
+) -> None:
+    """Watch nodes, replicas, batches, KV memory, tokens/s, times to first token and what is amiss. Ctrl-C ends it."""
+    client = Client(url or running_url(config), key)
+    status = client.status()
+    if as_json:
+        out.print_json(json.dumps(status))
+        return
+    picture = Picture(client.url, status)
+    if once or not out.is_terminal:
+        out.print(picture)
+        return
+    try:
+        with Live(picture, console=out, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(every)
+                picture = Picture(client.url, client.status())
+                live.update(picture, refresh=True)
+    except KeyboardInterrupt:
+        out.print(picture)
