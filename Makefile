@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up down test check bench format clean
+.PHONY: up down test check bench soak format clean
 .DEFAULT_GOAL := up
 
 up: $(VENV)/installed
@@ -25,6 +25,10 @@ check: $(VENV)/developing
 
 bench: $(VENV)/developing
 	$(BIN)/python -m tests.benchmarks --llama "$(LLAMA)"
+
+# 15 minutes of load with processes killed at random; no part of `make test`.
+soak: $(VENV)/developing
+	$(BIN)/python -m tests.soak
 
 format: $(VENV)/developing
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""A long run under load with processes killed at random: `make soak`."""
