@@ -1,9 +1,10 @@
 """Instrument: every service of Russet's but with a worker that computes nothing, so that only their own cost is left.
 
-    python -m tests.benchmarks.instant FOLDER ROLE [ROLE ...]
+    python -m tests.benchmarks.instant FOLDER ROLE [ROLE ...] [--step 0.01] [--rows 64]
 
-runs the named roles in one process until its standard input closes. Roles of one process reach each other in process,
-others over unix sockets in FOLDER, as `russet serve` and Ray's actors do.
+runs the named roles in one process until its standard input closes; worker:2 and scheduler:2 are those of a third
+replica. With a long step and few rows the worker is a model of known speed, that costs the machine nothing. Roles of
+one process reach each other in process, others over unix sockets in FOLDER, as `russet serve` and Ray's actors do.
 """
 
 import argparse
@@ -27,10 +28,17 @@ from cluster.config import Config, load
 from protos.gen import worker_pb2, worker_pb2_grpc
 
 ROLES = ("memory", "router", "learner", "worker", "scheduler", "gateway")
-REPLICA = "instant-0"
 STEP_S = 0.01
 """Pace of the steps after a request's first: 16 rows then make 1,600 tokens/s."""
 PAGES, PAGE_SIZE, MAX_ROWS, MAX_STEP_TOKENS = 4096, 16, 64, 512
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a worker is: seconds between its steps, and how many rows a step has at most."""
+
+    step_s: float = STEP_S
+    rows: int = MAX_ROWS
 
 
 @dataclass
@@ -46,8 +54,10 @@ class Row:
 class InstantWorker(worker_pb2_grpc.WorkerServicer):
     """Obeys leases (worker.proto) and says `token` for ever: prompts in no time, then a token per row and step."""
 
-    def __init__(self, model: worker_pb2.ModelInfo, vocabulary: worker_pb2.Vocabulary, token: int) -> None:
-        self._model, self._vocabulary, self._token = model, vocabulary, token
+    def __init__(
+        self, model: worker_pb2.ModelInfo, vocabulary: worker_pb2.Vocabulary, token: int, speed: Speed = Speed()
+    ) -> None:
+        self._model, self._vocabulary, self._token, self._speed = model, vocabulary, token, speed
         self._epoch = 0
         self._forget()
 
@@ -62,13 +72,13 @@ class InstantWorker(worker_pb2_grpc.WorkerServicer):
         self._forget()
         return worker_pb2.HelloReply(
             epoch=self._epoch, model=self._model, vocabulary=self._vocabulary, pages=PAGES, page_size=PAGE_SIZE,
-            max_step_tokens=MAX_STEP_TOKENS, max_rows=MAX_ROWS, isa_class="instant", pid=os.getpid(),
+            max_step_tokens=MAX_STEP_TOKENS, max_rows=self._speed.rows, isa_class="instant", pid=os.getpid(),
         )  # fmt: skip
 
     async def Run(
         self, request_iterator: AsyncIterator[worker_pb2.Plan], context: Any
     ) -> AsyncIterator[worker_pb2.StepResult]:
-        """A result at once when a plan came while nothing ran, then one each STEP_S."""
+        """A result at once when a plan came while nothing ran, then one each step."""
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while not reader.done():
@@ -76,7 +86,7 @@ class InstantWorker(worker_pb2_grpc.WorkerServicer):
                 if result is not None:
                     yield result
                 if result is not None and result.row:
-                    await asyncio.sleep(STEP_S)
+                    await asyncio.sleep(self._speed.step_s)
                 else:
                     await self._stirred.wait()
                     self._stirred.clear()
@@ -170,9 +180,11 @@ class FolderDirectory:
         return [f"inproc:{service}", f"unix:{self._socket(service)}"]
 
 
-async def start(role: str, config: Config, directory: FolderDirectory) -> Any:
+async def start(role: str, config: Config, directory: FolderDirectory, speed: Speed) -> Any:
     """Start one role; what it returns has an async stop()."""
-    match role:
+    name, _, number = role.partition(":")
+    replica = f"instant-{number or 0}"
+    match name:
         case "memory":
             return await compose.serve_memory(config, directory)
         case "router":
@@ -180,15 +192,15 @@ async def start(role: str, config: Config, directory: FolderDirectory) -> Any:
         case "learner":
             return await compose.serve_learner(config, directory)
         case "scheduler":
-            return await compose.serve_scheduler(config, REPLICA, directory)
+            return await compose.serve_scheduler(config, replica, directory)
         case "gateway":
-            return await compose.serve_gateway(config, "0", directory)
+            return await compose.serve_gateway(config, "0", directory, None)
     model = load_model(config.models[0].model)
     token = Vocabulary(model.vocabulary).encode(" time")[0]
-    service = f"worker-{REPLICA}"
+    service = f"worker-{replica}"
     server = Server(
         directory.name(service),
-        [(worker_pb2_grpc.add_WorkerServicer_to_server, InstantWorker(model.info, model.vocabulary, token))],
+        [(worker_pb2_grpc.add_WorkerServicer_to_server, InstantWorker(model.info, model.vocabulary, token, speed))],
         unix=directory.listen(service).unix,
     )
     await server.start()
@@ -201,13 +213,13 @@ def settings(folder: Path) -> Config:
     return load(folder / "russet.toml", {"home": folder, **free}, environ={})
 
 
-async def serve(folder: Path, roles: list[str]) -> None:
+async def serve(folder: Path, roles: list[str], speed: Speed) -> None:
     """Run `roles` until standard input closes. The gateway's URL is printed as a line of JSON."""
     config, directory = settings(folder), FolderDirectory(folder)
     running = []
     try:
         for role in roles:
-            running.append(await start(role, config, directory))
+            running.append(await start(role, config, directory, speed))
             if role == "gateway":
                 print(json.dumps({"http": running[-1].service.addresses.http}), flush=True)
         await asyncio.to_thread(sys.stdin.buffer.read)
@@ -219,6 +231,8 @@ async def serve(folder: Path, roles: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("roles", nargs="+", choices=ROLES)
+    parser.add_argument("roles", nargs="+")
+    parser.add_argument("--step", type=float, default=STEP_S, help="seconds between a worker's steps")
+    parser.add_argument("--rows", type=int, default=MAX_ROWS, help="rows of a worker's step at most")
     chosen = parser.parse_args()
-    uvloop.run(serve(chosen.folder, chosen.roles))
+    uvloop.run(serve(chosen.folder, chosen.roles, Speed(chosen.step, chosen.rows)))

@@ -40,11 +40,16 @@ def _cpu_of(role: str) -> Figure:
 
 
 @asynccontextmanager
-async def roles(groups: Sequence[Sequence[str]]) -> AsyncGenerator[tuple[str, Processes], None]:
-    """Each group of roles in a process of its own; the base URL once a replica is ready, and the processes by role."""
+async def roles(
+    groups: Sequence[Sequence[str]], speed: Sequence[str] = ()
+) -> AsyncGenerator[tuple[str, Processes], None]:
+    """Each group of roles in a process of its own; the base URL once a replica is ready, and the processes by role.
+
+    speed: options of tests.benchmarks.instant.
+    """
     with private_home() as folder:
         log = folder / "instant.log"
-        started = [_start(folder, group, log) for group in groups]
+        started = [_start(folder, [*group, *speed], log) for group in groups]
         try:
             gateway = next(child for child, group in zip(started, groups, strict=True) if "gateway" in group)
             line = await asyncio.wait_for(asyncio.to_thread(gateway.stdout.readline), START_TIMEOUT_S)  # type: ignore[union-attr]
