@@ -1,0 +1,1 @@
+"""Grafana's dashboards of Russet, and what provisions them."""
