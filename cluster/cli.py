@@ -5,8 +5,7 @@ import json
 import platform
 import signal
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import uvloop
@@ -14,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from actors.base.errors import InvalidArgument, RussetError
-from actors.base.keys import ApiKeys
+from actors.base.errors import RussetError
 from cluster import (
     cli_certs,
     cli_documents,
     cli_fleet,
+    cli_key,
     cli_keys,
     cli_kv,
     cli_memory,
@@ -31,9 +30,9 @@ from cluster import (
     cli_top,
     cli_witness,
 )
-from cluster.cli_options import ConfigFile, Key, Url
+from cluster.cli_options import ConfigFile, Key, Settings, Url, configured
 from cluster.client import Client
-from cluster.config import Config, load
+from cluster.config import Config
 from cluster.home import Home
 from cluster.lifecycle import running_url
 from cluster.report import config_table, status_table
@@ -52,6 +51,7 @@ app.add_typer(cli_memory.app)
 app.add_typer(cli_documents.app)
 app.add_typer(cli_router.app)
 app.add_typer(cli_witness.app)
+app.add_typer(cli_key.app)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_certs.app)
 app.add_typer(cli_route.app)
@@ -62,9 +62,6 @@ app.command()(cli_top.top)
 out = Console()
 err = Console(stderr=True)
 
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. gateway.port=8080")
-]
 QUESTION = "What is the capital of France?"
 
 
@@ -80,7 +77,9 @@ def up(
     """Start Ray and every actor in the background, ask the model one question, and print where everything is."""
     from cluster.lifecycle import up as start
 
-    chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
+    chosen = configured(
+        config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model}
+    )
     Home(chosen.home).create().log_to("up.log")
     began = time.monotonic()
     with err.status("Starting Ray") as spinner:
@@ -96,7 +95,9 @@ def up(
     err.print(f"[green]Ready[/green] after {time.monotonic() - began:.1f} s\n")
     _warn_where_slow()
     key = _first_key(chosen)
-    if ask and chosen.gateway.api_keys_file and not key:
+    if ask and chosen.gateway.tls:
+        err.print("Not asked: the gateway's certificate names clients' way to it, which may not be this machine's.")
+    elif ask and chosen.gateway.api_keys_file and not key:
         err.print("Not asked: the gateway wants an API key, and OPENAI_API_KEY is not set.")
     elif ask:
         out.print(f"[bold]> {ask}[/bold]")
@@ -125,7 +126,7 @@ def down(config: ConfigFile = None, settings: Settings = None) -> None:
     """Stop every actor, then Ray; nothing is left running."""
     from cluster.lifecycle import down as stop
 
-    home = Home(_config(config, settings).home)
+    home = Home(configured(config, settings).home)
     with err.status("Stopping") as spinner:
         ran = stop(home, lambda what: spinner.update(f"Stopping {what}"))
     out.print("Stopped." if ran else f"Nothing runs for {home.home}.")
@@ -140,7 +141,7 @@ def status(
     ] = False,
 ) -> None:
     """Show every actor: where it runs and whether it answers."""
-    report = _gather(_config(config, settings))
+    report = _gather(configured(config, settings))
     if as_json:
         out.print_json(json.dumps(report.as_dict()))
     else:
@@ -158,7 +159,9 @@ def serve(
     model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
 ) -> None:
     """Serve from this one process, without Ray, until Ctrl-C."""
-    chosen = _config(config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model})
+    chosen = configured(
+        config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model}
+    )
     uvloop.run(_serve(chosen))
 
 
@@ -245,44 +248,18 @@ def bench(
         raise typer.Exit(1)
 
 
-@app.command()
-def key(
-    name: Annotated[str, typer.Argument(help="Who the key is for: one word; it is also the tenant's name")],
-    config: ConfigFile = None,
-    settings: Settings = None,
-) -> None:
-    """Create an API key for a caller and print it, this once; the file keeps its hash."""
-    chosen = _config(config, settings)
-    path = chosen.gateway.api_keys_file
-    if path is None:
-        raise InvalidArgument(
-            "gateway.api_keys_file is not set: set it, e.g. to ~/.russet/api_keys", param="api_keys_file"
-        )
-    out.print(ApiKeys.create(path, name), markup=False, highlight=False, soft_wrap=True)
-
-
 @app.command("config")
-def show_config(
+def showconfigured(
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print every setting: its value as resolved, and what it means."""
-    chosen = _config(config, settings)
+    chosen = configured(config, settings)
     if as_json:
         out.print_json(chosen.model_dump_json())
     else:
         out.print(config_table(chosen))
-
-
-def _config(file: Path | None, settings: list[str] | None, flags: dict[str, Any] | None = None) -> Config:
-    overrides = {name: value for name, value in (flags or {}).items() if value is not None}
-    for setting in settings or []:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{setting!r}: expected NAME=VALUE, e.g. gateway.port=8080", param_hint="--set")
-        overrides[name] = value
-    return load(file, overrides)
 
 
 def _gather(config: Config) -> Status:

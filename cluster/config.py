@@ -126,9 +126,9 @@ class Config(BaseModel):
             }
         )
         spool = _absolute(self.gateway.spool_directory) or home / "spool"
-        gateway = self.gateway.model_copy(
-            update={"api_keys_file": _absolute(self.gateway.api_keys_file), "spool_directory": spool}
-        )
+        named = ("api_keys_file", "tls_certificate", "tls_key", "tls_client_ca")
+        paths = {name: _absolute(getattr(self.gateway, name)) for name in named}
+        gateway = self.gateway.model_copy(update=paths | {"spool_directory": spool})
         models = tuple(model.within(home, key_file, self.deterministic) for model in self.models)
         names = [model.served_name for model in models]
         if len(set(names)) < len(names):

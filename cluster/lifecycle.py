@@ -55,7 +55,7 @@ def running_url(file: Path | None) -> str:
     """Base URL of the cluster that runs for the configuration in `file`, or where it would be."""
     config = load(file)
     state = read_state(Home(config.home))
-    return state.http if state else f"http://{config.gateway.host}:{config.gateway.port}"
+    return state.http if state else f"{config.gateway.scheme}://{config.gateway.host}:{config.gateway.port}"
 
 
 def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
@@ -96,7 +96,7 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
             ray_started_s=psutil.Process(head.pid).create_time(),
             ray_address=f"127.0.0.1:{gcs_port}",
             dashboard=f"http://127.0.0.1:{dashboard_port}",
-            http=f"http://{gateway.host}:{gateway.port}",
+            http=f"{gateway.scheme}://{gateway.host}:{gateway.port}",
             grpc=f"{gateway.host}:{gateway.grpc_port}",
             started_s=time.time(),
         )

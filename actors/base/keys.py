@@ -1,4 +1,4 @@
-"""Keys: the cluster key that seals what is stored, and the API keys that callers show."""
+"""The cluster key, which seals what is stored."""
 
 import base64
 import contextlib
@@ -7,21 +7,18 @@ import hmac
 import os
 import secrets
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from actors.base.errors import InvalidArgument, Unauthenticated
-from actors.base.security import equal
+from actors.base.errors import InvalidArgument
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 ID_BYTES = 4
 SEAL_BYTES = ID_BYTES + NONCE_BYTES + 16
 """By how much sealed data is longer: key id, nonce and tag."""
-API_KEY_PREFIX = "rk-"
 
 
 class Keyring:
@@ -148,56 +145,3 @@ def _mac(key: bytes, data: bytes, context: bytes) -> bytes:
 
 def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"russet key id\0" + key).digest()[:ID_BYTES]
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """A caller as the key file lists it: a name and the SHA-256 (hex) of its key."""
-
-    name: str
-    digest: str
-
-
-class ApiKeys:
-    """A file of lines `name sha256-of-key`. Keys are 256 random bits, so a plain hash cannot be guessed back."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.keys = _parse(path)
-
-    @staticmethod
-    def create(path: Path, name: str) -> str:
-        """Add a caller; returns its key, which is stored nowhere."""
-        if not name or name.startswith("#") or any(character.isspace() for character in name):
-            raise InvalidArgument(f"key name {name!r}: expected one word that does not start with #", param="name")
-        if path.exists() and any(key.name == name for key in _parse(path)):
-            raise InvalidArgument(f"{path} has a key named {name} already; remove its line first", param="name")
-        key = API_KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "a") as file:
-            file.write(f"{name} {hashlib.sha256(key.encode()).hexdigest()}\n")
-        return key
-
-    def check(self, given: str) -> str:
-        """The caller's name. Raises Unauthenticated; takes as long for a wrong key as for a right one."""
-        digest = hashlib.sha256(given.encode()).hexdigest()
-        found = [key.name for key in self.keys if equal(digest, key.digest)]
-        if not found:
-            raise Unauthenticated("the API key is not known here; ask whoever runs this Russet for one")
-        return found[0]
-
-
-def _parse(path: Path) -> tuple[ApiKey, ...]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise InvalidArgument(f"cannot read API keys from {path}: {error.strerror}") from None
-    keys = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = line.split()
-        if len(parts) != 2 or len(parts[1]) != 64:
-            raise InvalidArgument(f"{path}:{number}: expected NAME and the SHA-256 of its key in hex")
-        keys.append(ApiKey(parts[0], parts[1]))
-    return tuple(keys)

@@ -1,7 +1,7 @@
 """Who asks: by API key where the gateway has keys, else by what the caller says of itself."""
 
 from actors.base.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from actors.base.keys import ApiKeys
+from cluster.gateway.api_keys import ApiKeys
 from cluster.gateway.caller import Caller
 from cluster.gateway.config import GatewayConfig
 
@@ -15,8 +15,8 @@ def check_admin(caller: Caller) -> None:
     """Raises PermissionDenied for a caller who may not change what is served."""
     if not caller.admin:
         raise PermissionDenied(
-            "this is for administrators: callers whose key's name is in gateway.admins, or, where the gateway asks for "
-            "no keys, those of a gateway that listens on this machine alone"
+            "this is for administrators: callers whose key has the role admin, or, where the gateway asks for no keys, "
+            "those of a gateway that listens on this machine alone"
         )
 
 
@@ -25,7 +25,6 @@ class Gate:
 
     def __init__(self, config: GatewayConfig) -> None:
         """Raises InvalidArgument where the key file cannot be read."""
-        self._admins = config.admins
         self._alone = config.host in LOOPBACK or config.host.startswith("127.")
         self._keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
 
@@ -44,7 +43,9 @@ class Gate:
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthenticated("this gateway wants an API key: send `Authorization: Bearer KEY`")
-        name = self._keys.check(key.strip())
-        if tenant not in (None, "", name):
-            raise PermissionDenied(f"this key belongs to {name}, not to the tenant named", param="X-Russet-Tenant")
-        return Caller(name, admin=name in self._admins)
+        found = self._keys.check(key.strip())
+        if tenant not in (None, "", found.name):
+            raise PermissionDenied(
+                f"this key belongs to {found.name}, not to the tenant named", param="X-Russet-Tenant"
+            )
+        return Caller(found.name, found.role == "admin", found.limits)

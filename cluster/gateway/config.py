@@ -1,9 +1,11 @@
 """Settings of the gateway."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from actors.base.security import PublicTls
 
 ToolFormat = Literal["hermes", "smollm", "llama", "mistral", "mistral-args", "pythonic"]
 """A name of cluster.gateway.tools.registry."""
@@ -19,12 +21,14 @@ class GatewayConfig(BaseModel):
     )
     port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 lets the system choose")
     grpc_port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 lets the system choose")
-    api_keys_file: Path | None = Field(default=None, description="File of hashed API keys; unset asks for none")
-    admins: tuple[str, ...] = Field(
-        default=(),
-        description="Names of the keys that may change what is served and read every tenant's witness entries; without "
-        "keys, callers of this machine may",
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of HTTP's and gRPC's certificate with its chain; unset is plain text"
     )
+    tls_key: Path | None = Field(default=None, description="PEM file of its key; both are read again when they change")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of the authority whose certificate every client must show; unset asks none"
+    )
+    api_keys_file: Path | None = Field(default=None, description="File of hashed API keys; unset asks for none")
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins that browsers may call from; none turns CORS off"
     )
@@ -103,3 +107,25 @@ class GatewayConfig(BaseModel):
     shutdown_grace_s: float = Field(
         default=5, ge=0, le=600, description="Time that open streams get to end at stop, seconds"
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(
+                "tls_client_ca asks clients for certificates over TLS: set tls_certificate and tls_key too"
+            )
+        return self
+
+    @property
+    def scheme(self) -> str:
+        """Of HTTP's base URL."""
+        return "https" if self.tls else "http"
+
+    @property
+    def tls(self) -> PublicTls | None:
+        """How both listeners are secured; None is plain text."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return PublicTls(self.tls_certificate, self.tls_key, self.tls_client_ca)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
+from actors.base.security import PublicTls
 from cluster.gateway import anthropic, openapi, responses, responses_stored
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
@@ -324,10 +325,11 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 class HttpServer:
     """uvicorn without its signal handlers, on a port of our own."""
 
-    def __init__(self, app: Starlette, host: str, port: int, grace_s: float) -> None:
-        self._host, self._port = host, port
+    def __init__(self, app: Starlette, host: str, port: int, grace_s: float, tls: PublicTls | None = None) -> None:
+        self._host, self._port, self._tls = host, port, tls
         config = uvicorn.Config(
             app,
+            ssl_context_factory=(lambda config, default: tls.followed_context()) if tls is not None else None,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -342,12 +344,14 @@ class HttpServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Listen; returns the base URL. Raises Conflict where the port is taken."""
+        """Listen; returns the base URL. Raises Conflict where the port is taken, InvalidArgument for no TLS files."""
+        if self._tls is not None:
+            self._tls.context()
         listener = listen(self._host, self._port)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         port = listener.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{port}"
 
     async def stop(self) -> None:
         """Take no more requests, let those that run end within the grace, then cancel them."""

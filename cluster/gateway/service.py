@@ -50,7 +50,7 @@ NO_TOOLS = ToolsConfig()
 
 
 class GatewayAddresses(NamedTuple):
-    """Where clients connect: http://HOST:PORT and HOST:PORT."""
+    """Where clients connect: http://HOST:PORT (https:// with TLS) and HOST:PORT."""
 
     http: str
     grpc: str
@@ -117,13 +117,14 @@ class Gateway:
         areas = (Documents(documents), *routing, aliases, loading, Witness(memory), self._status)
         others = [area.routes for area in areas]
         api = Api(requests, models, Health(requests), gate, render, feedback, others)
-        self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s)
+        self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s, config.tls)
         admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
         inference = [
             (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback, aliases, loading)),
             (add_DocumentsServicer_to_server, DocumentsService(documents, admit)),
         ]
-        self._grpc = Server(f"inference-{uuid.uuid4().hex}", inference, tcp=f"{config.host}:{config.grpc_port}")
+        name, address = f"inference-{uuid.uuid4().hex}", f"{config.host}:{config.grpc_port}"
+        self._grpc = Server(name, inference, tcp=address, security=config.tls)
         self.addresses = GatewayAddresses("", "")
         """Set by start()."""
 

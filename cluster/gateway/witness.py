@@ -167,7 +167,7 @@ def _scope(asked: Any, query: Query, caller: Caller) -> None:
 
 
 def _not_admin(param: str) -> PermissionDenied:
-    return PermissionDenied(f"{param} is for administrators: keys that gateway.admins names", param=param)
+    return PermissionDenied(f"{param} is for administrators: keys with the role admin", param=param)
 
 
 def _known(request: Request, *names: str) -> Query:

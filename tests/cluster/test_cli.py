@@ -10,8 +10,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from actors.base.errors import Conflict, InvalidArgument
-from actors.base.keys import ApiKeys
 from cluster import cli
+from cluster.gateway import api_keys
 from cluster.home import Home
 from cluster.lifecycle import ClusterState, check_port, free_port, read_state, up
 from cluster.report import status_table
@@ -19,7 +19,8 @@ from cluster.status import Actor, Status
 from tests.conftest import settings
 
 COMMANDS = (
-    "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "kv", "sessions", "sessions list",
+    "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "key create", "key list", "key revoke",
+    "certs", "certs init", "certs show", "certs rotate", "certs drop", "kv", "sessions", "sessions list",
     "models list", "models load", "models scale", "models unload", "models alias", "models unalias",
     "models aliases", "models split",
     "sessions show", "sessions delete", "tools", "top", "witness", "witness list", "witness show", "witness errors",
@@ -51,9 +52,9 @@ def test_status_and_down_where_nothing_runs(home: Path) -> None:
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(home: Path) -> None:
     file = home / "keys"
-    arguments = ["key", "bob", "--set", f"home={home}", "--set", f"gateway.api_keys_file={file}"]
+    arguments = ["key", "create", "bob", "--set", f"home={home}", "--set", f"gateway.api_keys_file={file}"]
     key = runner.invoke(cli.app, arguments).output.strip()
-    assert ApiKeys(file).check(key) == "bob"
+    assert api_keys.ApiKeys(file).check(key).name == "bob"
     assert key not in file.read_text()
     again = runner.invoke(cli.app, arguments)
     assert "already" in str(again.exception)

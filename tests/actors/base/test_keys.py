@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.base.errors import InvalidArgument, Unauthenticated
-from actors.base.keys import KEY_BYTES, ApiKeys, Keyring
+from actors.base.errors import InvalidArgument
+from actors.base.keys import KEY_BYTES, Keyring
 
 
 @pytest.fixture
@@ -86,35 +86,3 @@ def test_what_was_changed_does_not_open(data, context, draw):
             RING.open(wrong, context)
     with pytest.raises(InvalidArgument):
         RING.open(sealed, context + b"x")
-
-
-def test_api_keys_are_stored_as_hashes_and_checked(tmp_path):
-    path = tmp_path / "keys"
-    alice, bob = ApiKeys.create(path, "alice"), ApiKeys.create(path, "bob")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert alice not in path.read_text()
-    keys = ApiKeys(path)
-    assert [key.name for key in keys.keys] == ["alice", "bob"]
-    assert (keys.check(alice), keys.check(bob)) == ("alice", "bob")
-    for wrong in ("", alice[:-1], alice + "x", "rk-", "ключ"):
-        with pytest.raises(Unauthenticated) as raised:
-            keys.check(wrong)
-        assert alice not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["", "two words", "new\nline", "#comment", "alice"])
-def test_api_key_names_are_single_words_used_once(tmp_path, name):
-    path = tmp_path / "keys"
-    ApiKeys.create(path, "alice")
-    with pytest.raises(InvalidArgument) as raised:
-        ApiKeys.create(path, name)
-    assert raised.value.param == "name"
-
-
-def test_a_broken_line_of_the_api_key_file_is_named(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text("# who may call\n\nalice plain-text-key\n")
-    with pytest.raises(InvalidArgument, match="keys:3: expected NAME and the SHA-256"):
-        ApiKeys(path)
-    with pytest.raises(InvalidArgument, match="No such file"):
-        ApiKeys(tmp_path / "none")

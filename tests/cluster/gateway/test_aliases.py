@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from actors.base.errors import Internal, Unavailable
-from actors.base.keys import ApiKeys
 from cluster.cli_models import compared, weights
+from cluster.gateway import api_keys
 from protos.gen import inference_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
 
@@ -237,8 +237,8 @@ async def test_outcomes_are_told_with_intervals(world: Any) -> None:
 
 async def test_only_administrators_change_names(world: Any, tmp_path: Any) -> None:
     keys = tmp_path / "keys"
-    ann, bob = ApiKeys.create(keys, "ann"), ApiKeys.create(keys, "bob")
-    await world.start(api_keys_file=keys, admins=("ann",))
+    ann, bob = api_keys.create(keys, "ann", "admin"), api_keys.create(keys, "bob")
+    await world.start(api_keys_file=keys)
     for key, status in ((ann, 200), (bob, 403)):
         client = world.client(headers={"Authorization": f"Bearer {key}"})
         body = {"models": {"tiny": 1}}

@@ -4,7 +4,7 @@ import anthropic
 import pytest
 
 from actors.base.errors import Internal, QueueFull
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
@@ -141,7 +141,7 @@ async def test_what_the_budget_cut_off_says_so(world):
 
 async def test_its_key_header_is_taken(world, tmp_path):
     scheduler = await world.replica()
-    key = ApiKeys.create(tmp_path / "keys", "alice")
+    key = api_keys.create(tmp_path / "keys", "alice")
     await world.start(api_keys_file=tmp_path / "keys")
     with pytest.raises(anthropic.AuthenticationError):
         await client_of(world, "rk-wrong").messages.create(**MINIMAL)

@@ -6,7 +6,7 @@ import pytest
 
 from actors.base.channel import connect
 from actors.base.errors import InvalidArgument, TooLarge, Unauthenticated
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 from protos.gen import inference_pb2 as pb
 from protos.gen.inference_pb2_grpc import InferenceStub
 
@@ -76,7 +76,7 @@ async def test_bad_requests_name_the_parameter(world, stub, request_, param):
 
 async def test_keys_travel_as_metadata(world, stub, tmp_path):
     await world.replica()
-    key = ApiKeys.create(tmp_path / "keys", "alice")
+    key = api_keys.create(tmp_path / "keys", "alice")
     await world.start(api_keys_file=tmp_path / "keys")
     client = await stub()
     with pytest.raises(Unauthenticated):

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from actors.base.errors import Conflict, NotFound, QueueFull, Unavailable
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -310,7 +310,7 @@ async def test_no_replica_is_503_with_retry_after(world):
 
 async def test_keys(world, tmp_path):
     scheduler = await world.replica()
-    key = ApiKeys.create(tmp_path / "keys", "alice")
+    key = api_keys.create(tmp_path / "keys", "alice")
     await world.start(api_keys_file=tmp_path / "keys")
     client = world.client()
     for headers in ({}, {"Authorization": "Bearer rk-wrong"}, {"Authorization": f"Basic {key}"}):

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from actors.base.errors import NotFound
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 from protos.gen import inference_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
 
@@ -57,8 +57,8 @@ async def test_a_timeout_is_a_number_of_seconds(world: Any, timeout: str) -> Non
 
 async def test_over_grpc_it_is_the_same_and_for_administrators(world: Any, tmp_path: Any) -> None:
     keys = tmp_path / "keys"
-    ann, bob = ApiKeys.create(keys, "ann"), ApiKeys.create(keys, "bob")
-    await world.start(api_keys_file=keys, admins=("ann",))
+    ann, bob = api_keys.create(keys, "ann", "admin"), api_keys.create(keys, "bob")
+    await world.start(api_keys_file=keys)
     refused = await world.client(headers={"Authorization": f"Bearer {bob}"}).post("/v1/models", json=BODY)
     assert refused.status_code == 403
     async with grpc.aio.insecure_channel(world.gateway.addresses.grpc) as channel:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 from cluster.moments import moment_ms
 from protos.gen.memory_pb2 import Latency, WitnessEntry
 
@@ -71,8 +71,8 @@ async def test_what_is_not_accepted_is_named(client, query, param):
 
 async def test_only_a_key_named_as_an_operators_reads_other_tenants(world, tmp_path):
     path = tmp_path / "keys"
-    keys = {name: ApiKeys.create(path, name) for name in ("ops", "acme")}
-    await world.start(api_keys_file=path, admins=("ops",))
+    keys = {name: api_keys.create(path, name, role) for name, role in (("ops", "admin"), ("acme", "user"))}
+    await world.start(api_keys_file=path)
     clients = {name: world.client(headers={"Authorization": f"Bearer {key}"}) for name, key in keys.items()}
     for query in ("?tenant=other", "?all_tenants=true", "/r1?tenant=ops", "/stats?all_tenants=1", "/verify"):
         refused = await clients["acme"].get(f"/v1/witness{query}")
