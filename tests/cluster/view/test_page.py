@@ -7,7 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from actors.base.keys import ApiKeys
+from cluster.gateway import api_keys
 from cluster.gateway.status import FILES
 from cluster.local import LocalCluster
 from tests.cluster.gateway.world import World
@@ -92,8 +92,8 @@ async def keyed(world: World, home: Path) -> tuple[str, dict[str, str]]:
     """A gateway with two keys; its URL, and the keys by name."""
     await world.replica()
     path = home / "api-keys"
-    keys = {name: ApiKeys.create(path, name) for name in ("ann", "root")}
-    gateway = await world.start(api_keys_file=path, admins=("root",))
+    keys = {name: api_keys.create(path, name, role) for name, role in (("ann", "user"), ("root", "admin"))}
+    gateway = await world.start(api_keys_file=path)
     return gateway.addresses.http, keys
 
 
