@@ -27,7 +27,31 @@ class Credit(NamedTuple):
     label: str
 
 
-Change = Edges | Credit
+class Worked(NamedTuple):
+    """A question with an answer that was rated well, or corrected."""
+
+    procedure: memory_pb2.Procedure
+    embedding: tuple[float, ...]
+
+
+class Failed(NamedTuple):
+    """An answer that is none to repeat."""
+
+    tenant: str
+    request: str
+
+
+class Recalled(NamedTuple):
+    """Procedures that stood in a prompt; `outcome` is what became of the answer, None before that is told."""
+
+    tenant: str
+    ids: tuple[str, ...]
+    outcome: float | None
+
+
+Change = Edges | Credit | Worked | Failed | Recalled
+WELL = 0.75
+"""An outcome from here on says that an answer worked."""
 
 
 def changes_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[Change]:
@@ -36,6 +60,8 @@ def changes_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> lis
     updates, nodes = _edges_of(trajectory, config), _nodes_of(trajectory)
     if updates or nodes:
         changes.append(Edges(trajectory.tenant, tuple(updates), tuple(nodes)))
+    if trajectory.procedures:
+        changes.append(Recalled(trajectory.tenant, tuple(trajectory.procedures), None))
     if told := changes_of_feedback(trajectory, trajectory):
         return changes + told
     # A client that left says nothing about the route.
@@ -46,13 +72,41 @@ def changes_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> lis
 
 
 def changes_of_feedback(trajectory: learner_pb2.Trajectory, told: Feedback) -> list[Change]:
-    """What feedback on a request changes: the credit of the route that it took."""
-    if not _patterns(trajectory):
-        return []
+    """What feedback on a request changes: the credit of the route that it took, and what is known to work."""
     outcome = outcome_of(told)
-    if outcome is None and not told.label:
+    changes: list[Change] = [*_procedure_of(trajectory, told, outcome)]
+    if trajectory.procedures and outcome is not None:
+        changes.append(Recalled(trajectory.tenant, tuple(trajectory.procedures), outcome))
+    if _patterns(trajectory) and (outcome is not None or told.label):
+        changes.append(Credit(trajectory.tenant, trajectory.id, outcome, told.label))
+    return changes
+
+
+def _procedure_of(trajectory: learner_pb2.Trajectory, told: Feedback, outcome: float | None) -> list[Worked | Failed]:
+    """A correction is what works, whatever the rating; else an answer that was rated well. Rated less, it is forgotten.
+
+    Where question or answer is empty (there was none, or it was too long), there is nothing to repeat.
+    """
+    if not trajectory.question:
         return []
-    return [Credit(trajectory.tenant, trajectory.id, outcome, told.label)]
+    answer, rating, source = (
+        (told.correction, 1.0, "corrected") if told.correction else (trajectory.answer, outcome, "rated")
+    )
+    if rating is None:
+        return []
+    if rating < WELL:
+        return [Failed(trajectory.tenant, trajectory.id)]
+    if not answer:
+        return []
+    procedure = memory_pb2.Procedure(
+        id=trajectory.id,
+        tenant=trajectory.tenant,
+        question=trajectory.question,
+        answer=answer,
+        source=source,
+        rating=rating,
+    )
+    return [Worked(procedure, tuple(trajectory.query_embedding))]
 
 
 def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[memory_pb2.EdgeUpdate]:

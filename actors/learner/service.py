@@ -16,6 +16,9 @@ from protos.gen.router_pb2_grpc import SemanticStub
 MAX_NAME = 256
 MAX_PATTERNS = 64
 MAX_LIST = 1000
+MAX_PROCEDURES = 64
+MAX_TEXT = {"question": 4_000, "answer": 100_000}
+"""Characters that memory takes of a procedure."""
 
 
 class LearnerService(learner_pb2_grpc.LearnerServicer):
@@ -52,10 +55,10 @@ class LearnerService(learner_pb2_grpc.LearnerServicer):
         return learner_pb2.RecordReply()
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
-        """Say how good an answer is that is still held; its route is credited again with what that says."""
+        """Say how good a held answer of the tenant's is: its route is credited again, and what worked kept."""
         check_feedback(request)
         trajectory = self.ring.get(request.response_id)
-        if trajectory is None:
+        if trajectory is None or trajectory.tenant != request.tenant:
             return inference_pb2.FeedbackReply(found=False)
         if request.HasField("rating"):
             trajectory.rating = request.rating
@@ -100,4 +103,13 @@ def _check(trajectory: learner_pb2.Trajectory) -> None:
             f"{len(retrieved)} patterns retrieved; accepted: {MAX_PATTERNS} at most, of 1 to {MAX_NAME} characters",
             param="patterns_retrieved",
         )
+    if len(trajectory.procedures) > MAX_PROCEDURES:
+        raise InvalidArgument(
+            f"{len(trajectory.procedures)} procedures; accepted: {MAX_PROCEDURES} at most", param="procedures"
+        )
+    for name, most in MAX_TEXT.items():
+        if len(getattr(trajectory, name)) > most:
+            raise InvalidArgument(
+                f"{name} of {len(getattr(trajectory, name))} characters; accepted: {most} at most", param=name
+            )
     check_feedback(trajectory)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from actors.base.errors import DeadlineExceeded, Internal, QueueFull, RussetError, Unavailable
 from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
-from actors.learner.instant import Change, Edges
+from actors.learner.instant import Change, Credit, Edges, Failed, Recalled, Worked
 from protos.gen import memory_pb2, router_pb2
 from protos.gen.memory_pb2_grpc import MemoryStub
 from protos.gen.router_pb2_grpc import SemanticStub
@@ -92,19 +92,23 @@ class Updates:
             self._drained.set()
 
     async def _send(self, change: Change) -> None:
-        if isinstance(change, Edges):
-            await self._memory.UpdateEdges(
-                memory_pb2.UpdateEdgesRequest(tenant=change.tenant, updates=change.updates, nodes=change.nodes)
-            )
-            self.edges += len(change.updates)
-            self._edges_total.inc(len(change.updates))
-            return
-        reply = await self._semantic.Outcome(
-            router_pb2.OutcomeRequest(
-                tenant=change.tenant, id=change.request, outcome=change.outcome, label=change.label
-            )
-        )
-        self.credited += reply.found
+        match change:
+            case Edges(tenant, updates, nodes):
+                request = memory_pb2.UpdateEdgesRequest(tenant=tenant, updates=updates, nodes=nodes)
+                await self._memory.UpdateEdges(request)
+                self.edges += len(updates)
+                self._edges_total.inc(len(updates))
+            case Credit(tenant, answer, outcome, label):
+                told = router_pb2.OutcomeRequest(tenant=tenant, id=answer, outcome=outcome, label=label)
+                self.credited += (await self._semantic.Outcome(told)).found
+            case Worked(procedure, embedding):
+                kept = memory_pb2.PutProcedureRequest(procedure=procedure, embedding=embedding)
+                await self._memory.PutProcedure(kept)
+            case Failed(tenant, answer):
+                await self._memory.DeleteProcedure(memory_pb2.DeleteProcedureRequest(tenant=tenant, id=answer))
+            case Recalled(tenant, ids, outcome):
+                used = memory_pb2.CreditProceduresRequest(tenant=tenant, ids=ids, outcome=outcome)
+                await self._memory.CreditProcedures(used)
 
     def _drop(self) -> None:
         self.dropped += 1

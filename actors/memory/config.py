@@ -130,6 +130,13 @@ class MemoryConfig(BaseModel):
         le=10_000_000,
         description="Most nodes of the graph that are found by similarity; past it the oldest is forgotten",
     )
+    procedures: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="Most answers kept of a tenant for having been rated well or corrected; past it the oldest is "
+        "forgotten, and with 0 none is kept",
+    )
     quality_weights: tuple[float, float, float, float, float] = Field(
         default=(0.20, 0.25, 0.20, 0.15, 0.20),
         description="Weights of schema, coherence, diversity, temporal realism and uniqueness in an answer's quality",

@@ -1,6 +1,6 @@
 """Everything that memory keeps sealed, sealed anew with the newest key, so that older keys can go.
 
-sessions · documents · witness head, checkpoint, signed head · archive · questions that wait ──> key.proof
+sessions · documents · procedures · witness head, checkpoint, signed head · archive · questions that wait ──> key.proof
 
 The proof comes last: it says that nothing is left under an older key. Broken off, it is begun again where it was.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from actors.base.files import write_whole
 from actors.base.keys import Keyring
-from actors.memory import sessions
+from actors.memory import procedures, sessions
 from actors.memory.config import MemoryConfig
 from actors.memory.documents import sealed as documents
 from actors.memory.ownership import check_proof, prove
@@ -43,9 +43,10 @@ def reseal(config: MemoryConfig, width: int, embedder: str) -> dict[str, int]:
             stack.callback(opened.close)
             return opened
 
-        kept, said = collection(wanted.session), collection(wanted.documents)
+        kept, said, worked = (collection(each) for each in (wanted.session, wanted.documents, wanted.procedures))
         done["sessions"] = _entries(kept, keyring, _of_session)
         done["documents"] = _entries(said, keyring, lambda entry: documents.context_of(entry.id))
+        done["procedures"] = _entries(worked, keyring, lambda entry: procedures.context_of(entry.id))
     files = WitnessFiles(directory, keyring, config.witness_heads_file)
     files.reseal()
     if (head := files.head.get()).next_sequence:

@@ -18,6 +18,7 @@ from actors.memory.hot import HotTier
 from actors.memory.ownership import Ownership, keyring_of
 from actors.memory.patterns import Patterns
 from actors.memory.policies import Policies
+from actors.memory.procedures import Procedures
 from actors.memory.quality.scorer import Scorer
 from actors.memory.sessions import Sessions
 from actors.memory.static_embedder import StaticEmbedder
@@ -84,6 +85,8 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self._rules = await collection(wanted.policy)
         self.patterns = Patterns(await collection(wanted.patterns))
         nodes = await collection(wanted.graph)
+        kept = await collection(wanted.procedures)
+        self.procedures = Procedures(kept, keyring, embedder.embed_last, config.procedures)
         self.documents = Documents(config, await collection(wanted.documents), keyring, embedder)
         await self.documents.start()
         stack.push_async_callback(self.documents.stop)
@@ -251,6 +254,40 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         """All, some at a time."""
         async for page in self.patterns.read():
             yield memory_pb2.Patterns(patterns=page)
+
+    async def PutProcedure(self, request: memory_pb2.PutProcedureRequest, context: Any) -> memory_pb2.PutProcedureReply:
+        """Keep what worked."""
+        await self.procedures.put(request.procedure, request.embedding)
+        return memory_pb2.PutProcedureReply()
+
+    async def SearchProcedures(
+        self, request: memory_pb2.SearchProceduresRequest, context: Any
+    ) -> memory_pb2.SearchProceduresReply:
+        """What worked for questions like one."""
+        limit = limits.listed(request.limit, 10)
+        found = await self.procedures.search(request.tenant, request.embedding, limit, request.score_threshold)
+        return memory_pb2.SearchProceduresReply(procedures=found)
+
+    async def ListProcedures(
+        self, request: memory_pb2.ListProceduresRequest, context: Any
+    ) -> memory_pb2.ListProceduresReply:
+        """A tenant's."""
+        found = await self.procedures.list(request.tenant, limits.listed(request.limit, 100))
+        return memory_pb2.ListProceduresReply(procedures=found)
+
+    async def DeleteProcedure(
+        self, request: memory_pb2.DeleteProcedureRequest, context: Any
+    ) -> memory_pb2.DeleteProcedureReply:
+        """Forget one."""
+        return memory_pb2.DeleteProcedureReply(found=await self.procedures.delete(request.tenant, request.id))
+
+    async def CreditProcedures(
+        self, request: memory_pb2.CreditProceduresRequest, context: Any
+    ) -> memory_pb2.CreditProceduresReply:
+        """They were used, well or badly."""
+        outcome = request.outcome if request.HasField("outcome") else None
+        await self.procedures.credit(request.tenant, request.ids, outcome)
+        return memory_pb2.CreditProceduresReply()
 
     async def UpdateEdges(self, request: memory_pb2.UpdateEdgesRequest, context: Any) -> memory_pb2.UpdateEdgesReply:
         """Strengthen or weaken edges; add nodes."""

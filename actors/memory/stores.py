@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from actors.base.errors import InvalidArgument
-from actors.memory import chain, graph_nodes, patterns, policies, sessions
+from actors.memory import chain, graph_nodes, patterns, policies, procedures, sessions
 from actors.memory.config import MemoryConfig
 from actors.memory.documents import sealed
 from actors.memory.edge import EdgeStore
@@ -21,6 +21,7 @@ class Schemas(NamedTuple):
     patterns: Schema
     documents: Schema
     graph: Schema
+    procedures: Schema
 
 
 def schemas(width: int, embedder: str) -> Schemas:
@@ -32,6 +33,7 @@ def schemas(width: int, embedder: str) -> Schemas:
         patterns=Schema("patterns", width, embedder, patterns.KEYWORDS),
         documents=Schema("documents", width, embedder, sealed.KEYWORDS),
         graph=Schema("graph", width, embedder, graph_nodes.KEYWORDS, graph_nodes.INTEGERS),
+        procedures=Schema("procedures", width, embedder, procedures.KEYWORDS, procedures.INTEGERS),
     )
 
 

@@ -27,6 +27,7 @@ class Feedback:
         Raises InvalidArgument naming what is out of bounds, or that it tells nothing.
         """
         check_feedback(told)
+        told.tenant = caller.tenant
         if not told.response_id:
             raise InvalidArgument("response_id is empty; accepted is an answer's id", param="response_id")
         if not (told.HasField("rating") or told.outcome or told.correction or told.label or told.comment):

@@ -61,6 +61,8 @@ class Finished:
     adapter_version: int = 0
     documents: Sequence[memory_pb2.WitnessDocument] = ()
     """Retrieved for the prompt, best first."""
+    procedures: Sequence[str] = ()
+    """Ids of those that stood in the prompt."""
 
 
 def witness_entry(finished: Finished) -> memory_pb2.WitnessEntry:

@@ -141,6 +141,8 @@ OTHERS: tuple[tuple[str, str, str, list[Schema]], ...] = (
     ("get", "/v1/russet/sessions", "The caller's sessions, most recent first", [_LIMIT]),
     ("get", "/v1/russet/sessions/{session}", "One of them with its messages", []),
     ("delete", "/v1/russet/sessions/{session}", "Forget it", []),
+    ("get", "/v1/russet/procedures", "The caller's answers that were rated well or corrected, newest first", [_LIMIT]),
+    ("delete", "/v1/russet/procedures/{procedure}", "Forget one", []),
     ("get", "/v1/russet/tools", "The tools that the gateway itself runs", []),
     ("get", "/v1/router/cost", "The cost router that serves the caller", []),
     ("get", "/v1/routers", "The caller's named routers, and those that ship", []),

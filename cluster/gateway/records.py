@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 EMBED_CHARS = 8192
 """Of a question, at most this much is embedded: more than any sentence encoder reads."""
+REPEATED_QUESTION_CHARS, REPEATED_ANSWER_CHARS = 4_000, 16_000
+"""Longer ones are not kept as what worked before; an answer's correction may be longer."""
 SCORE_TIMEOUT_S = 60.0
 SESSIONS_KEPT = 16384
 CHOSEN_KEPT = 16384
@@ -249,7 +251,15 @@ def trajectory(finished: Finished) -> learner_pb2.Trajectory:
         quality=finished.quality.total if finished.quality else None,
         patterns_retrieved=finished.route.patterns,
         pattern_used=finished.route.pattern,
+        question=short(finished.question, REPEATED_QUESTION_CHARS),
+        answer=short(finished.text, REPEATED_ANSWER_CHARS),
+        procedures=finished.procedures,
     )
+
+
+def short(text: str, most: int) -> str:
+    """The text, or nothing where it is longer: half of an answer is none to repeat."""
+    return text if len(text) <= most else ""
 
 
 def report(finished: Finished) -> router_pb2.ReportRequest:

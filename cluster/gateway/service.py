@@ -27,6 +27,7 @@ from cluster.gateway.loading import Loading
 from cluster.gateway.models import Models
 from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.outcomes import Outcomes
+from cluster.gateway.procedures import Procedures
 from cluster.gateway.recall.grounding import Recall
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
@@ -114,7 +115,8 @@ class Gateway:
         loading = Loading(controller)
         routing = NamedRouters(semantic), CostRouting(cost), Explain(requests)
         self._status = Status(config, self._routes, published)
-        areas = (Documents(documents), *routing, aliases, loading, Witness(memory), self._status)
+        kept = Documents(documents), Witness(memory), Procedures(memory)
+        areas = (*kept, *routing, aliases, loading, self._status)
         others = [area.routes for area in areas]
         api = Api(requests, models, Health(requests), gate, render, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s, config.tls)

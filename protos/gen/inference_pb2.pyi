@@ -535,20 +535,22 @@ class ListModelsReply(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelCard, _Mapping]]] = ...) -> None: ...
 
 class FeedbackRequest(_message.Message):
-    __slots__ = ("response_id", "rating", "comment", "outcome", "correction", "label")
+    __slots__ = ("response_id", "rating", "comment", "outcome", "correction", "label", "tenant")
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
     RATING_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     CORRECTION_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     response_id: str
     rating: float
     comment: str
     outcome: str
     correction: str
     label: str
-    def __init__(self, response_id: _Optional[str] = ..., rating: _Optional[float] = ..., comment: _Optional[str] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, response_id: _Optional[str] = ..., rating: _Optional[float] = ..., comment: _Optional[str] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class FeedbackReply(_message.Message):
     __slots__ = ("found", "change")

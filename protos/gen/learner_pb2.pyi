@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Trajectory(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "outcome", "correction", "label", "quality")
+    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "outcome", "correction", "label", "quality", "question", "answer", "procedures")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,9 @@ class Trajectory(_message.Message):
     CORRECTION_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    PROCEDURES_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     session_id: str
@@ -47,7 +50,10 @@ class Trajectory(_message.Message):
     correction: str
     label: str
     quality: float
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., quality: _Optional[float] = ...) -> None: ...
+    question: str
+    answer: str
+    procedures: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., quality: _Optional[float] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., procedures: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecordRequest(_message.Message):
     __slots__ = ("trajectories",)

@@ -690,6 +690,108 @@ class ReadPatternsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Procedure(_message.Message):
+    __slots__ = ("id", "tenant", "question", "answer", "source", "rating", "uses", "created_ms", "last_used_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_USED_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    tenant: str
+    question: str
+    answer: str
+    source: str
+    rating: float
+    uses: int
+    created_ms: int
+    last_used_ms: int
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., source: _Optional[str] = ..., rating: _Optional[float] = ..., uses: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_used_ms: _Optional[int] = ...) -> None: ...
+
+class PutProcedureRequest(_message.Message):
+    __slots__ = ("procedure", "embedding")
+    PROCEDURE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    procedure: Procedure
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, procedure: _Optional[_Union[Procedure, _Mapping]] = ..., embedding: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class PutProcedureReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SearchProceduresRequest(_message.Message):
+    __slots__ = ("tenant", "embedding", "limit", "score_threshold")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    limit: int
+    score_threshold: float
+    def __init__(self, tenant: _Optional[str] = ..., embedding: _Optional[_Iterable[float]] = ..., limit: _Optional[int] = ..., score_threshold: _Optional[float] = ...) -> None: ...
+
+class ScoredProcedure(_message.Message):
+    __slots__ = ("procedure", "similarity")
+    PROCEDURE_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    procedure: Procedure
+    similarity: float
+    def __init__(self, procedure: _Optional[_Union[Procedure, _Mapping]] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class SearchProceduresReply(_message.Message):
+    __slots__ = ("procedures",)
+    PROCEDURES_FIELD_NUMBER: _ClassVar[int]
+    procedures: _containers.RepeatedCompositeFieldContainer[ScoredProcedure]
+    def __init__(self, procedures: _Optional[_Iterable[_Union[ScoredProcedure, _Mapping]]] = ...) -> None: ...
+
+class ListProceduresRequest(_message.Message):
+    __slots__ = ("tenant", "limit")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    limit: int
+    def __init__(self, tenant: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListProceduresReply(_message.Message):
+    __slots__ = ("procedures",)
+    PROCEDURES_FIELD_NUMBER: _ClassVar[int]
+    procedures: _containers.RepeatedCompositeFieldContainer[Procedure]
+    def __init__(self, procedures: _Optional[_Iterable[_Union[Procedure, _Mapping]]] = ...) -> None: ...
+
+class DeleteProcedureRequest(_message.Message):
+    __slots__ = ("tenant", "id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    id: str
+    def __init__(self, tenant: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class DeleteProcedureReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class CreditProceduresRequest(_message.Message):
+    __slots__ = ("tenant", "ids", "outcome")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    outcome: float
+    def __init__(self, tenant: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., outcome: _Optional[float] = ...) -> None: ...
+
+class CreditProceduresReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class EdgeUpdate(_message.Message):
     __slots__ = ("source", "target", "kind", "factor", "add")
     SOURCE_FIELD_NUMBER: _ClassVar[int]

@@ -134,6 +134,31 @@ class MemoryStub:
                 request_serializer=protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_memory__pb2.Patterns.FromString,
                 _registered_method=True)
+        self.PutProcedure = channel.unary_unary(
+                '/russet.memory.v1.Memory/PutProcedure',
+                request_serializer=protos_dot_gen_dot_memory__pb2.PutProcedureRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.PutProcedureReply.FromString,
+                _registered_method=True)
+        self.SearchProcedures = channel.unary_unary(
+                '/russet.memory.v1.Memory/SearchProcedures',
+                request_serializer=protos_dot_gen_dot_memory__pb2.SearchProceduresRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.SearchProceduresReply.FromString,
+                _registered_method=True)
+        self.ListProcedures = channel.unary_unary(
+                '/russet.memory.v1.Memory/ListProcedures',
+                request_serializer=protos_dot_gen_dot_memory__pb2.ListProceduresRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.ListProceduresReply.FromString,
+                _registered_method=True)
+        self.DeleteProcedure = channel.unary_unary(
+                '/russet.memory.v1.Memory/DeleteProcedure',
+                request_serializer=protos_dot_gen_dot_memory__pb2.DeleteProcedureRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.DeleteProcedureReply.FromString,
+                _registered_method=True)
+        self.CreditProcedures = channel.unary_unary(
+                '/russet.memory.v1.Memory/CreditProcedures',
+                request_serializer=protos_dot_gen_dot_memory__pb2.CreditProceduresRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_memory__pb2.CreditProceduresReply.FromString,
+                _registered_method=True)
         self.UpdateEdges = channel.unary_unary(
                 '/russet.memory.v1.Memory/UpdateEdges',
                 request_serializer=protos_dot_gen_dot_memory__pb2.UpdateEdgesRequest.SerializeToString,
@@ -292,6 +317,40 @@ class MemoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutProcedure(self, request, context):
+        """What worked: a tenant's questions with answers that were rated well or corrected. Durable once it returns; takes the
+        place of what was known of the very question.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchProcedures(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProcedures(self, request, context):
+        """Newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProcedure(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreditProcedures(self, request, context):
+        """Some stood in a prompt; or what became of the answer to it. One whose rating falls below 0.5 is forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateEdges(self, request, context):
         """Strengthen or weaken edges of a tenant's graph; weights stay within [0, 1], and halve with time.
         """
@@ -420,6 +479,31 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.ReadPatterns,
                     request_deserializer=protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.FromString,
                     response_serializer=protos_dot_gen_dot_memory__pb2.Patterns.SerializeToString,
+            ),
+            'PutProcedure': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutProcedure,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.PutProcedureRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.PutProcedureReply.SerializeToString,
+            ),
+            'SearchProcedures': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchProcedures,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.SearchProceduresRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.SearchProceduresReply.SerializeToString,
+            ),
+            'ListProcedures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProcedures,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.ListProceduresRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.ListProceduresReply.SerializeToString,
+            ),
+            'DeleteProcedure': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProcedure,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.DeleteProcedureRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.DeleteProcedureReply.SerializeToString,
+            ),
+            'CreditProcedures': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreditProcedures,
+                    request_deserializer=protos_dot_gen_dot_memory__pb2.CreditProceduresRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_memory__pb2.CreditProceduresReply.SerializeToString,
             ),
             'UpdateEdges': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateEdges,
@@ -982,6 +1066,141 @@ class Memory:
             '/russet.memory.v1.Memory/ReadPatterns',
             protos_dot_gen_dot_memory__pb2.ReadPatternsRequest.SerializeToString,
             protos_dot_gen_dot_memory__pb2.Patterns.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutProcedure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/PutProcedure',
+            protos_dot_gen_dot_memory__pb2.PutProcedureRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.PutProcedureReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchProcedures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/SearchProcedures',
+            protos_dot_gen_dot_memory__pb2.SearchProceduresRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.SearchProceduresReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProcedures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/ListProcedures',
+            protos_dot_gen_dot_memory__pb2.ListProceduresRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.ListProceduresReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProcedure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/DeleteProcedure',
+            protos_dot_gen_dot_memory__pb2.DeleteProcedureRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.DeleteProcedureReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreditProcedures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.memory.v1.Memory/CreditProcedures',
+            protos_dot_gen_dot_memory__pb2.CreditProceduresRequest.SerializeToString,
+            protos_dot_gen_dot_memory__pb2.CreditProceduresReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,7 @@ class ContextBody(Body):
     """russet.context."""
 
     budget_tokens: int | None = Field(None, ge=1, le=10_000_000)
-    kinds: list[Literal["working", "semantic", "episodic"]] | None = Field(None, min_length=1)
+    kinds: list[Literal["working", "semantic", "episodic", "procedural"]] | None = Field(None, min_length=1)
 
 
 def context_message(body: ContextBody) -> inference_pb2.Context:

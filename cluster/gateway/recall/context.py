@@ -3,6 +3,7 @@
     working    the conversation's own earlier turns
     semantic   passages of documents
     episodic   what was said in earlier conversations
+    procedural what answered questions like this one before, and was rated well or corrected
 
 A piece's priority is a weighted mean of how near it is to the question, how recent, how important and how much used,
 each 0 to 1. Pieces are taken by priority while there is room. What is always there: the system messages that a
@@ -19,8 +20,8 @@ from typing import Literal, NamedTuple
 
 from protos.gen import inference_pb2
 
-Kind = Literal["working", "semantic", "episodic"]
-KINDS: tuple[Kind, ...] = ("working", "semantic", "episodic")
+Kind = Literal["working", "semantic", "episodic", "procedural"]
+KINDS: tuple[Kind, ...] = ("working", "semantic", "episodic", "procedural")
 RELEVANCE, RECENCY, IMPORTANCE, USE = 0.4, 0.3, 0.2, 0.1
 """Weights of a priority."""
 MESSAGE_TOKENS = 8

@@ -16,7 +16,15 @@ from cluster.gateway.finished import Finished
 from cluster.gateway.prompt import GenerateMessage, ids_of
 from cluster.gateway.recall.asked import CONTEXT, PARAM, RESULTS, kinds_of
 from cluster.gateway.recall.context import MESSAGE_TOKENS, Piece, decayed, exchange_pieces, pack, parts_of
-from cluster.gateway.recall.passages import block, episode_text, episodes_block, in_order, with_system
+from cluster.gateway.recall.passages import (
+    block,
+    episode_text,
+    episodes_block,
+    in_order,
+    procedure_text,
+    procedures_block,
+    with_system,
+)
 from cluster.gateway.records import EMBED_CHARS, question_of
 from protos.gen import documents_pb2, inference_pb2, memory_pb2
 from protos.gen.documents_pb2_grpc import DocumentsStub
@@ -25,6 +33,11 @@ from protos.gen.memory_pb2_grpc import MemoryStub
 EPISODES = 8
 """Earlier sessions that may stand in a prompt."""
 EPISODE_HALF_LIFE_MS = 7 * 86_400_000.0
+PROCEDURES, PROCEDURE_COSINE = 8, 0.5
+"""Answers that may stand in a prompt, and the least cosine of their questions: one to another question misleads."""
+PROCEDURE_HALF_LIFE_MS = 30 * 86_400_000.0
+USES_OF_USE = 20
+"""So many prompts make a procedure much used."""
 TURNS_OF_USE = 20
 """So many turns make a session much used."""
 
@@ -56,6 +69,9 @@ class Grounding:
         self._found = False
         self._chunks: list[documents_pb2.Chunk] = []
         self._episodes: list[memory_pb2.ScoredSession] = []
+        self._procedures: list[memory_pb2.ScoredProcedure] = []
+        self._repeated: list[str] = []
+        """Ids of those that stand in the prompt."""
         self._cited: list[documents_pb2.Chunk] = []
         """Those that stand in the prompt."""
         self._packing: inference_pb2.Packing | None = None
@@ -69,7 +85,7 @@ class Grounding:
         Raises InvalidArgument where there is no such vector store or no user turn, Unavailable where memory is away or
         too slow: what was asked for is not left out in silence.
         """
-        if self._retrieve is None and "episodic" not in self._kinds:
+        if self._retrieve is None and not {"episodic", "procedural"} & set(self._kinds):
             return 0.0
         async with self._asking:
             if self._found:
@@ -87,6 +103,8 @@ class Grounding:
                     self._reply = await self._search(self._retrieve, question)
                 if "episodic" in self._kinds:
                     self._episodes = await self._earlier(question, request.session_id)
+                if "procedural" in self._kinds:
+                    self._procedures = await self._worked(question)
             except NotFound as error:
                 raise InvalidArgument(f"{PARAM}: {error.message}", param=f"{PARAM}.vector_store_ids") from error
             except (Unavailable, DeadlineExceeded) as error:
@@ -130,6 +148,7 @@ class Grounding:
                 memory_pb2.WitnessDocument(id=each.file_id, store=each.store_id, chunk=each.index, score=each.score)
                 for each in self._reply.chunks
             ]
+        finished.procedures = self._repeated
         return finished
 
     def _packed(
@@ -143,18 +162,26 @@ class Grounding:
 
         pieces = [self._chunk_piece(chunk, tokens) for chunk in self._chunks]
         pieces += [self._episode_piece(each, tokens) for each in self._episodes]
+        pieces += [self._procedure_piece(each, tokens) for each in self._procedures]
+        episodes_at = len(self._chunks)
+        procedures_at = episodes_at + len(self._episodes)
+        exchanges_at = len(pieces)
         pieces += exchange_pieces(exchanges, question, tokens)
-        episodes_at, exchanges_at = len(self._chunks), len(self._chunks) + len(self._episodes)
 
         def made(taken: Sequence[int]) -> inference_pb2.ChatRequest:
             chunks = [self._chunks[at] for at in taken if at < episodes_at]
-            episodes = [self._episodes[at - episodes_at].session for at in taken if episodes_at <= at < exchanges_at]
+            episodes = [self._episodes[at - episodes_at].session for at in taken if episodes_at <= at < procedures_at]
+            worked = [each.procedure for at, each in enumerate(self._procedures, procedures_at) if at in taken]
             turns = [message for at in taken if at >= exchanges_at for message in exchanges[at - exchanges_at]]
             prompt = inference_pb2.ChatRequest()
             prompt.CopyFrom(request)
             del prompt.messages[:]
             prompt.messages.extend([*parts.opening, *turns, *parts.ending])
-            texts = [*([block(chunks)] if chunks else []), *([episodes_block(episodes)] if episodes else [])]
+            texts = [
+                *([block(chunks)] if chunks else []),
+                *([episodes_block(episodes)] if episodes else []),
+                *([procedures_block(worked)] if worked else []),
+            ]
             return with_system(prompt, "\n\n".join(texts)) if texts else prompt
 
         def count(taken: Sequence[int]) -> int:
@@ -172,6 +199,7 @@ class Grounding:
             )
         taken = set(packed.taken)
         self._cited = [self._chunks[at] for at in packed.taken if at < episodes_at]
+        self._repeated = [pieces[at].id for at in packed.taken if pieces[at].kind == "procedural"]
         items = [
             inference_pb2.PackedItem(
                 kind=piece.kind, id=piece.id, tokens=piece.tokens, priority=piece.priority, taken=at in taken
@@ -198,16 +226,43 @@ class Grounding:
             use=min(session.turn_count / TURNS_OF_USE, 1.0),
         )
 
-    async def _earlier(self, question: str, session_id: str) -> list[memory_pb2.ScoredSession]:
-        """The tenant's other sessions nearest to the question, by id."""
+    def _procedure_piece(self, worked: memory_pb2.ScoredProcedure, tokens: Callable[[str], int]) -> Piece:
+        procedure = worked.procedure
+        return Piece(
+            "procedural",
+            procedure.id,
+            tokens(procedure_text(procedure)) + MESSAGE_TOKENS,
+            relevance=min(max(worked.similarity, 0.0), 1.0),
+            recency=decayed(self._now_ms - max(procedure.created_ms, procedure.last_used_ms), PROCEDURE_HALF_LIFE_MS),
+            importance=procedure.rating,
+            use=min(procedure.uses / USES_OF_USE, 1.0),
+        )
+
+    async def _worked(self, question: str) -> list[memory_pb2.ScoredProcedure]:
+        """The tenant's answers to questions like this one that proved right, by id."""
+        request = memory_pb2.SearchProceduresRequest(
+            tenant=self._tenant,
+            embedding=await self._embedded(question),
+            limit=PROCEDURES,
+            score_threshold=PROCEDURE_COSINE,
+        )
+        reply = await self._recall.memory.SearchProcedures(request, timeout=self._recall.timeout_s)
+        return sorted(reply.procedures, key=lambda each: each.procedure.id)
+
+    async def _embedded(self, question: str) -> Sequence[float]:
+        """The question's vector; retrieval may have made it."""
         if not self._reply.embedding:
             began = time.monotonic()
             asked = memory_pb2.EmbedRequest(texts=[question[:EMBED_CHARS]])
             embedded = await self._recall.memory.Embed(asked, timeout=self._recall.timeout_s)
             self._reply.embedding.extend(embedded.values)
             self._reply.embedding_ms = (time.monotonic() - began) * 1e3
+        return self._reply.embedding
+
+    async def _earlier(self, question: str, session_id: str) -> list[memory_pb2.ScoredSession]:
+        """The tenant's other sessions nearest to the question, by id."""
         request = memory_pb2.SearchSessionsRequest(
-            tenant=self._tenant, embedding=self._reply.embedding, limit=EPISODES + 1
+            tenant=self._tenant, embedding=await self._embedded(question), limit=EPISODES + 1
         )
         reply = await self._recall.memory.SearchSessions(request, timeout=self._recall.timeout_s)
         others = [each for each in reply.sessions if each.session.session_id != session_id][:EPISODES]

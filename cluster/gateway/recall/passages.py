@@ -14,6 +14,7 @@ from protos.gen import documents_pb2, inference_pb2, memory_pb2
 
 INTRODUCTION = "Passages that may help to answer:"
 EPISODES = "From earlier conversations:"
+PROCEDURES = "Questions like this one, with answers that proved right:"
 EPISODE_CHARS = 600
 """Of a turn of one."""
 
@@ -45,6 +46,16 @@ def episode_text(session: memory_pb2.Session) -> str:
     """One of them."""
     said = [f"{turn.role}: {turn.content[:EPISODE_CHARS]}" for turn in session.turns if turn.content]
     return "\n".join([each for each in said if each.startswith(("user: ", "assistant: "))])
+
+
+def procedures_block(procedures: Sequence[memory_pb2.Procedure]) -> str:
+    """What answered questions like this one before."""
+    return "\n\n".join([PROCEDURES, *map(procedure_text, procedures)])
+
+
+def procedure_text(procedure: memory_pb2.Procedure) -> str:
+    """One of them."""
+    return f"question: {procedure.question}\nanswer: {procedure.answer}"
 
 
 def with_system(request: inference_pb2.ChatRequest, text: str) -> inference_pb2.ChatRequest:

@@ -100,12 +100,15 @@ def test_ring_holds_the_newest_distinct(capacity: int, arrivals: list[int]):
 
 async def test_feedback_finds_what_is_held(learner):
     await record(learner, trajectory(0))
-    rate = inference_pb2.FeedbackRequest(response_id="r0", rating=-1)
+    rate = inference_pb2.FeedbackRequest(tenant="acme", response_id="r0", rating=-1)
     assert (await learner.Feedback(rate, None)).found
     assert learner.ring.get("r0").rating == -1
-    assert not (await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r9", rating=1), None)).found
+    for tenant, name in (("acme", "r9"), ("other", "r0"), ("", "r0")):
+        told = inference_pb2.FeedbackRequest(tenant=tenant, response_id=name, rating=1)
+        assert not (await learner.Feedback(told, None)).found
+    assert learner.ring.get("r0").rating == -1
     with pytest.raises(InvalidArgument, match="rating is 2"):
-        await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", rating=2), None)
+        await learner.Feedback(inference_pb2.FeedbackRequest(tenant="acme", response_id="r0", rating=2), None)
 
 
 async def test_a_named_router_hears_of_each_outcome(learner, memory):
@@ -113,21 +116,23 @@ async def test_a_named_router_hears_of_each_outcome(learner, memory):
     await learner.flush()
     assert memory.outcomes == [("r0", 1.0, "")]
     for told in ({"rating": -1}, {"outcome": "partial"}, {"label": "other"}, {"comment": "fine"}):
-        await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", **told), None)
+        await learner.Feedback(inference_pb2.FeedbackRequest(tenant="acme", response_id="r0", **told), None)
     await learner.flush()
     assert memory.outcomes[1:] == [("r0", 0.0, ""), ("r0", 0.5, ""), ("r0", None, "other")]
 
 
 async def test_feedback_that_says_what_should_have_been_is_kept(learner):
     await record(learner, trajectory(0))
-    told = inference_pb2.FeedbackRequest(response_id="r0", outcome="failure", correction="Paris", label="geography")
+    told = inference_pb2.FeedbackRequest(
+        tenant="acme", response_id="r0", outcome="failure", correction="Paris", label="geography"
+    )
     assert (await learner.Feedback(told, None)).found
     await record(learner, trajectory(0))
     held = learner.ring.get("r0")
     assert (held.outcome, held.correction, held.label) == ("failure", "Paris", "geography")
     assert not held.HasField("rating")
     with pytest.raises(InvalidArgument, match="outcome is 'great'; accepted is success, recovered, partial, failure"):
-        await learner.Feedback(inference_pb2.FeedbackRequest(response_id="r0", outcome="great"), None)
+        await learner.Feedback(inference_pb2.FeedbackRequest(tenant="acme", response_id="r0", outcome="great"), None)
 
 
 async def test_edges_follow_use(learner, memory):

@@ -15,14 +15,14 @@ from actors.base.errors import InvalidArgument
 from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from actors.learner.config import LearnerConfig
-from actors.learner.instant import Credit, Edges, changes_of
+from actors.learner.instant import Credit, Edges, Failed, Recalled, Worked, changes_of, changes_of_feedback
 from actors.learner.service import LearnerService
 from actors.memory.config import MemoryConfig
 from actors.memory.service import MemoryService
 from protos.gen.inference_pb2 import FeedbackRequest
 from protos.gen.learner_pb2 import RecordRequest, StatusRequest, Trajectory
 from protos.gen.learner_pb2_grpc import LearnerStub, add_LearnerServicer_to_server
-from protos.gen.memory_pb2 import NeighboursRequest
+from protos.gen.memory_pb2 import ListProceduresRequest, NeighbourhoodRequest, NeighboursRequest
 from protos.gen.memory_pb2_grpc import MemoryStub, add_MemoryServicer_to_server
 from protos.gen.router_pb2 import OutcomeReply
 from protos.gen.router_pb2_grpc import SemanticServicer, SemanticStub, add_SemanticServicer_to_server
@@ -128,7 +128,7 @@ async def test_all_that_happened_while_memory_was_away_arrives(pair):
 async def test_what_becomes_of_routes_reaches_the_router_once_it_is_there(pair):
     """Outcomes wait their turn: the request's own, then what the rating says."""
     await pair.record("r1", pattern_used="p", finish="stop")
-    assert (await pair.learner.Feedback(FeedbackRequest(response_id="r1", rating=-1))).found
+    assert (await pair.learner.Feedback(FeedbackRequest(tenant="t", response_id="r1", rating=-1))).found
     await pair.refused()
     await pair.come()
     await pair.service.flush()
@@ -163,7 +163,7 @@ async def test_a_full_queue_drops_its_oldest_and_counts(pair):
 async def test_a_retry_is_recorded_once_and_keeps_its_rating(pair):
     await pair.come()
     await pair.record("r1", patterns_retrieved=["p"], pattern_used="p", finish="stop")
-    await pair.learner.Feedback(FeedbackRequest(response_id="r1", rating=0.5))
+    await pair.learner.Feedback(FeedbackRequest(tenant="t", response_id="r1", rating=0.5))
     await pair.record("r1", patterns_retrieved=["p"], pattern_used="p", finish="stop")
     await pair.service.flush()
     assert pair.service.ring.get("r1").rating == 0.5
@@ -183,3 +183,63 @@ def test_changes_of_a_rated_request_credit_the_rating():
 def test_a_wrong_setting_is_named():
     with pytest.raises(ValidationError, match="success_rate"):
         LearnerConfig(success_rate=0)
+
+
+async def test_what_was_rated_well_or_corrected_becomes_a_procedure_and_a_bad_rating_its_end(pair):
+    await pair.come()
+
+    async def kept() -> list[tuple[str, str, str]]:
+        await pair.service.flush()
+        found = await pair.memory.ListProcedures(ListProceduresRequest(tenant="t"))
+        return sorted((each.id, each.answer, each.source) for each in found.procedures)
+
+    async def tell(name: str, **told: object) -> None:
+        assert (await pair.learner.Feedback(FeedbackRequest(tenant="t", response_id=name, **told))).found
+
+    await pair.record("r1", question="How long does dough rest?", answer="An hour.", finish="stop")
+    await pair.record("r2", question="When is high tide?", answer="At noon.", finish="stop")
+    assert await kept() == []
+    await tell("r1", rating=1)
+    await tell("r2", outcome="failure", correction="At six.")
+    assert await kept() == [("r1", "An hour.", "rated"), ("r2", "At six.", "corrected")]
+    # Answers made with it that turn out badly are its end, as is a bad rating of its own.
+    for name, left in (("r3", 2), ("r4", 1)):
+        await pair.record(name, question="And today?", answer="At noon.", finish="stop", procedures=["r2"])
+        await tell(name, rating=-1)
+        assert len(await kept()) == left
+    assert await kept() == [("r1", "An hour.", "rated")]
+    await tell("r1", rating=0)
+    assert await kept() == []
+
+
+async def test_questions_that_were_answered_become_nodes(pair):
+    await pair.come()
+    vector = [1.0] + [0.0] * 383
+    await pair.record("r1", "r2", finish="stop", query_embedding=vector)
+    await pair.record("r3", finish="error", query_embedding=vector)
+    await pair.service.flush()
+    assert (await pair.edges("query:r1"))["query:r2"] == 1
+    near = (await pair.memory.Neighbourhood(NeighbourhoodRequest(tenant="t", embedding=vector))).nearest
+    assert {each.name for each in near} == {"query:r1", "query:r2"}
+
+
+ANSWERED = {"id": "r", "tenant": "t", "question": "Why?", "answer": "So."}
+
+
+@pytest.mark.parametrize(
+    ("answered", "told", "kinds"),
+    [
+        (ANSWERED, {"rating": 1}, [Worked]),
+        (ANSWERED, {"rating": 0.4}, [Failed]),
+        (ANSWERED, {"outcome": "partial", "correction": "Thus."}, [Worked]),
+        (ANSWERED, {"label": "other"}, []),
+        (ANSWERED | {"answer": ""}, {"rating": 1}, []),
+        (ANSWERED | {"answer": ""}, {"correction": "Thus."}, [Worked]),
+        (ANSWERED | {"question": ""}, {"rating": 1}, []),
+        (ANSWERED | {"procedures": ["p"]}, {"rating": 1}, [Worked, Recalled]),
+        (ANSWERED | {"procedures": ["p"]}, {"label": "other"}, []),
+    ],
+)
+def test_what_feedback_makes_of_an_answer(answered, told, kinds):
+    changes = changes_of_feedback(Trajectory(**answered), FeedbackRequest(**told))
+    assert [type(change) for change in changes] == kinds

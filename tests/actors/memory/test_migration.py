@@ -150,6 +150,7 @@ async def test_a_memory_goes_on_in_the_other_store(opening, directory, embedder)
             ("patterns", 1, 0),
             ("documents", 2, 0),
             ("graph", 0, 0),
+            ("procedures", 0, 0),
         ]
         async with opening() as memory:
             assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).entries == 6

@@ -141,6 +141,14 @@ def test_scans_as_a_plain_list_would(opening: Opening):
 def test_every_collection_of_memory_opens_in_either(opening: Opening):
     store = opening()
     opened = [store.collection(schema) for schema in schemas(384, "all-MiniLM-L6-v2")]
-    assert [each.schema.name for each in opened] == ["session", "witness", "policy", "patterns", "documents", "graph"]
+    assert [each.schema.name for each in opened] == [
+        "session",
+        "witness",
+        "policy",
+        "patterns",
+        "documents",
+        "graph",
+        "procedures",
+    ]
     for each in opened:
         each.close()

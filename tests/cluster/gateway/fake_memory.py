@@ -24,6 +24,7 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.entries: list[memory_pb2.WitnessEntry] = []
         self.sessions: dict[tuple[str, str], memory_pb2.Session] = {}
         """By tenant and id."""
+        self.procedures: list[memory_pb2.Procedure] = []
         self.puts = 0
         self.refused: set[str] = set()
         """Ids of sessions that are too large."""
@@ -110,6 +111,24 @@ class FakeMemory(memory_pb2_grpc.MemoryServicer):
         self.sessions[request.session.tenant, request.session.session_id] = request.session
         self.bell.ring()
         return memory_pb2.PutSessionReply()
+
+    async def SearchProcedures(self, request: Any, context: Any) -> memory_pb2.SearchProceduresReply:
+        self._here()
+        found = [each for each in self.procedures if each.tenant == request.tenant][: request.limit]
+        return memory_pb2.SearchProceduresReply(
+            procedures=[memory_pb2.ScoredProcedure(procedure=each, similarity=0.75) for each in found]
+        )
+
+    async def ListProcedures(self, request: Any, context: Any) -> memory_pb2.ListProceduresReply:
+        self._here()
+        found = [each for each in self.procedures if each.tenant == request.tenant][: request.limit]
+        return memory_pb2.ListProceduresReply(procedures=found)
+
+    async def DeleteProcedure(self, request: Any, context: Any) -> memory_pb2.DeleteProcedureReply:
+        before = len(self.procedures)
+        asked = (request.tenant, request.id)
+        self.procedures = [each for each in self.procedures if (each.tenant, each.id) != asked]
+        return memory_pb2.DeleteProcedureReply(found=len(self.procedures) < before)
 
     async def GetSession(self, request: memory_pb2.GetSessionRequest, context: Any) -> memory_pb2.GetSessionReply:
         self._here()

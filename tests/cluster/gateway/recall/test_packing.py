@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from protos.gen import memory_pb2
 from tests.cluster.gateway.recall.test_retrieve import LINES, read
 
 
@@ -96,6 +97,50 @@ async def test_earlier_sessions_of_the_tenant_are_told_and_no_others(world: Any)
     assert "russet.context cannot be done now" in refused.json()["error"]["message"]
 
 
+async def test_what_worked_for_the_tenant_is_repeated_credited_listed_and_deleted(world: Any) -> None:
+    scheduler = await world.replica()
+    await world.start()
+    for tenant, name, rating in (("a", "r1", 0.5), ("a", "r2", 1.0), ("b", "r3", 1.0)):
+        world.memory.procedures.append(
+            memory_pb2.Procedure(
+                id=name, tenant=tenant, question=f"Why {name}?", answer="z" * 150, source="rated", rating=rating
+            )
+        )
+    mine, asked = {"X-Russet-Tenant": "a"}, [{"role": "user", "content": "Why?"}]
+    plain = await ask(world, asked, mine, context={})
+    assert "Why r" not in read(scheduler)
+    assert plain.json()["russet"]["retrieval"]["context"]["items"] == []
+    reply = await ask(world, asked, mine, context={"kinds": ["procedural"], "budget_tokens": 400})
+    told = reply.json()["russet"]["retrieval"]["context"]
+    assert told["prompt_tokens"] == len(scheduler.requests[-1].token_ids) <= 400
+    # Both would not fit: the one rated better does.
+    assert [(item["kind"], item["id"], item["taken"]) for item in told["items"]] == [
+        ("procedural", "r1", False),
+        ("procedural", "r2", True),
+    ]
+    assert f"answers that proved right:\n\nquestion: Why r2?\nanswer: {'z' * 150}" in read(scheduler)
+    assert "r3" not in read(scheduler)
+    await world.until(lambda: len(world.learner.trajectories) == 2)
+    assert [list(each.procedures) for each in world.learner.trajectories] == [[], ["r2"]]
+    assert [(each.question, each.answer) for each in world.learner.trajectories] == [("Why?", "Hello, world")] * 2
+
+    client = world.client(headers=mine)
+    rows = (await client.get("/v1/russet/procedures")).json()["data"]
+    assert [(row["id"], row["question"], row["rating"], row["last_used"]) for row in rows] == [
+        ("r1", "Why r1?", 0.5, None),
+        ("r2", "Why r2?", 1.0, None),
+    ]
+    assert (await client.get("/v1/russet/procedures?limit=0")).json()["error"]["param"] == "limit"
+    assert (await client.get("/v1/russet/procedures?last=1")).json()["error"]["param"] == "last"
+    assert (await client.delete("/v1/russet/procedures/r3")).json()["deleted"] is False
+    assert (await client.delete("/v1/russet/procedures/r2")).json()["deleted"] is True
+    await ask(world, asked, mine, context={"kinds": ["procedural"]})
+    assert "Why r2?" not in read(scheduler)
+    world.memory.away = True
+    refused = await ask(world, asked, mine, context={"kinds": ["procedural"]})
+    assert refused.status_code == 503
+
+
 async def test_passages_that_do_not_fit_are_not_cited(world: Any) -> None:
     scheduler = await world.replica()
     await world.start()
@@ -120,7 +165,7 @@ async def test_passages_that_do_not_fit_are_not_cited(world: Any) -> None:
     ("russet", "param"),
     [
         ({"context": {"budget_tokens": 0}}, "russet.context.budget_tokens"),
-        ({"context": {"kinds": ["procedural"]}}, "russet.context.kinds.0"),
+        ({"context": {"kinds": ["habitual"]}}, "russet.context.kinds.0"),
         ({"context": {"kinds": ["semantic"]}}, "russet.context.kinds"),
         ({"context": {"kinds": ["working"]}, "retrieve": {"vector_store_ids": ["x"]}}, "russet.context.kinds"),
         ({"context": {"kinds": []}}, "russet.context.kinds"),
