@@ -6,28 +6,22 @@ chunks, of all streams together.
 """
 
 import asyncio
-import json
 import random
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-import httpx
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from actors.base.errors import RussetError, Unavailable
 from cluster.load_client import Connection
+from cluster.load_stream import PERCENTILES, Stream, as_accepted, complete, first_model, percentiles
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
-PERCENTILES = ("p50", "p90", "p99", "max")
-CUT = "the stream ended before its finish_reason"
 
 
 @dataclass(frozen=True)
@@ -53,28 +47,6 @@ class Load:
         """Different for each request; common words are a token each."""
         draw = random.Random(f"{self.seed} {index}")
         return " ".join(draw.choice(WORDS) for _ in range(self.prompt_tokens))
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One request as its client saw it; seconds from the moment it was sent."""
-
-    arrivals: tuple[float, ...] = ()
-    """When each chunk with text came; none where every token was a special one."""
-    total_s: float = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    error: str = ""
-    """Why it failed; empty where it did not."""
-    counted: bool = True
-    """Whether the server said how many tokens there were; otherwise each chunk is taken for one."""
-
-    @property
-    def time_per_output_token_s(self) -> float | None:
-        """After the first; None where all text came at once."""
-        if self.output_tokens < 2 or len(self.arrivals) < 2:
-            return None
-        return (self.arrivals[-1] - self.arrivals[0]) / (self.output_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -116,10 +88,10 @@ class Result:
             "output_tokens_per_s": round(self.output_tokens_per_s, 2),
             "total_tokens_per_s": round(self.output_tokens_per_s + prompt_tokens / self.wall_s, 2),
             "requests_per_s": round(len(good) / self.wall_s, 3),
-            "ttft_ms": _percentiles([stream.arrivals[0] for stream in good if stream.arrivals]),
-            "time_per_output_token_ms": _percentiles(per_token),
-            "chunk_gap_ms": _percentiles(gaps),
-            "total_ms": _percentiles([stream.total_s for stream in good]),
+            "ttft_ms": percentiles([stream.arrivals[0] for stream in good if stream.arrivals]),
+            "time_per_output_token_ms": percentiles(per_token),
+            "chunk_gap_ms": percentiles(gaps),
+            "total_ms": percentiles([stream.total_s for stream in good]),
         }
 
     def table(self) -> Group:
@@ -161,7 +133,7 @@ async def run(
     Raises Unavailable where nothing answers there, RussetError with the server's words where the warm-up fails.
     """
     url = url.rstrip("/").removesuffix("/v1")
-    load = replace(load, model=load.model or await _first_model(url, key))
+    load = replace(load, model=load.model or await first_model(url, key))
     connections = [Connection(url, key) for _ in range(load.clients)]
     try:
         if load.warm_up_tokens:
@@ -173,7 +145,7 @@ async def run(
             for index in pending:
                 if load.pause_s:
                     await asyncio.sleep(load.pause_s)
-                streams.append(await _stream(connection, load, index))
+                streams.append(await complete(connection, {**_body(load, index), **load.body}))
                 on_stream(streams[-1])
 
         began = time.perf_counter()
@@ -184,116 +156,11 @@ async def run(
             await connection.close()
 
 
-async def _first_model(url: str, key: str | None) -> str:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        async with httpx.AsyncClient(headers=headers, timeout=10) as http:
-            response = await http.get(f"{url}/v1/models")
-    except httpx.TransportError as error:
-        raise Unavailable(f"no answer from {url} ({error or type(error).__name__})") from None
-    if not response.is_success:
-        raise RussetError(f"{url}/v1/models: {_refusal(response.status_code, response.content)}")
-    try:
-        return response.json()["data"][0]["id"]
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise Unavailable(f"{url}/v1/models lists no model: {response.text[:200]}") from None
-
-
 async def _warm_up(connection: Connection, load: Load) -> Load:
-    """The load as the server takes it: without ignore_eos where that is refused."""
+    """The load as the server takes it."""
     short = replace(load, output_tokens=min(load.warm_up_tokens, load.output_tokens))
-    stream = await _stream(connection, short, -1)
-    if "ignore_eos" in stream.error and "ignore_eos" in load.body:
-        body = {name: value for name, value in load.body.items() if name != "ignore_eos"}
-        return await _warm_up(connection, replace(load, body=body))
-    if stream.error:
-        raise RussetError(f"the warm-up request failed: {stream.error}")
-    return load
+    return replace(load, body=await as_accepted(connection, _body(short, -1), load.body))
 
 
-async def _stream(connection: Connection, load: Load, index: int) -> Stream:
-    body = {
-        "model": load.model,
-        "prompt": load.prompt(index),
-        "max_tokens": load.output_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **load.body,
-    }
-    lines: list[tuple[float, bytes]] = []
-    refusal = rest = b""
-    status = 0
-    request = json.dumps(body).encode()
-    began = time.perf_counter()
-    try:
-        async with aclosing(connection.post("/v1/completions", request)) as pieces:
-            async for status, piece in pieces:
-                now = time.perf_counter() - began
-                if status == 200:
-                    *whole, rest = (rest + piece).split(b"\n")
-                    lines += ((now, line) for line in whole if line.startswith(b"data:"))
-                else:
-                    refusal += piece
-    except Unavailable as error:
-        return Stream(error=str(error))
-    if status != 200:
-        return Stream(error=_refusal(status, refusal) if status else "the connection closed without an answer")
-    # Only now, so that parsing delays no arrival of this stream.
-    return _read(lines, time.perf_counter() - began)
-
-
-def _read(lines: Sequence[tuple[float, bytes]], total_s: float) -> Stream:
-    """A stream from its server-sent events and their arrivals."""
-    arrivals: list[float] = []
-    usage: dict[str, int] = {}
-    finished = False
-    for arrival, line in lines:
-        data = line[len(b"data:") :].strip()
-        if data == b"[DONE]":
-            continue
-        try:
-            event: dict[str, Any] = json.loads(data)
-        except ValueError:
-            return Stream(error=f"an event is not JSON: {data[:100]!r}")
-        if "error" in event:
-            return Stream(error=_message(event))
-        for choice in event.get("choices", ()):
-            # One arrival a moment: events written together are one chunk to their reader.
-            if choice.get("text") and (not arrivals or arrivals[-1] != arrival):
-                arrivals.append(arrival)
-            finished = finished or choice.get("finish_reason") is not None
-        usage = event.get("usage") or usage
-    if not finished:
-        return Stream(error=CUT)
-    output_tokens = usage.get("completion_tokens")
-    return Stream(
-        tuple(arrivals),
-        total_s,
-        usage.get("prompt_tokens", 0),
-        len(arrivals) if output_tokens is None else output_tokens,
-        counted=output_tokens is not None,
-    )
-
-
-def _refusal(status: int, body: bytes) -> str:
-    try:
-        return f"{status}: {_message(json.loads(body))}"
-    except (ValueError, TypeError, AttributeError):
-        return f"{status}: {body[:200].decode(errors='replace')}"
-
-
-def _message(answer: dict[str, Any]) -> str:
-    error = answer.get("error", answer)
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
-
-
-def _percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    """In milliseconds, interpolated."""
-    if not seconds:
-        return dict.fromkeys(PERCENTILES)
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else [*seconds] * 99
-    return {
-        name: round(1e3 * value, 3)
-        for name, value in zip(PERCENTILES, (cuts[49], cuts[89], cuts[98], max(seconds)), strict=True)
-    }
+def _body(load: Load, index: int) -> dict[str, Any]:
+    return {"model": load.model, "prompt": load.prompt(index), "max_tokens": load.output_tokens}

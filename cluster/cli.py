@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from actors.base.errors import RussetError
 from cluster import (
+    cli_bench,
     cli_certs,
     cli_documents,
     cli_fleet,
@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(cli_bench.app)
 app.add_typer(cli_sessions.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_memory.app)
@@ -210,42 +211,6 @@ def chat(
             break
         messages.append({"role": "user", "content": text})
         messages.append({"role": "assistant", "content": _stream(client, messages, model, max_tokens, temperature)})
-
-
-@app.command()
-def bench(
-    url: Url = None,
-    clients: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent streams")] = 16,
-    requests: Annotated[int, typer.Option(min=1, help="Requests in all")] = 64,
-    prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    output_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    model: Annotated[str | None, typer.Option(help="Model id \\[default: the cluster's]")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-    key: Key = None,
-    config: ConfigFile = None,
-) -> None:
-    """Load a server with concurrent streams and print throughput and latency percentiles."""
-    from cluster.bench import Load, run
-
-    load_ = Load(clients, requests, prompt_tokens, output_tokens, model)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
-    ) as bar:
-        task = bar.add_task("Warming up", total=requests)
-        result = asyncio.run(
-            run(
-                url or running_url(config),
-                load_,
-                key,
-                on_stream=lambda stream: bar.update(task, advance=1, description="Requests"),
-            )
-        )
-    if as_json:
-        out.print_json(json.dumps(result.as_dict()))
-    else:
-        out.print(result.table())
-    if result.as_dict()["failed"]:
-        raise typer.Exit(1)
 
 
 @app.command("config")

@@ -1,9 +1,9 @@
 """Arrivals: read from a trace, or made in a shape that traffic is known to have.
 
-A trace is JSONL, a line a request: {"time_s", "prompt_tokens", "output_tokens"} and, where there are any, "session"
-(the conversation it is a turn of), "prefix" (an id of what its prompt begins with) and "prefix_tokens" (how long that
-is). Mooncake's form is read as well: {"timestamp" (ms), "input_length", "output_length", "hash_ids"}, where each hash
-stands for 512 tokens.
+A trace is CSV (csv_trace.py has the columns) or JSONL, a line a request: {"time_s", "prompt_tokens", "output_tokens"}
+and, where there are any, "session" (the conversation it is a turn of), "prefix" (an id of what its prompt begins with)
+and "prefix_tokens" (how long that is). Mooncake's form is read as well: {"timestamp" (ms), "input_length",
+"output_length", "hash_ids"}, where each hash stands for 512 tokens.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.base.errors import InvalidArgument
+from cluster.simulation.csv_trace import csv_rows
 
 PAGE_TOKENS = 16
 BLOCK_PAGES = 512 // PAGE_TOKENS
@@ -54,17 +55,27 @@ class Arrival(NamedTuple):
 
 
 def read_trace(path: Path) -> list[Arrival]:
-    """Arrivals of a JSONL trace, by time. Raises InvalidArgument naming the line that is something else."""
+    """Arrivals of a trace, by time. Raises InvalidArgument naming the line that is something else."""
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise InvalidArgument(f"{path} cannot be read: {error.strerror}", param="trace") from None
     rows = []
+    for row in _csv(path, lines) if path.suffix.lower() == ".csv" else _jsonl(path, lines):
+        rows.append(row)
+        if len(rows) > MOST_REQUESTS:
+            raise InvalidArgument(f"{path} has more than {MOST_REQUESTS:,} requests", param="trace")
+    if not rows:
+        raise InvalidArgument(f"{path} has no requests", param="trace")
+    return _arrivals(rows)
+
+
+def _jsonl(path: Path, lines: list[str]) -> "Iterator[_Row]":
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(_row(json.loads(line)))
+            yield _row(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InvalidArgument(
                 f"line {number} of {path} is {line[:100]!r}; accepted is "
@@ -72,11 +83,21 @@ def read_trace(path: Path) -> list[Arrival]:
                 f"1..{MOST_TOKENS}, the last three optional, or Mooncake's form",
                 param="trace",
             ) from None
-        if len(rows) > MOST_REQUESTS:
-            raise InvalidArgument(f"{path} has more than {MOST_REQUESTS:,} requests", param="trace")
-    if not rows:
-        raise InvalidArgument(f"{path} has no requests", param="trace")
-    return _arrivals(rows)
+
+
+def _csv(path: Path, lines: list[str]) -> "Iterator[_Row]":
+    try:
+        for row in csv_rows(lines):
+            yield _checked(_Row(*row[1:], "", "", None, ()), row.line)
+    except ValueError as wrong:
+        number = wrong.args[0]
+        if not isinstance(number, int):
+            raise InvalidArgument(f"{path}: {wrong}", param="trace") from None
+        raise InvalidArgument(
+            f"line {number} of {path} is {lines[number - 1][:100]!r}; accepted are a time (seconds or a date) and "
+            f"counts of tokens up to {MOST_TOKENS}",
+            param="trace",
+        ) from None
 
 
 class _Row(NamedTuple):
@@ -98,13 +119,18 @@ def _row(line: dict[str, Any]) -> _Row:
         session, prefix = [str(line[name]) if line.get(name) is not None else "" for name in ("session", "prefix")]
         counts = line["prompt_tokens"], line["output_tokens"]
         row = _Row(line["time_s"], counts[0], counts[1], session, prefix, line.get("prefix_tokens"), ())
+    return _checked(row)
+
+
+def _checked(row: _Row, line: int = 0) -> _Row:
+    """The row; ValueError(line) where a count or time is out of its range."""
     tokens = [row.prompt_tokens, row.output_tokens]
     if row.prefix_tokens is not None:
         tokens.append(row.prefix_tokens)
     if not all(type(count) is int and 1 <= count <= MOST_TOKENS for count in tokens):
-        raise ValueError
+        raise ValueError(line)
     if not 0 <= row.time_s < math.inf:
-        raise ValueError
+        raise ValueError(line)
     return row
 
 

@@ -1,83 +1,19 @@
 """`russet bench` against a small scripted server: what it counts, what it times, and what it says of failures."""
 
 import asyncio
-import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from actors.base.errors import InvalidArgument, RussetError, Unavailable
-from cluster.bench import CUT, Load, Result, Stream, run
+from cluster.bench import Load, Result, run
 from cluster.load_client import Connection
-
-Body = dict[str, Any]
-USAGE = {"prompt_tokens": 5, "completion_tokens": 6}
-
-
-def chunk(text: str, finish: str | None = None) -> Body:
-    return {"choices": [{"index": 0, "text": text, "finish_reason": finish}]}
-
-
-def sse(*events: Body | str) -> bytes:
-    return b"".join(b"data: " + (e if isinstance(e, str) else json.dumps(e)).encode() + b"\n\n" for e in events)
-
-
-ANSWER = [sse(chunk("")), sse(chunk("one two")), sse(chunk(" three four five")), sse(chunk(" six", "length"))]
-ENDING = [sse({"choices": [], "usage": USAGE}, "[DONE]")]
-
-
-@dataclass
-class FakeServer:
-    """Speaks HTTP/1.1 with chunks, as `answer` tells: a status and pieces of a body, one write each."""
-
-    answer: Callable[[Body], tuple[int, Sequence[bytes]]] = lambda body: (200, ANSWER + ENDING)
-    models: Any = field(default_factory=lambda: {"data": [{"id": "tiny"}, {"id": "other"}]})
-    keep_alive: bool = True
-    promises: bool = False
-    """Say nothing of closing the connection, and close it all the same."""
-    cut: bool = False
-    """Close the connection where the body ends, without its last chunk."""
-    bodies: list[Body] = field(default_factory=list)
-    headers: list[str] = field(default_factory=list)
-    connections: int = 0
-    together: int = 0
-    most_together: int = 0
-    url: str = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                self.headers.append(head)
-                if head.startswith("GET"):
-                    reply = json.dumps(self.models).encode()
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(reply) + reply)
-                    continue
-                length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
-                body = json.loads(await reader.readexactly(length))
-                self.together += 1
-                self.most_together = max(self.most_together, self.together)
-                self.bodies.append(body)
-                status, pieces = self.answer(body)
-                connection = "" if self.keep_alive or self.promises else "connection: close\r\n"
-                writer.write(f"HTTP/1.1 {status} X\r\n{connection}transfer-encoding: chunked\r\n\r\n".encode())
-                for piece in pieces:
-                    writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                    await writer.drain()
-                    await asyncio.sleep(0)
-                self.together -= 1
-                if self.cut:
-                    break
-                writer.write(b"0\r\n\r\n")
-                if not self.keep_alive:
-                    break
-        writer.close()
+from cluster.load_stream import CUT, Stream
+from tests.cluster.fake_openai import ANSWER, ENDING, Body, FakeServer, sse
 
 
 @pytest.fixture
@@ -249,7 +185,7 @@ def test_times_are_per_token_and_gaps_per_chunk() -> None:
         Stream(error="lost"),
     )
     figures = Result(load(), "http://here", 2.0, streams).as_dict()
-    assert figures["time_per_output_token_ms"] == {"p50": 50, "p90": 50, "p99": 50, "max": 50}
+    assert figures["time_per_output_token_ms"] == {"p50": 50, "p90": 50, "p95": 50, "p99": 50, "max": 50}
     assert figures["chunk_gap_ms"]["p50"] == pytest.approx(200)
     assert figures["chunk_gap_ms"]["max"] == pytest.approx(400)
     assert figures["ttft_ms"]["p50"] == pytest.approx(200)
@@ -261,7 +197,7 @@ def test_times_are_per_token_and_gaps_per_chunk() -> None:
 def test_figures_are_json_and_a_dash_where_there_are_none() -> None:
     result = Result(load(), "http://here", 1.0, (Stream(error="lost"),))
     figures = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert figures["ttft_ms"] == {"p50": None, "p90": None, "p99": None, "max": None}
+    assert figures["ttft_ms"] == {"p50": None, "p90": None, "p95": None, "p99": None, "max": None}
     assert figures["output_tokens_per_s"] == 0
     table = shown(result)
     assert "nan" not in table

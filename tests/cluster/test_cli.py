@@ -21,6 +21,7 @@ from tests.conftest import settings
 COMMANDS = (
     "up", "down", "status", "serve", "chat", "models", "bench", "config", "key", "key create", "key list", "key revoke",
     "certs", "certs init", "certs show", "certs rotate", "certs drop", "kv", "sessions", "sessions list",
+    "bench load",
     "models list", "models load", "models scale", "models unload", "models alias", "models unalias",
     "models aliases", "models split",
     "sessions show", "sessions delete", "tools", "top", "witness", "witness list", "witness show", "witness errors",
