@@ -2,13 +2,18 @@
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
+
+import numpy as np
 
 from actors.base.telemetry import Telemetry
 from actors.router.config import RouterConfig
+from actors.router.forecast import Speed, Who
 from actors.router.history import History
+from actors.router.prediction import Vector
 from protos.gen import router_pb2
 
 REPLICAS_REMEMBERED = 1024
@@ -36,9 +41,6 @@ class Figures(NamedTuple):
     """And not draining."""
     model: str
     isa_class: str
-    incarnation: str
-    prefill_tokens_per_s: float
-    step_ms: float
 
 
 @dataclass
@@ -69,10 +71,18 @@ class Replica:
             load.ready and not load.draining,
             state.model,
             state.isa_class,
-            state.incarnation,
-            load.prefill_tokens_per_s,
-            load.step_us / 1e3,
         )
+        said = self.figures
+        self.counted = (
+            float(said.running + said.waiting),
+            float(said.waiting),
+            float(said.queue_limit),
+            float(said.page_size),
+            said.kv_used,
+        )
+        """What a choice looks at as numbers: requests there, those waiting, places to wait, tokens a page, KV used."""
+        speed = Speed(load.prefill_tokens_per_s, load.step_us / 1e3)
+        self.who = Who(state.replica_id, state.incarnation, (state.model, state.isa_class), speed)
 
     @property
     def requests(self) -> int:
@@ -105,7 +115,8 @@ class Fleet:
         self._first_token = telemetry.gauge("russet_router_ttft_ms", "Mean wait for the first token", ("replica",))
         self._per_token = telemetry.gauge("russet_router_tpot_ms", "Mean time per token after the first", ("replica",))
         self._success = telemetry.gauge("russet_router_success", "Mean share of requests that succeed", ("replica",))
-        self._size = telemetry.gauge("russet_router_replicas", "Replicas by availability", ("available",))
+        size = telemetry.gauge("russet_router_replicas", "Replicas by availability", ("available",))
+        self._up, self._down = size.labels(available="yes"), size.labels(available="no")
 
     def heard(self, state: router_pb2.HeartbeatRequest) -> bool:
         """Take a heartbeat; False where the replica was not known (the router is new, or the replica is)."""
@@ -153,6 +164,13 @@ class Fleet:
         """0..1: the share of its requests that succeed, as far as that is not long ago."""
         return replica.history.success_at(self._clock(), self._config.failure_half_life_s)
 
+    def successes(self, replicas: Sequence[Replica]) -> Vector:
+        """The same of several, (m,)."""
+        now_s, half_life_s = self._clock(), self._config.failure_half_life_s
+        if all(replica.history.success == 1.0 for replica in replicas):
+            return np.ones(len(replicas))
+        return np.array([replica.history.success_at(now_s, half_life_s) for replica in replicas])
+
     def age_s(self, replica: Replica) -> float:
         """Seconds since it was heard."""
         return self._clock() - replica.heard
@@ -163,18 +181,23 @@ class Fleet:
 
     def available(self, replica: Replica) -> bool:
         """Heard from recently, ready, not draining."""
-        return replica.figures.ready and not self.stale(replica)
+        return bool(self.up([replica]))
 
     def replicas(self) -> list[Replica]:
         """All that are not forgotten, by id."""
-        for replica in list(self._replicas.values()):
-            if self.age_s(replica) >= self._config.forget_after_s:
-                self._drop(replica)
-        rows = sorted(self._replicas.values(), key=lambda replica: replica.replica_id)
-        up = sum(self.available(replica) for replica in rows)
-        self._size.labels(available="yes").set(up)
-        self._size.labels(available="no").set(len(rows) - up)
+        now_s, most_s = self._clock(), self._config.forget_after_s
+        for replica in [each for each in self._replicas.values() if now_s - each.heard >= most_s]:
+            self._drop(replica)
+        rows = sorted(self._replicas.values(), key=attrgetter("replica_id"))
+        up = len(self.up(rows))
+        self._up.set(up)
+        self._down.set(len(rows) - up)
         return rows
+
+    def up(self, replicas: Sequence[Replica]) -> list[Replica]:
+        """Those of them that are available."""
+        now_s, most_s = self._clock(), self._config.stale_after_s
+        return [replica for replica in replicas if replica.figures.ready and now_s - replica.heard < most_s]
 
     def _drop(self, replica: Replica) -> None:
         del self._replicas[replica.replica_id]

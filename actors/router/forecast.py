@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.router.config import RouterConfig
-from actors.router.prediction import Estimate, Regression, Vector, doubts, parts
+from actors.router.prediction import Estimates, Regression, Vector, doubts, estimates, parts
 
 PENDING = 16_384
 """Requests whose circumstances are remembered until their report."""
@@ -68,6 +68,37 @@ class Work(NamedTuple):
         return (1.0, float(self.requests), self.tokens_ahead * PER_THOUSAND, self.kv_used)
 
 
+class Works(NamedTuple):
+    """The same at m replicas, (m,) each."""
+
+    requests: Vector
+    waiting: Vector
+    tokens_ahead: Vector
+    tokens_own: Vector
+    kv_used: Vector
+
+    def at(self, place: int) -> Work:
+        """At one of them."""
+        requests, waiting, ahead, own, kv_used = (float(column[place]) for column in self)
+        return Work(int(requests), int(waiting), ahead, own, kv_used)
+
+    def first_token(self) -> Vector:
+        """Causes as Work has them, (m, 6)."""
+        causes = np.ones((len(self.requests), 6))
+        np.multiply(self.tokens_ahead, PER_THOUSAND, out=causes[:, BACKLOG])
+        np.multiply(self.tokens_own, PER_THOUSAND, out=causes[:, PROMPT])
+        causes[:, BATCH] = self.requests
+        causes[:, WAITING] = self.waiting
+        np.divide(np.maximum(0.0, self.kv_used - KV_ROOM_FROM), 1 - KV_ROOM_FROM, out=causes[:, KV_ROOM])
+        return causes
+
+    def per_token(self, first_token: Vector) -> Vector:
+        """Causes as Work has them, (m, 4); `first_token`: the others."""
+        causes = first_token[:, (0, BATCH, BACKLOG, KV_ROOM)]
+        causes[:, 3] = self.kv_used
+        return causes
+
+
 class Speed(NamedTuple):
     """What a replica says of its own speed; 0 where it measured nothing yet."""
 
@@ -85,37 +116,37 @@ class Who(NamedTuple):
     speed: Speed
 
 
-class Belief(NamedTuple):
-    """What is believed of a replica at one time."""
+class Beliefs(NamedTuple):
+    """What is believed of m replicas at one time."""
 
-    first_token: Estimate
-    per_token: Estimate
-    kept: float
-    """0..1: of the prompt tokens thought to be cached there, the share that are."""
+    first_token: Estimates
+    per_token: Estimates
+    kept: Vector
+    """(m,), 0..1: of the prompt tokens thought to be cached there, the share that are."""
 
     @property
-    def prefill_tokens_per_s(self) -> float:
-        """How fast it works off what is ahead of a request."""
-        return 1e6 / (float(self.first_token.weights[PROMPT]) * self.first_token.factor)
+    def prefill_tokens_per_s(self) -> Vector:
+        """(m,): how fast each works off what is ahead of a request."""
+        return 1e6 / (self.first_token.weights[:, PROMPT] * self.first_token.factors)
 
 
-class Prediction(NamedTuple):
-    """Of one candidate, milliseconds."""
+class Predictions(NamedTuple):
+    """Of m candidates, (m,) milliseconds each."""
 
-    base: float
-    backlog: float
+    base: Vector
+    backlog: Vector
     """Prompts before this one's."""
-    batch: float
-    waiting: float
-    kv_room: float
-    per_prompt_token: float
+    batch: Vector
+    waiting: Vector
+    kv_room: Vector
+    per_prompt_token: Vector
     """What a token of the own prompt takes, or saves where it is cached."""
-    doubt: float
+    doubt: Vector
     """Standard deviation of the prediction of the wait for the first token."""
-    per_token: float
+    per_token: Vector
 
-    def first_token(self, tokens: float) -> float:
-        """The wait for the first token where so many tokens of the prompt are to be computed."""
+    def first_token(self, tokens: Vector) -> Vector:
+        """The waits for the first token where so many tokens (m,) of the prompt are to be computed."""
         others = self.base + self.backlog + self.batch + self.waiting + self.kv_room
         return others + tokens * self.per_prompt_token
 
@@ -147,7 +178,7 @@ class Trust:
 
     def counted(self, work: Work, now_s: float) -> float:
         """The wait for the first token, milliseconds, if only the number of requests mattered."""
-        return float(parts([self.counting.estimate(now_s)], [(1.0, float(work.requests))]).sum())
+        return self.counting.predict((1.0, float(work.requests)), now_s)
 
     def heard(self, predicted_ms: float, counted_ms: float, measured_ms: float) -> None:
         """What either foretold, and what came."""
@@ -195,12 +226,14 @@ class Forecasts:
         _bound(self._trust, model)
         return found
 
-    def belief(self, who: Who, now_s: float) -> Belief:
-        """By its own reports, or before there are any by those of its kind, or by what it says of its speed."""
-        learned = self._learned(who) or self._of_kind(who)
-        if learned is None:
-            return _prior(*_known(who.speed, self._config))
-        return Belief(learned.first_token.estimate(now_s), learned.per_token.estimate(now_s), learned.kept)
+    def beliefs(self, whos: Sequence[Who], now_s: float) -> Beliefs:
+        """Of each by its own reports, or before there are any by those of its kind, or by what it says of its speed."""
+        learned = [self._learned(who) or self._of_kind(who) or _prior(*_known(who.speed, self._config)) for who in whos]
+        return Beliefs(
+            estimates([each.first_token for each in learned], now_s),
+            estimates([each.per_token for each in learned], now_s),
+            np.array([each.kept for each in learned]),
+        )
 
     def sent(self, request_id: str, pending: Pending) -> None:
         """The request goes to this candidate. One that is sent again teaches nothing: its wait is several's."""
@@ -255,14 +288,20 @@ class Forecasts:
         return _doubted(kind.first_token.weights, kind.per_token.weights)
 
 
-def predict(beliefs: Sequence[Belief], works: Sequence[Work]) -> list[Prediction]:
+def predict(beliefs: Beliefs, works: Works) -> Predictions:
     """What a request would wait for at each of these."""
-    estimates = [belief.first_token for belief in beliefs]
-    causes = np.array([work.first_token() for work in works])
-    waits = parts(estimates, causes).tolist()
-    doubt = doubts(estimates, causes).tolist()
-    steps = parts([belief.per_token for belief in beliefs], [work.per_token() for work in works]).sum(axis=1).tolist()
-    return [_prediction(*row) for row in zip(waits, beliefs, doubt, steps, strict=True)]
+    causes = works.first_token()
+    waits = parts(beliefs.first_token, causes)
+    return Predictions(
+        base=waits[:, 0],
+        backlog=waits[:, BACKLOG],
+        batch=waits[:, BATCH],
+        waiting=waits[:, WAITING],
+        kv_room=waits[:, KV_ROOM],
+        per_prompt_token=1e3 / beliefs.prefill_tokens_per_s,
+        doubt=doubts(beliefs.first_token, causes),
+        per_token=parts(beliefs.per_token, works.per_token(causes)).sum(axis=1),
+    )
 
 
 def _known(speed: Speed, config: RouterConfig) -> tuple[float, float, float]:
@@ -286,22 +325,9 @@ def _doubted(first_token: Vector, per_token: Vector) -> tuple[Regression, Regres
 
 
 @lru_cache(maxsize=1024)
-def _prior(rate: float, step_ms: float, kv_room_ms: float) -> Belief:
-    first, each = _regressions(rate, step_ms, kv_room_ms)
-    return Belief(first.estimate(0.0), each.estimate(0.0), 1.0)
-
-
-def _prediction(waits: list[float], belief: Belief, doubt: float, per_token: float) -> Prediction:
-    return Prediction(
-        base=waits[0],
-        backlog=waits[BACKLOG],
-        batch=waits[BATCH],
-        waiting=waits[WAITING],
-        kv_room=waits[KV_ROOM],
-        per_prompt_token=1e3 / belief.prefill_tokens_per_s,
-        doubt=doubt,
-        per_token=per_token,
-    )
+def _prior(rate: float, step_ms: float, kv_room_ms: float) -> Learned:
+    """Of one that nothing was reported of. All share it: it is only read."""
+    return Learned(*_regressions(rate, step_ms, kv_room_ms))
 
 
 def _bound(table: OrderedDict, key: object) -> None:

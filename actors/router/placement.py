@@ -3,29 +3,29 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actors.router.affinity import Affinity, Home
 from actors.router.config import RouterConfig
 from actors.router.fleet import Fleet, Replica
-from actors.router.forecast import Answered, Belief, Forecasts, Pending, Speed, Who, Work, predict
-from actors.router.policy import Ask, Scored, View, by_load, by_prediction
+from actors.router.forecast import Answered, Beliefs, Forecasts, Pending, Works, predict
+from actors.router.policy import Ask, Ranking, Views, by_load, by_prediction
+from actors.router.prediction import Vector
 from protos.gen import router_pb2
 
 
 class Chosen(NamedTuple):
-    """Candidates, best first, and by what they were ranked: predicted times, or the number of requests."""
+    """How candidates were ranked, what was seen of them, and whether by predicted times or the number of requests."""
 
-    ranked: list[Scored]
+    ranking: Ranking
+    views: Views
     predicted: bool
 
-
-class Held(NamedTuple):
-    """What of a request's prompt lies at a replica, as far as that can be foreseen; tokens."""
-
-    prefix: float = 0.0
-    session: float = 0.0
-    """Of the session's last answer, after the prefix."""
-    unknown: bool = False
-    """It served the session last, and nobody knows how much of it is there."""
+    @property
+    def replica_id(self) -> str:
+        """The best."""
+        return self.views.replica_ids[self.ranking.order[0]]
 
 
 class Placement:
@@ -45,51 +45,43 @@ class Placement:
         Requests that come between two heartbeats must not all go where it was empty at the first.
         """
         now_s, config, ask = self._clock(), self._config, Ask(request.prompt_tokens, request.isa_class)
-        whos = [_who(replica) for replica in ready]
-        beliefs = [self.forecasts.belief(who, now_s) for who in whos]
+        beliefs = self.forecasts.beliefs([replica.who for replica in ready], now_s)
         views, works = self._seen(ready, beliefs, request, now_s)
         predictions = predict(beliefs, works)
         trust = self.forecasts.trust(ready[0].figures.model)
         if trust.predicting:
-            ranked = by_prediction(views, predictions, ask, config)
+            ranking = by_prediction(views, predictions, ask, config)
         else:
-            ranked = by_load(views, trust.request_ms, ask, config)
+            ranking = by_load(views, trust.request_ms, ask, config)
         if request.dry:
-            return Chosen(ranked, trust.predicting)
-        winner = next(at for at, view in enumerate(views) if view is ranked[0].view)
-        work = works[winner]
-        self._fleet.sent(ready[winner].replica_id, request.request_id, round(work.tokens_own))
-        told = predictions[winner].first_token(work.tokens_own)
-        pending = Pending(whos[winner], work, request.prompt_tokens - work.tokens_own, told, trust.counted(work, now_s))
+            return Chosen(ranking, views, trust.predicting)
+        winner = ranking.order[0]
+        work, who = works.at(winner), ready[winner].who
+        self._fleet.sent(who.replica_id, request.request_id, round(work.tokens_own))
+        told = float(predictions.first_token(works.tokens_own)[winner])
+        pending = Pending(who, work, request.prompt_tokens - work.tokens_own, told, trust.counted(work, now_s))
         self.forecasts.sent(request.request_id, pending)
-        return Chosen(ranked, trust.predicting)
+        return Chosen(ranking, views, trust.predicting)
 
     def _seen(
-        self, ready: Sequence[Replica], beliefs: Sequence[Belief], request: router_pb2.RouteRequest, now_s: float
-    ) -> tuple[list[View], list[Work]]:
+        self, ready: Sequence[Replica], beliefs: Beliefs, request: router_pb2.RouteRequest, now_s: float
+    ) -> tuple[Views, Works]:
         """The replicas as scoring and forecasts look at them."""
         home = self._affinity.session(request.tenant, request.session_id)
         pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
-        views, works = [], []
-        for replica, belief in zip(ready, beliefs, strict=True):
-            said, requests = replica.figures, replica.requests
-            held = _held(replica, belief.kept, home, pages, request)
-            success = self._fleet.success(replica)
-            views.append(
-                View(
-                    replica.replica_id,
-                    requests,
-                    said.waiting,
-                    said.queue_limit,
-                    success,
-                    said.isa_class,
-                    *held,
-                )
-            )
-            ahead = replica.tokens_ahead(now_s, belief.prefill_tokens_per_s)
-            own = request.prompt_tokens - held.prefix - held.session
-            works.append(Work(requests, said.waiting, ahead, own, said.kv_used))
-        return views, works
+        columns = np.array([replica.counted for replica in ready], np.float64).T
+        requests, waiting, queue_limit, page_size, kv_used = columns
+        requests += [len(replica.sent) for replica in ready]
+        ids = [replica.replica_id for replica in ready]
+        prefix, session, unknown = _held(ids, page_size, home, pages, request)
+        prefix, session = prefix * beliefs.kept, session * beliefs.kept
+        isa_classes = [replica.figures.isa_class for replica in ready]
+        success = self._fleet.successes(ready)
+        views = Views(ids, requests, waiting, queue_limit, success, isa_classes, prefix, session, unknown)
+        rates = beliefs.prefill_tokens_per_s.tolist()
+        ahead = [replica.tokens_ahead(now_s, rate) for replica, rate in zip(ready, rates, strict=True)]
+        own = request.prompt_tokens - prefix - session
+        return views, Works(requests, waiting, np.array(ahead), own, kv_used)
 
     def answered(self, report: router_pb2.ReportRequest) -> None:
         """Learn how a request went."""
@@ -102,26 +94,26 @@ class Placement:
             self._affinity.served(report.tenant, report.session_id, report.prefix_hashes, home)
 
 
-def _who(replica: Replica) -> Who:
-    said = replica.figures
-    speed = Speed(said.prefill_tokens_per_s, said.step_ms)
-    return Who(replica.replica_id, said.incarnation, (said.model, said.isa_class), speed)
-
-
 def _held(
-    replica: Replica, kept: float, home: Home | None, pages: dict[str, int], request: router_pb2.RouteRequest
-) -> Held:
-    replica_id, page = replica.replica_id, replica.figures.page_size
+    ids: Sequence[str], page_size: Vector, home: Home | None, pages: dict[str, int], request: router_pb2.RouteRequest
+) -> tuple[Vector, Vector, NDArray[np.bool_]]:
+    """What of the prompt lies at each replica, as far as that can be foreseen, (m,): tokens of its prefix, those after
+    them of the session's last answer, and whether it served the session last and nobody knows how much is there."""
+    session, unknown = np.zeros(len(ids)), np.zeros(len(ids), np.bool_)
     # The last token is computed even where all of them are cached.
-    most, leading = max(0, request.prompt_tokens - 1), pages.get(replica_id, 0)
-    prefix = min(leading * page, most)
-    if home is None:
-        return Held(prefix * kept, 0.0, bool(request.session_replica) and request.session_replica == replica_id)
-    if home.replica_id != replica_id:
-        return Held(prefix * kept)
-    if not home.prompt_tokens:
-        return Held(prefix * kept, 0.0, True)
+    most = max(0, request.prompt_tokens - 1)
+    prefix = np.zeros(len(ids))
+    if pages:
+        np.minimum(np.array([pages.get(replica_id, 0) for replica_id in ids]) * page_size, most, out=prefix)
+    last = request.session_replica if home is None else home.replica_id
+    if not last or last not in ids:
+        return prefix, session, unknown
+    place = ids.index(last)
+    if home is None or not home.prompt_tokens:
+        unknown[place] = True
+        return prefix, session, unknown
     # Its last answer counts only where the prompt goes on from the last one, as far as pages can tell.
-    goes_on = page and leading >= min(home.prompt_tokens // page, len(request.prefix_hashes))
-    session = min(home.prompt_tokens + home.answer_tokens, most) - prefix if goes_on else 0
-    return Held(prefix * kept, max(0, session) * kept)
+    page = int(page_size[place])
+    if page and pages.get(last, 0) >= min(home.prompt_tokens // page, len(request.prefix_hashes)):
+        session[place] = max(0.0, min(home.prompt_tokens + home.answer_tokens, most) - prefix[place])
+    return prefix, session, unknown

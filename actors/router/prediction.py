@@ -11,7 +11,7 @@ and fades with time, so that a replica that was slow for a while is believed in 
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,14 @@ LEAST_MS, MOST_MS = 0.01, 3_600_000.0
 """What is taken as a measurement; anything else is a broken clock."""
 
 
-class Estimate(NamedTuple):
-    """What a regression says at one time: `weights` (n,) ms per unit; (n, n) `covariance`, to be scaled by `doubt`."""
+class Estimates(NamedTuple):
+    """What m regressions say at one time: `weights` (m, n) ms per unit; (m, n, n) `covariances`, to be scaled by
+    `doubts` (m,); `factors` (m,)."""
 
     weights: Vector
-    covariance: Vector
-    doubt: float
-    factor: float
+    covariances: Vector
+    doubts: Vector
+    factors: Vector
 
 
 class Regression:
@@ -60,23 +61,25 @@ class Regression:
         self.weights = prior.copy()
         self.covariance: Vector = np.diag(self._most)
         self.count = 0
-        self._log_factor = self._drift = 0.0
+        self.log_factor = self._drift = 0.0
         self._noise = NOISE
-        self._seen_s = 0.0
+        self.seen_s = 0.0
 
-    def estimate(self, now_s: float) -> Estimate:
-        """The state at a time: doubt grows and the factor fades while nothing is reported."""
-        idle_s = max(0.0, now_s - self._seen_s) if self.count else 0.0
-        log_factor = self._log_factor * 0.5 ** (idle_s / FACTOR_HALF_LIFE_S)
-        doubt = min(1 + idle_s / DOUBT_S, MOST_DOUBT)
-        return Estimate(self.weights, self.covariance, doubt, math.exp(log_factor))
+    def factor(self, now_s: float) -> float:
+        """At a time: it fades while nothing is reported."""
+        idle_s = max(0.0, now_s - self.seen_s) if self.count else 0.0
+        return math.exp(self.log_factor * 0.5 ** (idle_s / FACTOR_HALF_LIFE_S))
+
+    def predict(self, causes: Sequence[float], now_s: float) -> float:
+        """Milliseconds of these causes (n,)."""
+        return float((self.weights * np.asarray(causes) * self.factor(now_s)).sum())
 
     def observe(self, causes: Sequence[float], measured_ms: float, now_s: float) -> bool:
         """A measurement with these causes (n,); False where it cannot be one, and nothing is learned."""
         if not (LEAST_MS <= measured_ms <= MOST_MS) or not all(0 <= each < MOST_MS for each in causes):
             return False
         given = np.asarray(causes)
-        former = self.estimate(now_s)
+        former = self.factor(now_s)
         expected = max(float(given @ self.weights), LEAST_MS)
         scale = expected
         row, residual = given / scale, (measured_ms - expected) / scale
@@ -88,30 +91,37 @@ class Regression:
         # What is never seen (no prompt ever waited) is forgotten without end, but never beyond the prior's doubt.
         shrink = np.sqrt(np.minimum(1.0, self._most / np.maximum(covariance.diagonal(), 1e-18)))
         self.covariance = covariance * np.outer(shrink, shrink)
-        surprise = math.log(measured_ms / (expected * former.factor))
+        surprise = math.log(measured_ms / (expected * former))
         surprise = min(max(surprise, -MOST_SURPRISE), MOST_SURPRISE)
         self._drift += DRIFT_RATE * (surprise - self._drift)
         self._noise += DRIFT_RATE * (abs(surprise) - self._noise)
         signal = abs(self._drift) / max(self._noise, 1e-9)
         follow = FACTOR_GAIN * max(0.0, signal - LEAST_DRIFT) / (1 - LEAST_DRIFT)
-        moved = FACTOR_FADE * math.log(former.factor) + follow * surprise
-        self._log_factor = min(max(moved, -MOST_LOG_FACTOR), MOST_LOG_FACTOR)
-        self._seen_s = max(now_s, self._seen_s)
+        moved = FACTOR_FADE * math.log(former) + follow * surprise
+        self.log_factor = min(max(moved, -MOST_LOG_FACTOR), MOST_LOG_FACTOR)
+        self.seen_s = max(now_s, self.seen_s)
         self.count += 1
         return True
 
 
-def parts(estimates: Sequence[Estimate], causes: Any) -> Vector:
+def estimates(regressions: Sequence[Regression], now_s: float) -> Estimates:
+    """Of several at a time: doubt grows and factors fade while nothing is reported."""
+    log_factors, seen_s, counts = np.array([(each.log_factor, each.seen_s, each.count) for each in regressions]).T
+    idle_s = np.where(counts > 0, np.maximum(0.0, now_s - seen_s), 0.0)
+    return Estimates(
+        np.array([each.weights for each in regressions]),
+        np.array([each.covariance for each in regressions]),
+        np.minimum(1 + idle_s / DOUBT_S, MOST_DOUBT),
+        np.exp(log_factors * 0.5 ** (idle_s / FACTOR_HALF_LIFE_S)),
+    )
+
+
+def parts(told: Estimates, causes: Vector) -> Vector:
     """Milliseconds that each cause adds, (m, n), of m rows of n causes by each of m estimates."""
-    weights = np.array([estimate.weights for estimate in estimates])
-    factors = np.array([estimate.factor for estimate in estimates])
-    return weights * np.asarray(causes, np.float64) * factors[:, None]
+    return told.weights * causes * told.factors[:, None]
 
 
-def doubts(estimates: Sequence[Estimate], causes: Any) -> Vector:
+def doubts(told: Estimates, causes: Vector) -> Vector:
     """Standard deviations, (m,) milliseconds, of the sums of these parts."""
-    rows = np.asarray(causes, np.float64)
-    covariances = np.array([estimate.covariance for estimate in estimates])
-    scales = np.array([estimate.factor**2 * estimate.doubt for estimate in estimates])
-    variances = np.matmul(rows[:, None, :], np.matmul(covariances, rows[:, :, None]))[:, 0, 0]
-    return np.sqrt(np.maximum(variances * scales, 0.0))
+    variances = np.matmul(causes[:, None, :], np.matmul(told.covariances, causes[:, :, None]))[:, 0, 0]
+    return np.sqrt(np.maximum(variances * (told.factors**2 * told.doubts), 0.0))

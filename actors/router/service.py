@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -18,7 +19,7 @@ from actors.router.fastgrnn.service import CostService
 from actors.router.fleet import Fleet, Replica
 from actors.router.naming import Alias, Choice, Resolution, Tables, is_failing, led, resolve, routing_key
 from actors.router.placement import Placement
-from actors.router.policy import confidence, explain
+from actors.router.policy import EXPLAINED, confidence, explain
 from actors.router.question import question_of, served_of
 from actors.router.semantic.service import SemanticService
 from protos.gen import inference_pb2, router_pb2, router_pb2_grpc
@@ -54,6 +55,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         self._placement = Placement(config, self.fleet, clock)
         self._seconds = telemetry.histogram("russet_router_decision_seconds", "Time of a decision", DECISION_SECONDS)
         self._decisions = telemetry.counter("russet_router_decisions_total", "Decisions by outcome", ("outcome",))
+        self._routed_count = self._decisions.labels(outcome="routed")
         variant = ("alias", "model")
         self._ended = telemetry.counter(
             "russet_split_requests_total", "Requests by alias that ended, by how", (*variant, "outcome")
@@ -91,7 +93,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         """Choose a model where that is left to the router, then a replica of it."""
         if self._chooser is None or not leaves_choice(request.model):
             return self.decide(request)
-        available = [replica for replica in self.fleet.replicas() if self.fleet.available(replica)]
+        available = self.fleet.up(self.fleet.replicas())
         default = self._default(available)
         chosen = await self._chooser.choose(question_of(request, available), served_of(available), default)
         return self.decide(request, chosen)
@@ -102,31 +104,25 @@ class RouterService(router_pb2_grpc.RouterServicer):
         known = self.fleet.replicas()
         resolution = self._resolve(request, chosen, known)
         model, ready = self._settle(request, resolution.choices, known)
-        ranked, predicted = self._placement.choose(ready, request)
-        states = {replica.replica_id: replica.state for replica in ready}
-        explanation = [*resolution.explanation, *explain(ranked)]
-        if not predicted:
+        placed = self._placement.choose(ready, request)
+        ranking = placed.ranking
+        terms = [ranking.terms_of(place) for place in ranking.order[:EXPLAINED]]
+        explanation = [*resolution.explanation, *explain(ranking, placed.views.replica_ids, terms)]
+        if not placed.predicted:
             explanation.append("waits were foretold far worse of late than by counting requests; the load decides")
         if model != resolution.choices[0].model:
             explanation.insert(len(resolution.explanation), f"it went to {model} before, and stays there")
-        self._decisions.labels(outcome="routed").inc()
+        self._routed_count.inc()
         self._seconds.observe(time.perf_counter() - began)
         return router_pb2.RouteReply(
             model=model,
-            confidence=confidence(ranked),
+            confidence=confidence(ranking),
             explanation=explanation,
             alias=resolution.alias,
             choice=message_of(chosen) if chosen is not None else None,
             candidates=[
-                router_pb2.Candidate(
-                    replica_id=each.view.replica_id,
-                    addresses=states[each.view.replica_id].addresses,
-                    score=each.score,
-                    terms=each.terms,
-                    epoch=states[each.view.replica_id].load.epoch,
-                    isa_class=each.view.isa_class,
-                )
-                for each in ranked
+                _candidate(ready[place].state, ranking.scores[place], each)
+                for place, each in zip_longest(ranking.order, terms)
             ],
         )
 
@@ -271,11 +267,9 @@ class RouterService(router_pb2_grpc.RouterServicer):
             models = [request.settled, *(model for model in models if model != request.settled)]
         by_model = {model: [replica for replica in known if replica.figures.model == model] for model in models}
         for model, replicas in by_model.items():
-            ready = [
-                replica
-                for replica in replicas
-                if self.fleet.available(replica) and replica.replica_id not in request.exclude
-            ]
+            ready = self.fleet.up(replicas)
+            if request.exclude:
+                ready = [replica for replica in ready if replica.replica_id not in request.exclude]
             if ready:
                 return model, ready
         self._decisions.labels(outcome="unavailable").inc()
@@ -288,7 +282,7 @@ class RouterService(router_pb2_grpc.RouterServicer):
         )
 
     def _tables(self, known: list[Replica]) -> Tables:
-        ready = {replica.figures.model for replica in known if self.fleet.available(replica)}
+        ready = {replica.figures.model for replica in self.fleet.up(known)}
         return Tables(self.aliases.by_name, self._default(known), ready, self.aliases.variants.failures())
 
     def _reason(self, replica: Replica) -> str:
@@ -298,6 +292,19 @@ class RouterService(router_pb2_grpc.RouterServicer):
         if replica.state.load.draining:
             return "is draining"
         return "has just failed this request" if replica.state.load.ready else "is loading"
+
+
+def _candidate(
+    state: router_pb2.HeartbeatRequest, score: float, terms: dict[str, float] | None
+) -> router_pb2.Candidate:
+    return router_pb2.Candidate(
+        replica_id=state.replica_id,
+        addresses=state.addresses,
+        score=score,
+        terms=terms,
+        epoch=state.load.epoch,
+        isa_class=state.isa_class,
+    )
 
 
 def alias_config(asked: inference_pb2.Alias) -> AliasConfig:

@@ -71,7 +71,7 @@ class Kept(memory_pb2_grpc.MemoryServicer):
         texts = list(request.texts)
         known = all(text in self.known for text in texts)
         rows = np.stack([self.known[text] for text in texts]) if known else await self._embed(texts)
-        return memory_pb2.EmbedReply(model=self._model, values=rows.ravel(), width=self._width)
+        return memory_pb2.EmbedReply(model=self._model, values=rows.ravel().tolist(), width=self._width)
 
     async def Status(self, request: Any, context: Any) -> memory_pb2.StatusReply:
         """Who embeds."""

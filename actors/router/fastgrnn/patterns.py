@@ -4,6 +4,8 @@ They are few (MOST at most) and short after projection, so that exact search cos
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from actors.router.fastgrnn.features import PROJECTED, STATISTICS
 
 MOST = 2000
 NEAR, FAR = 10, 30
+BLOCK = 32
 SHARPNESS = 8.0
 """A neighbour's vote is exp(SHARPNESS * cosine)."""
 
@@ -44,13 +47,19 @@ def projection(embedder: str, vectors: NDArray[np.float32]) -> Projection:
     return Projection(embedder, center.astype(np.float32), directions)
 
 
-class Bank(NamedTuple):
+@dataclass(frozen=True)
+class Bank:
     """Projected prompts and what became of them."""
 
     vectors: NDArray[np.int8]
     """[n, PROJECTED], unit vectors times 127."""
     outcomes: NDArray[np.float32]
     """[n, 2]: whether the small model's answer was right, and the large one's."""
+
+    @cached_property
+    def units(self) -> NDArray[np.float32]:
+        """The vectors [n, PROJECTED], of length 1."""
+        return np.asarray(self.vectors / np.float32(127), np.float32)
 
 
 def bank(projected: NDArray[np.float32], outcomes: NDArray[np.float32]) -> Bank:
@@ -73,7 +82,7 @@ def statistics(
     less small outcomes, the share that small has right, that large has right; the votes' mean gain and their entropy.
     `twins` names the places in the bank that each row must not see (itself, when rows are the bank's own).
     """
-    vectors = known.vectors.astype(np.float32) / 127
+    vectors = known.units
     told = np.zeros((len(projected), STATISTICS), np.float32)
     far = min(FAR, len(vectors))
     near = min(NEAR, far)
@@ -81,8 +90,7 @@ def statistics(
         cosines = vectors @ each
         if twins is not None:
             cosines[twins[row]] = -1
-        best = np.argpartition(-cosines, far - 1)[:far]
-        best = best[np.argsort(-cosines[best], kind="stable")]
+        best = _largest(cosines, far)
         found, outcomes = cosines[best], known.outcomes[best]
         small, large = outcomes[:, 0], outcomes[:, 1]
         votes = np.exp(SHARPNESS * (found - found[0]))
@@ -103,6 +111,21 @@ def statistics(
             -(votes * np.log(votes + 1e-9)).sum(),
         )
     return told
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Places of the `count` largest of `values` [n], the largest first; of equal ones the first.
+
+    That many blocks have a largest value that is no less than some border: so have at least as many values, and few
+    more, which are found in one pass. A selection among all of them takes ten times as long.
+    """
+    blocks = len(values) // BLOCK
+    if blocks > count:
+        highest = values[: blocks * BLOCK].reshape(blocks, BLOCK).max(axis=1)
+        near = np.flatnonzero(values >= np.partition(highest, blocks - count)[blocks - count])
+    else:
+        near = np.arange(len(values))
+    return near[np.argsort(-values[near], kind="stable")[:count]]
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

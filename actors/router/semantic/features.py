@@ -4,8 +4,10 @@ A task says in its opening word what is to be done ("Review the login form") and
 the whole blurs the two, hence three views of a text; a router uses all or the first, as its cross-validation says.
 """
 
+import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -32,6 +34,16 @@ class Features(NamedTuple):
         return Features(self.dense[chosen], self.words[chosen])
 
 
+class Query(NamedTuple):
+    """Features of one text, for an answer: `dense` [VIEWS * width]; the BUCKETS of its words, rising, and how often
+    each occurs. Sparse rows say the same for training; of one row they take longer than all else that an answer does.
+    """
+
+    dense: NDArray[np.float32]
+    places: NDArray[np.intp]
+    counts: NDArray[np.float32]
+
+
 def views(text: str) -> tuple[str, str, str]:
     """The texts to embed for `text`. One of a single word is its own opening and its own rest."""
     parts = text.split(None, 1)
@@ -42,13 +54,25 @@ def words(texts: Sequence[str]) -> sparse.csr_array:
     """Counts [n, BUCKETS] of words, of pairs of neighbours, and of the word a text begins with."""
     rows, columns = [], []
     for row, text in enumerate(texts):
-        found = _WORD.findall(text.lower())
-        terms = [*found, *(f"{left} {right}" for left, right in pairwise(found))]
-        terms += [f"^{found[0]}"] if found else []
-        rows += [row] * len(terms)
-        columns += [zlib.crc32(term.encode()) % BUCKETS for term in terms]
+        buckets = _buckets(text)
+        rows += [row] * len(buckets)
+        columns += buckets
     counts = sparse.coo_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(texts), BUCKETS))
     return counts.tocsr()
+
+
+def query(dense: NDArray[np.float32], text: str) -> Query:
+    """Of a text with these embeddings, the same words as `words` has it."""
+    counted = sorted(Counter(_buckets(text)).items())
+    places, counts = zip(*counted, strict=True) if counted else ((), ())
+    return Query(dense, np.array(places, np.intp), np.array(counts, np.float32))
+
+
+def _buckets(text: str) -> list[int]:
+    found = _WORD.findall(text.lower())
+    terms = [*found, *(f"{left} {right}" for left, right in pairwise(found))]
+    terms += [f"^{found[0]}"] if found else []
+    return [zlib.crc32(term.encode()) % BUCKETS for term in terms]
 
 
 def rarity(counts: sparse.csr_array) -> NDArray[np.float32]:
@@ -64,3 +88,9 @@ def weighed(counts: sparse.csr_array, idf: NDArray[np.float32], length: float) -
     lengths = np.sqrt(np.asarray(values.power(2).sum(axis=1)).ravel())
     values.data *= length / np.repeat(np.maximum(lengths, 1e-9), np.diff(values.indptr))
     return values
+
+
+def weighed_words(asked: Query, idf: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+    """As `weighed`, of the words of one text: the values at its places."""
+    values = (1 + np.log(asked.counts)) * idf[asked.places]
+    return np.asarray(values * (length / max(math.sqrt(float(values @ values)), 1e-9)), np.float32)

@@ -27,6 +27,12 @@ class Head:
         """[n, classes]."""
         return dense @ self.dense + words @ self.words + self.bias
 
+    def logits_of(
+        self, dense: NDArray[np.float32], places: NDArray[np.intp], values: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """[classes] of one text: `dense` [width], and words of these `values` at these places."""
+        return np.asarray(dense @ self.dense + values @ self.words[places] + self.bias, np.float32)
+
 
 def fit(
     dense: NDArray[np.float32],

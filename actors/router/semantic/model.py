@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from actors.base.errors import InvalidArgument
 from actors.router.semantic import head, neighbours, scope
 from actors.router.semantic.calibration import expected_calibration_error, log_softmax, sharpness
-from actors.router.semantic.features import VIEWS, Features, rarity, weighed
+from actors.router.semantic.features import VIEWS, Features, Query, rarity, weighed, weighed_words
 from actors.router.semantic.scope import unit
 
 FOLDS = 5
@@ -172,12 +172,12 @@ class Classifier:
         if (row := self._rows.get(place)) is not None:
             self._standing[row] = weight
 
-    def classify(self, features: Features) -> Decision:
+    def classify(self, asked: Query) -> Decision:
         """Of one text."""
         fitted = self.fitted
-        dense = _dense(features, fitted.views)
-        logits = fitted.head.logits(dense, weighed(features.words, fitted.rarity, WORDS))
-        found = self._neighbours.nearest(unit(dense)[0])
+        dense = asked.dense[: fitted.views * len(asked.dense) // VIEWS]
+        logits = fitted.head.logits_of(dense, asked.places, weighed_words(asked, fitted.rarity, WORDS))[None]
+        found = self._neighbours.nearest(unit(dense[None])[0])
         votes = neighbours.votes(found, self._targets, len(fitted.labels), self._standing)
         mixed = _mixed(logits, votes, fitted.head_weight)
         probabilities = np.exp(log_softmax(mixed * fitted.sharpness))[0]

@@ -69,9 +69,7 @@ def votes(
     if standing is not None:
         weights *= standing[found.places]
     shares = np.zeros((len(found.places), classes), np.float32)
-    rows = np.arange(len(shares))
-    for place in range(found.places.shape[1]):
-        shares[rows, targets[found.places[:, place]]] += weights[:, place]
+    np.add.at(shares, (np.arange(len(shares))[:, None], targets[found.places]), weights)
     # Where nobody that lies near is believed any more, no class is likelier than another.
     shares += np.maximum(0.5 * weights[:, -1:], 1e-6) / classes
     return np.log(shares / shares.sum(axis=1, keepdims=True))

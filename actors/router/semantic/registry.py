@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from actors.base.errors import InvalidArgument, NotFound, RussetError, TooLarge, Unavailable
 from actors.router.semantic import shipped, standing
-from actors.router.semantic.features import VIEWS, Features, views, words
+from actors.router.semantic.features import VIEWS, Features, Query, query, views, words
 from actors.router.semantic.model import Classifier, fit
 from protos.gen import memory_pb2
 from protos.gen.memory_pb2_grpc import MemoryStub
@@ -261,7 +261,7 @@ class Registry:
             return model, np.empty((0, 0), np.float16)
         return model, np.concatenate(rows).reshape(len(texts), -1)
 
-    async def features(self, router: Router, text: str) -> Features:
+    async def query(self, router: Router, text: str) -> Query:
         """What `router` looks at in a text; views that it does not look at are left 0 and cost nothing."""
         looked_at = list(views(text)[: router.classifier.fitted.views])
         reply = await self._memory.Embed(memory_pb2.EmbedRequest(texts=looked_at), timeout=MEMORY_TIMEOUT_S)
@@ -271,9 +271,9 @@ class Registry:
                 "train it again, or use that embedder",
                 param="router",
             )
-        dense = np.zeros((1, VIEWS * reply.width), np.float32)
-        dense[0, : len(reply.values)] = reply.values
-        return Features(dense, words([text]))
+        dense = np.zeros(VIEWS * reply.width, np.float32)
+        dense[: len(reply.values)] = reply.values
+        return query(dense, text)
 
 
 def _classifier(examples: dict[str, Example]) -> Classifier:

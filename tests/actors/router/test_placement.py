@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +12,15 @@ from actors.router.fleet import Fleet
 from actors.router.placement import Chosen, Placement
 from protos.gen.router_pb2 import HeartbeatRequest, ReportRequest, RouteRequest
 from protos.gen.scheduler_pb2 import ReplicaLoad
+from tests.actors.router import per_replica
+from tests.actors.router.per_replica import Scored, rows
 
 CONFIG = RouterConfig(explore_deviations=0)
+
+
+def ranked(chosen: Chosen) -> list[Scored]:
+    """Candidates, best first."""
+    return rows(chosen.ranking, chosen.views)
 
 
 class Replicas:
@@ -62,14 +70,14 @@ class Replicas:
 
     def waits(self, **more) -> dict[str, float]:
         """What each would make a request wait, as scored."""
-        return {each.view.replica_id: -each.score for each in self.ask(**more).ranked}
+        return {each.view.replica_id: -each.score for each in ranked(self.ask(**more))}
 
 
 def test_the_replica_that_was_faster_is_chosen():
     replicas = Replicas(a="x86", b="x86")
     replicas.serve("a", 3000)
     replicas.serve("b", 300)
-    assert replicas.ask().ranked[0].view.replica_id == "b"
+    assert replicas.ask().replica_id == "b"
 
 
 def test_a_new_replica_is_taken_to_be_as_those_of_its_chip():
@@ -101,7 +109,7 @@ def test_cache_that_turns_out_not_to_be_there_is_counted_on_less():
     hashes = list(range(1, 51))
 
     def saved() -> float:
-        [scored] = [each for each in replicas.ask(prefix_hashes=hashes).ranked if each.view.replica_id == "a"]
+        [scored] = [each for each in ranked(replicas.ask(prefix_hashes=hashes)) if each.view.replica_id == "a"]
         return scored.view.prefix_tokens
 
     replicas.ask(only="a")
@@ -118,9 +126,9 @@ def test_a_session_that_goes_on_finds_its_last_answer_cached_and_one_that_was_ed
     hashes = list(range(1, 51))
     replicas.ask(only="b", session_id="s")
     replicas.answer("b", 800, session_id="s", prompt_tokens=800, completion_tokens=120, prefix_hashes=hashes)
-    goes_on = next(each for each in replicas.ask(session_id="s", prefix_hashes=[*hashes, 99]).ranked)
+    goes_on = ranked(replicas.ask(session_id="s", prefix_hashes=[*hashes, 99]))[0]
     assert (goes_on.view.replica_id, goes_on.view.prefix_tokens, goes_on.view.session_tokens) == ("b", 800, 120)
-    edited = replicas.ask(session_id="s", prefix_hashes=[*hashes[:20], *range(100, 130)]).ranked
+    edited = ranked(replicas.ask(session_id="s", prefix_hashes=[*hashes[:20], *range(100, 130)]))
     [view] = [each.view for each in edited if each.view.replica_id == "b"]
     assert (view.prefix_tokens, view.session_tokens) == (320, 0)
 
@@ -134,7 +142,7 @@ def test_where_counting_requests_foretells_far_better_the_load_decides_until_pre
         trust.heard(predicted_ms=10_000, counted_ms=1000, measured_ms=1000)
     fallen = replicas.ask()
     assert not fallen.predicted
-    assert all("requests" in each.terms or not each.view.requests for each in fallen.ranked)
+    assert all("requests" in each.terms or not each.view.requests for each in ranked(fallen))
     for _ in range(200):
         trust.heard(predicted_ms=1000, counted_ms=1500, measured_ms=1000)
     assert replicas.ask().predicted
@@ -171,9 +179,9 @@ def test_whatever_reports_say_and_clocks_do_every_replica_is_ranked_by_a_finite_
         replicas.now_s += jump_s
         for replica in ("a", "b"):
             replicas.beat(replica)
-    ranked = replicas.ask().ranked
-    assert sorted(each.view.replica_id for each in ranked) == ["a", "b"]
-    assert all(math.isfinite(value) for each in ranked for value in (each.score, *each.terms.values()))
+    all_of_them = ranked(replicas.ask())
+    assert sorted(each.view.replica_id for each in all_of_them) == ["a", "b"]
+    assert all(math.isfinite(value) for each in all_of_them for value in (each.score, *each.terms.values()))
 
 
 @settings(max_examples=20, deadline=None)
@@ -183,8 +191,53 @@ def test_replicas_of_which_the_same_was_heard_are_chosen_alike(given_reports):
         replicas = Replicas(a="x86", b="x86")
         names = []
         for name, ttft_ms, tpot_ms, _, _, _ in given_reports:
-            names.append(replicas.ask().ranked[0].view.replica_id)
+            names.append(replicas.ask().replica_id)
             replicas.answer(name, ttft_ms, tpot_ms=tpot_ms)
         return names
 
     assert chosen() == chosen()
+
+
+happenings = st.lists(
+    st.tuples(
+        st.integers(0, 4),  # of which replica a report comes, or a heartbeat
+        st.floats(1, 60_000),
+        st.integers(0, 2000),
+        st.sampled_from(["", "s", "t"]),
+        st.integers(0, 40),
+        st.booleans(),
+        st.floats(0, 1),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(happenings, st.integers(0, 3000), st.sampled_from(["", "s"]), st.sampled_from(["", "r1"]), st.integers(0, 60))
+def test_all_replicas_at_once_are_ranked_as_one_by_one(happened, prompt_tokens, session, last, pages):
+    replicas = Replicas(r0="x86", r1="x86", r2="arm64", r3="arm64", r4="x86")
+    for at, ttft_ms, tokens, session_id, hashes, well, later_s in happened:
+        name = f"r{at}"
+        replicas.ask(only=name, session_id=session_id, prefix_hashes=range(1, hashes + 1))
+        if well:
+            replicas.answer(
+                name, ttft_ms, session_id=session_id, prompt_tokens=tokens, cached_tokens=tokens // 3,
+                completion_tokens=hashes, prefix_hashes=range(1, hashes + 1), tpot_ms=ttft_ms / 50,
+            )  # fmt: skip
+        else:
+            replicas.answer(name, 0, succeeded=False)
+            replicas.beat(name, "x86", running=hashes, waiting=tokens // 500, queue_limit=2, pages_used=hashes * 25)
+        replicas.now_s += later_s
+    request = RouteRequest(
+        model="m", prompt_tokens=prompt_tokens, session_id=session, session_replica=last,
+        prefix_hashes=range(1, pages + 1), isa_class="arm64", dry=True,
+    )  # fmt: skip
+    ready = replicas.fleet.replicas()
+    told = ranked(replicas.placement.choose(ready, request))
+    alone = per_replica.choose(replicas.placement, ready, request, replicas.now_s)
+    assert [each.view.replica_id for each in told] == [each.view.replica_id for each in alone]
+    for one, other in zip(told, alone, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-9)
+        assert one.terms == pytest.approx(other.terms, rel=1e-9, abs=1e-9)
+        assert one.view[1:5] == pytest.approx(other.view[1:5], rel=1e-12)
+        assert one.view[5:] == other.view[5:]

@@ -5,8 +5,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actors.router.config import RouterConfig
-from actors.router.forecast import Prediction
-from actors.router.policy import Ask, Scored, View, by_load, by_prediction, confidence, explain
+from actors.router.policy import Ask, Ranking, Views, by_load, by_prediction, confidence, explain
+from tests.actors.router import per_replica
+from tests.actors.router.per_replica import Prediction, Scored, View, columns, foretold, rows
 
 CONFIG = RouterConfig()
 ASK = Ask(prompt_tokens=512, isa_class="")
@@ -40,9 +41,16 @@ fleets = st.lists(st.tuples(views, predictions), min_size=1, max_size=8, unique_
 asks = st.builds(Ask, prompt_tokens=st.integers(2000, 8192), isa_class=st.sampled_from(["", "arm64-neon"]))
 
 
+def rankings(fleet: list[tuple[View, Prediction]], ask: Ask) -> list[tuple[Ranking, Views]]:
+    """By prediction, and by load."""
+    seen = columns([view for view, _ in fleet])
+    told = foretold([told for _, told in fleet])
+    return [(by_prediction(seen, told, ask, CONFIG), seen), (by_load(seen, 20.0, ask, CONFIG), seen)]
+
+
 def ranked(fleet: list[tuple[View, Prediction]], ask: Ask = ASK) -> list[Scored]:
     """By prediction."""
-    return by_prediction([view for view, _ in fleet], [told for _, told in fleet], ask, CONFIG)
+    return rows(*rankings(fleet, ask)[0])
 
 
 def winner(fleet: list[tuple[View, Prediction]], ask: Ask = ASK) -> str:
@@ -52,7 +60,7 @@ def winner(fleet: list[tuple[View, Prediction]], ask: Ask = ASK) -> str:
 
 def both(fleet: list[tuple[View, Prediction]], ask: Ask) -> list[list[Scored]]:
     """By either rule."""
-    return [ranked(fleet, ask), by_load([view for view, _ in fleet], 20.0, ask, CONFIG)]
+    return [rows(*each) for each in rankings(fleet, ask)]
 
 
 @given(fleets, asks, st.randoms(use_true_random=False))
@@ -64,12 +72,23 @@ def test_the_order_in_which_replicas_are_known_does_not_matter(fleet, ask, rando
 
 @given(fleets, asks)
 def test_every_replica_is_ranked_once_by_the_sum_of_its_terms(fleet, ask):
-    for order in both(fleet, ask):
+    for ranking, seen in rankings(fleet, ask):
+        order = rows(ranking, seen)
         assert sorted(each.view.replica_id for each in order) == sorted(view.replica_id for view, _ in fleet)
         assert all(each.score == sum(each.terms.values()) for each in order)
         scores = [each.score for each in order]
         assert scores == sorted(scores, reverse=True)
-        assert 0 <= confidence(order) <= 1
+        assert 0 <= confidence(ranking) <= 1
+
+
+@given(fleets, asks)
+def test_the_columns_say_what_replica_by_replica_is_said(fleet, ask):
+    views, told = [view for view, _ in fleet], [each for _, each in fleet]
+    alone = [
+        per_replica.by_prediction(views, told, ask, CONFIG),
+        per_replica.by_load(views, 20.0, ask, CONFIG),
+    ]
+    assert both(fleet, ask) == alone
 
 
 @given(
@@ -149,8 +168,9 @@ def test_a_full_queue_comes_after_every_other(fleet, ask):
 
 @given(fleets, asks)
 def test_the_explanation_names_the_winner_first_and_every_candidate(fleet, ask):
-    for order in both(fleet, ask):
-        sentences = explain(order)
+    for ranking, seen in rankings(fleet, ask):
+        order = rows(ranking, seen)
+        sentences = explain(ranking, seen.replica_ids, [each.terms for each in order])
         assert sentences[0].startswith(f"{order[0].view.replica_id} is chosen: {order[0].score:.0f} ms")
         for each, sentence in zip(order, sentences, strict=True):
             assert sentence.startswith(f"{each.view.replica_id} is ")
@@ -159,6 +179,6 @@ def test_the_explanation_names_the_winner_first_and_every_candidate(fleet, ask):
 
 
 def test_confidence_is_certain_alone_and_even_between_equals():
-    assert confidence([]) == 0
-    assert confidence(ranked([(IDLE, TOLD)])) == 1
-    assert confidence(ranked([(IDLE, TOLD), (IDLE._replace(replica_id="b"), TOLD)])) == 0.5
+    [(alone, _), _] = rankings([(IDLE, TOLD)], ASK)
+    [(equal, _), _] = rankings([(IDLE, TOLD), (IDLE._replace(replica_id="b"), TOLD)], ASK)
+    assert (confidence(alone), confidence(equal)) == (1, 0.5)

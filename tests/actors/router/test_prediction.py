@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.router.prediction import Regression, doubts, parts
+from actors.router.prediction import Regression, doubts, estimates, parts
 
 TRUE = np.array([20.0, 200.0, 3.0])
 PRIOR = np.array([5.0, 1000.0, 10.0])
@@ -26,7 +26,14 @@ def causes(draw: random.Random) -> tuple[float, float, float]:
 
 def told(learned: Regression, row, now_s: float = 0.0) -> float:
     """The prediction."""
-    return float(parts([learned.estimate(now_s)], [row]).sum())
+    total = float(parts(estimates([learned], now_s), np.array([row])).sum())
+    assert learned.predict(row, now_s) == pytest.approx(total, rel=1e-12)
+    return total
+
+
+def doubt(learned: Regression, row, now_s: float = 0.0) -> float:
+    """Of the prediction."""
+    return float(doubts(estimates([learned], now_s), np.array([row]))[0])
 
 
 def teach(learned: Regression, draw: random.Random, reports: int, slowness: float = 1.0, from_s: float = 0.0) -> None:
@@ -45,10 +52,10 @@ def test_it_learns_a_replica_from_its_reports_and_doubts_less():
     draw = random.Random(1)
     learned = regression()
     row = (1.0, 1.5, 10.0)
-    before = doubts([learned.estimate(0.0)], [row])[0]
+    before = doubt(learned, row)
     teach(learned, draw, 60)
     assert told(learned, row, 60.0) == pytest.approx(float(TRUE @ row), rel=0.15)
-    assert doubts([learned.estimate(60.0)], [row])[0] < before / 3
+    assert doubt(learned, row, 60.0) < before / 3
 
 
 def test_a_sudden_slowdown_is_followed_within_a_few_reports_and_so_is_its_end():
@@ -70,7 +77,7 @@ def test_a_slowdown_that_nobody_hears_of_again_is_forgiven_and_doubted():
     row = (1.0, 1.0, 5.0)
     slow, later = told(learned, row, 208.0), told(learned, row, 900.0)
     assert later < 0.7 * slow
-    soon, long = (doubts([learned.estimate(at_s)], [row])[0] for at_s in (208.0, 900.0))
+    soon, long = (doubt(learned, row, at_s) for at_s in (208.0, 900.0))
     assert long / later > 1.5 * soon / slow
 
 
@@ -101,7 +108,7 @@ def test_no_report_whatever_its_figures_and_clock_makes_predictions_useless(repo
         learned.observe(row, measured, at_s)
     for row in ((1.0, 0.0, 0.0), (1.0, 8.0, 64.0)):
         assert 0 < told(learned, row, now_s) < math.inf
-        assert 0 <= doubts([learned.estimate(now_s)], [row])[0] < math.inf
+        assert 0 <= doubt(learned, row, now_s) < math.inf
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.floats(0.01, 1e6)), max_size=60))

@@ -6,7 +6,19 @@ import pytest
 from actors.base.errors import InvalidArgument
 from actors.router.semantic import neighbours
 from actors.router.semantic.calibration import auroc, expected_calibration_error, sharpness
-from actors.router.semantic.features import VIEWS, Features, rarity, views, weighed, words
+from actors.router.semantic.features import (
+    BUCKETS,
+    VIEWS,
+    Features,
+    Query,
+    query,
+    rarity,
+    views,
+    weighed,
+    weighed_words,
+    words,
+)
+from actors.router.semantic.head import Head
 from actors.router.semantic.model import Classifier, fit
 
 WIDTH, CLASSES, EACH = 16, 4, 20
@@ -19,6 +31,11 @@ def made(seed: int, spread: float, directions: np.ndarray) -> Features:
     rows = np.repeat(directions, EACH, axis=0) + spread * rng.normal(size=(len(directions) * EACH, WIDTH))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return Features(np.tile(rows, VIEWS).astype(np.float32), words(["a text"] * len(rows)))
+
+
+def asked(features: Features, row: int) -> Query:
+    """One of them, as a question."""
+    return query(features.dense[row], "a text")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +53,7 @@ def trained(directions: np.ndarray) -> Classifier:
 def test_unseen_texts_get_their_label(trained: Classifier, directions: np.ndarray) -> None:
     unseen = made(2, 0.1, directions[:CLASSES])
     given = [label for label in LABELS for _ in range(EACH)]
-    decisions = [trained.classify(unseen.rows(np.array([row]))) for row in range(len(given))]
+    decisions = [trained.classify(asked(unseen, row)) for row in range(len(given))]
     assert np.mean([decision.ranked[0][0] == label for decision, label in zip(decisions, given, strict=True)]) > 0.95
     assert trained.fitted.quality.accuracy > 0.95
     for decision in decisions:
@@ -47,8 +64,8 @@ def test_unseen_texts_get_their_label(trained: Classifier, directions: np.ndarra
 def test_a_text_from_elsewhere_is_out_of_scope(trained: Classifier, directions: np.ndarray) -> None:
     strangers = made(3, 0.1, directions[CLASSES : 2 * CLASSES])
     friends = made(4, 0.1, directions[:CLASSES])
-    inside = [trained.classify(friends.rows(np.array([row]))).scope for row in range(CLASSES * EACH)]
-    outside = [trained.classify(strangers.rows(np.array([row]))).scope for row in range(CLASSES * EACH)]
+    inside = [trained.classify(asked(friends, row)).scope for row in range(CLASSES * EACH)]
+    outside = [trained.classify(asked(strangers, row)).scope for row in range(CLASSES * EACH)]
     assert auroc(np.array(inside), np.array(outside)) > 0.95
     assert np.mean(np.array(inside) >= trained.fitted.threshold) > 0.85
 
@@ -60,7 +77,7 @@ def test_examples_from_outside_move_the_border(directions: np.ndarray) -> None:
     classifier = Classifier(with_strangers, features.dense)
     assert with_strangers.labels == LABELS
     unseen = made(5, 0.1, directions[CLASSES : CLASSES + 1])
-    scores = [classifier.classify(unseen.rows(np.array([row]))).scope for row in range(EACH)]
+    scores = [classifier.classify(asked(unseen, row)).scope for row in range(EACH)]
     assert np.mean(np.array(scores) < with_strangers.threshold) > 0.9
 
 
@@ -70,7 +87,7 @@ def test_neighbours_are_named_by_their_place_among_all_examples(directions: np.n
     given = [""] * EACH + [label for label in LABELS for _ in range(EACH)]
     classifier = Classifier(fit(features, given), features.dense)
     for row in (EACH, 3 * EACH + 7):
-        near = classifier.classify(features.rows(np.array([row]))).near[0]
+        near = classifier.classify(asked(features, row)).near[0]
         assert near.place == row
         assert near.cosine == pytest.approx(1, abs=0.01)
 
@@ -101,13 +118,28 @@ def test_a_word_that_no_example_has_weighs_nothing() -> None:
     assert weighed(words([""]), idf, 1.0).nnz == 0
 
 
+@pytest.mark.parametrize("text", ["", "red", "Red fox, red fox; a RED fox?", "a newt nobody saw", "北京 café café"])
+def test_a_question_has_the_numbers_that_training_gives_its_text(text: str) -> None:
+    rng = np.random.default_rng(1)
+    examples = ["red fox", "red hen", "a fox saw the red hen", "café in 北京"]
+    idf = rarity(words(examples))
+    one = query(rng.normal(size=8).astype(np.float32), text)
+    row = weighed(words([text]), idf, 0.5)
+    np.testing.assert_allclose(weighed_words(one, idf, 0.5), row.toarray()[0, one.places], rtol=1e-6)
+    assert set(row.indices) == set(one.places)
+    head = Head(*(rng.normal(size=shape).astype(np.float32) for shape in ((8, 3), (BUCKETS, 3), (3,))))
+    together = head.logits(one.dense[None], row)[0]
+    np.testing.assert_allclose(
+        head.logits_of(one.dense, one.places, weighed_words(one, idf, 0.5)), together, rtol=1e-4, atol=1e-6
+    )
+
+
 def test_words_alone_can_tell() -> None:
     """Embeddings that are all the same leave the keywords."""
     texts = [f"{verb} it {number}" for verb in ("deploy", "review") for number in range(10)]
     features = Features(np.ones((20, VIEWS * 2), np.float32), words(texts))
     classifier = Classifier(fit(features, [text.split()[0] for text in texts]), features.dense)
-    asked = Features(np.ones((1, VIEWS * 2), np.float32), words(["review it 99"]))
-    assert classifier.classify(asked).ranked[0][0] == "review"
+    assert classifier.classify(query(np.ones(VIEWS * 2, np.float32), "review it 99")).ranked[0][0] == "review"
 
 
 def test_the_index_finds_what_exact_search_finds() -> None:

@@ -47,10 +47,10 @@ async def test_an_example_that_misleads_is_outvoted_in_the_end(running: Running)
     tools = [f"swing the {size} {thing}" for size in ("old", "new", "big") for thing in ("hammer", "saw", "axe")]
     await running.train(fruit=[odd, *FRUIT], tool=tools)
     router = running.service.registry.get("t", "shop")
-    before = router.classifier.classify(await running.service.registry.features(router, odd))
+    before = router.classifier.classify(await running.service.registry.query(router, odd))
     for _ in range(400):
         running.service.registry.credit(("t", "shop"), odd, 0.0)
-    after = router.classifier.classify(await running.service.registry.features(router, odd))
+    after = router.classifier.classify(await running.service.registry.query(router, odd))
     assert dict(after.ranked)["fruit"] < dict(before.ranked)["fruit"]
 
 
