@@ -3,13 +3,15 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from actors.worker.models.catalogue import locate
 from actors.worker.models.expert_bytes import expert_bytes
 from actors.worker.slab import SHARE, available_memory
 from cluster.config import Config, ModelConfig
-from cluster.topology import Demand, Node, Topology, check_store, place
+from cluster.topology import Demand, Node, Placement, Topology, place
 
 WEIGHTS_IN_MEMORY = 1.3
 """Bytes in memory per byte of a model's files: packed weights beside what loading them takes."""
@@ -24,9 +26,7 @@ def planned(config: Config, node: str) -> tuple[Config, Topology]:
     Raises NotFound for a model that is not there and InvalidArgument where its replicas do not fit, with the numbers:
     both before anything is started.
     """
-    here = Node(node, cores(), available_memory())
-    check_store([here], config.memory.store)
-    topology = place([here], [_demand(model) for model in config.models])
+    topology = place([Node(node, cores(), available_memory())], [demand_of(model) for model in config.models])
     for placement in topology.placements:
         log.info("%s on %s with %d threads: %s", placement.replica_id, node, placement.threads, placement.because)
     models = tuple(
@@ -43,6 +43,21 @@ def planned(config: Config, node: str) -> tuple[Config, Topology]:
     return config.model_copy(update={"models": models}), topology
 
 
+def spread(model: ModelConfig, indices: Sequence[int]) -> Demand:
+    """What replicas of these numbers need wherever they go, of more KV what a worker would take by itself.
+
+    The worker cannot see what else was promised: it is told (`settled`) what its place has for it. Raises NotFound.
+    """
+    share = 0.0 if model.kv_memory_bytes else SHARE
+    return replace(demand_of(model), kv_share=share, per_node=model.per_node, indices=tuple(indices))
+
+
+def settled(model: ModelConfig, placement: Placement) -> ModelConfig:
+    """The model as one replica of it runs where it was placed: with its KV and its threads."""
+    threads = model.threads or len(model.cpus) // model.replicas or placement.threads
+    return model.model_copy(update={"kv_memory_bytes": placement.kv_bytes, "threads": threads})
+
+
 def admitted(model: ModelConfig, node: str, promised: int, residents: int) -> tuple[ModelConfig, int]:
     """A model that is to be loaded beside others, with its KV and threads settled, and the bytes of a replica of it.
 
@@ -50,13 +65,13 @@ def admitted(model: ModelConfig, node: str, promised: int, residents: int) -> tu
     Raises NotFound for a model that is not there and InvalidArgument, with the numbers, where it does not fit.
     """
     free = max(0, available_memory() - promised)
-    demand = _demand(model)
+    demand = demand_of(model)
     if not model.kv_memory_bytes:
         # What the replica would take by itself, but of what is left: it cannot see what others were promised.
         left = max(0, free - demand.weight_bytes * model.replicas)
         kv_bytes = max(LEAST_KV_BYTES, int(left * SHARE) // model.replicas)
         model = model.model_copy(update={"kv_memory_bytes": kv_bytes})
-        demand = _demand(model)
+        demand = demand_of(model)
     for placement in place([Node(node, cores(), free)], [demand]).placements:
         log.info("%s on %s: %s", placement.replica_id, node, placement.because)
     threads = model.threads or max(1, cores() // (residents + model.replicas))
@@ -87,7 +102,8 @@ def weight_bytes(model: ModelConfig) -> int:
     return int((_bytes(path) - on_disk) * WEIGHTS_IN_MEMORY) + min(on_disk, model.experts_memory_bytes)
 
 
-def _demand(model: ModelConfig) -> Demand:
+def demand_of(model: ModelConfig) -> Demand:
+    """What its replicas need at least. Raises NotFound."""
     kv_bytes = model.kv_memory_bytes or LEAST_KV_BYTES
     return Demand(model.served_name, model.replicas, weight_bytes(model), kv_bytes)
 

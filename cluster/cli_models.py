@@ -178,11 +178,11 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(rows))
         return
-    table = Table("model", "replica", "state", "set aside", "resident", "from", "")
+    table = Table("model", "replica", "node", "state", "set aside", "resident", "from", "")
     for row in rows:
         for replica in row["replicas"]:
             resident = "" if replica["resident_bytes"] is None else f"{replica['resident_bytes'] / 1e6:,.0f} MB"
-            cells = row["id"], replica["id"], f"{replica['state']} {replica['since_s']:.0f} s"
+            cells = row["id"], replica["id"], replica["node"] or "", f"{replica['state']} {replica['since_s']:.0f} s"
             more = f"{replica['bytes'] / 1e6:,.0f} MB", resident, row["source"], replica["reason"] or ""
             table.add_row(*map(escape, (*cells, *more)))
     out.print(table)

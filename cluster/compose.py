@@ -21,6 +21,7 @@ from cluster.config import Config, ModelConfig
 from cluster.controller import Controller
 from cluster.identity import TelemetryService, scrape
 from cluster.machine import MachineMetrics
+from cluster.remote_control import ControlService, RemoteController
 from cluster.telemetry import telemetry as telemetry_of
 from cluster.topology import replica_index
 from protos.gen import telemetry_pb2, telemetry_pb2_grpc
@@ -193,8 +194,12 @@ async def serve_scheduler(config: Config, replica_id: str, directory: Directory)
 
 
 async def serve_gateway(config: Config, replica: str, directory: Directory, controller: Controller | None) -> Serving:
-    """One gateway: HTTP and the public gRPC service, and beside them its own metrics. `controller` loads models."""
+    """One gateway: HTTP and the public gRPC service, and beside them its own metrics.
+
+    `controller` loads models; None: the one that the directory has does.
+    """
     from cluster.gateway.service import Gateway
+    from protos.gen.control_pb2_grpc import ControlStub
     from protos.gen.documents_pb2_grpc import DocumentsStub
     from protos.gen.learner_pb2_grpc import LearnerStub
     from protos.gen.memory_pb2_grpc import MemoryStub
@@ -210,9 +215,25 @@ async def serve_gateway(config: Config, replica: str, directory: Directory, cont
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
     stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
     keyring = Keyring.load_or_create(config.memory.key_file) if config.memory.key_file else None
+    if controller is None:
+        channels.append(connect(directory.find("controller")))
+        controller = RemoteController(ControlStub(channels[-1]))
     more = {"tools": config.tools, "keyring": keyring, "controller": controller, "published": directory.services}
     gateway = Gateway(config.gateway, *stubs, telemetry, metrics=metrics, **more)
     return await _serve("gateway", f"gateway-{replica}", gateway, None, directory, telemetry, channels)
+
+
+async def serve_controller(
+    config: Config, controller: Any, directory: Directory, channels: Sequence[Channel]
+) -> Serving:
+    """The controller of a cluster, and of `channels` the end: a Controller that is a Service too."""
+    from protos.gen.control_pb2_grpc import add_ControlServicer_to_server
+
+    def add(service: Any, server: Any) -> None:
+        add_ControlServicer_to_server(ControlService(service), server)
+
+    telemetry = telemetry_of(config.telemetry, "controller", "0")
+    return await _serve("controller", "controller", controller, add, directory, telemetry, channels)
 
 
 async def _tell(server: Server, states: AsyncIterator[bool]) -> None:

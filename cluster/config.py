@@ -31,6 +31,7 @@ class ModelConfig(WorkerConfig):
     """A model to serve: how its workers run it, and how many replicas of it there are."""
 
     replicas: int = Field(default=1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
+    per_node: int = Field(default=0, ge=0, le=64, description="Most replicas of it on one node; 0 is any number")
 
     @model_validator(mode="after")
     def _every_thread_has_a_processor(self) -> Self:

@@ -3,11 +3,15 @@
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.base.errors import InvalidArgument
+
+LONGEST_NAME = 48
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Home:
         return self.run / "cluster.json"
 
     def socket(self, name: str) -> Path:
-        """The unix socket of a service, e.g. router or worker-smollm2-0."""
-        return self.run / f"{name}.sock"
+        """The unix socket of a service, e.g. router or worker-smollm2-0. Ids of models may be no names of files."""
+        plain = len(name) <= LONGEST_NAME and not _UNSAFE.search(name)
+        return self.run / f"{name if plain else hashlib.sha256(name.encode()).hexdigest()[:16]}.sock"
 
     def log_to(self, name: str) -> None:
         """Write this process's log below `logs`, from INFO on; warnings also go to the terminal."""

@@ -19,12 +19,16 @@ from pathlib import Path
 import psutil
 
 from actors.base.errors import Conflict, InvalidArgument, Unavailable
-from cluster.capacity import planned
+from actors.worker.slab import available_memory
+from cluster.capacity import cores
 from cluster.certificates import authority_of, certificate_of
 from cluster.config import Config, load
 from cluster.home import Home
+from cluster.ray_models import initial
+from cluster.topology import Node
 
 STOP_TIMEOUT_S = 20.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     check_port(gateway.host, gateway.port, "--port or gateway.port")
     check_port(gateway.host, gateway.grpc_port, "--grpc-port or gateway.grpc_port")
     check_port("127.0.0.1", config.ray.dashboard_port, "ray.dashboard_port")
-    config, _ = planned(config, "127.0.0.1")
+    initial(config, [Node("head", cores(), available_memory(), "127.0.0.1")])  # refuses before anything is started
     if certificate_of(config, "head") is not None:
         authority_of(home.home).create()
     _end(_leftovers(home))
@@ -83,6 +87,8 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
         update={"port": gateway.port or free_port(), "grpc_port": gateway.grpc_port or free_port()}
     )
     config = config.model_copy(update={"gateway": gateway})
+
+    log.info("configuration: %s", config.model_dump_json())
 
     environment = ray_environment(home)
     progress("Ray")
@@ -118,9 +124,9 @@ def down(home: Home, progress: Callable[[str], None]) -> bool:
         progress("actors")
         try:
             with connected(state.ray_address, ray_environment(home)):
-                from ray import serve
+                from cluster import ray_deploy
 
-                serve.shutdown()
+                ray_deploy.stop()
         except Unavailable as error:
             progress(f"what is left: {error.message}")
     progress("Ray")
@@ -209,7 +215,8 @@ def _start_head(
         "metrics-export-port": config.ray.metrics_port or free_port(),
         "temp-dir": home.run / "ray",
         "object-store-memory": config.ray.object_store_bytes,
-        "resources": json.dumps({"accelerator": 1}),
+        "num-cpus": cores(),
+        "memory": available_memory(),
     }
     command += [f"--{name}={value}" for name, value in options.items()]
     with (home.logs / "ray.log").open("wb") as log:
@@ -238,12 +245,12 @@ def _wait_for_port(port: int, head: subprocess.Popen[bytes], home: Home, timeout
 def _deploy(config: Config, address: str, environment: dict[str, str], progress: Callable[[str], None]) -> None:
     deadline = time.monotonic() + config.ray.start_timeout_s
     with connected(address, environment):
-        from cluster import ray_app
+        from cluster import ray_deploy
 
         _end_on_sigterm()
         progress("the actors")
-        ray_app.deploy(config)
-        while waiting := ray_app.waiting_for():
+        names = ray_deploy.deploy(config, initial(config, [ray_deploy.head()]))
+        while waiting := ray_deploy.waiting_for(names):
             failed = {name: said for name, said in waiting.items() if "DEPLOY_FAILED" in said}
             if failed or time.monotonic() > deadline:
                 reasons = "; ".join(f"{name}: {said}" for name, said in (failed or waiting).items())

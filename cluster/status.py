@@ -45,7 +45,7 @@ async def gather(directory: Directory, cluster: ClusterState) -> Status:
     """Ask every published service who it is."""
     services = await directory.services()
     actors = await asyncio.gather(*(_ask(name, addresses) for name, addresses in services.items()))
-    order = ["gateway", "router", "scheduler", "worker", "memory", "learner"]
+    order = ["gateway", "router", "controller", "scheduler", "worker", "memory", "learner"]
     return Status(sorted(actors, key=lambda actor: (order.index(actor.role), actor.replica)), cluster)
 
 

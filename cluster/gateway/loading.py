@@ -37,13 +37,13 @@ class Loading:
     """Asks the cluster's controller. Each method raises PermissionDenied for callers that are no administrators."""
 
     def __init__(self, controller: Controller | None) -> None:
-        """None: what started this gateway does not load models while it runs."""
+        """None: there is nobody to ask."""
         self._asked = controller
 
     def _controller(self, caller: Caller) -> Controller:
         check_admin(caller)
         if self._asked is None:
-            raise Unavailable("models are loaded by `russet serve`; on Ray they are those of the configuration")
+            raise Unavailable("this gateway was started without what loads models")
         return self._asked
 
     async def listed(self, caller: Caller) -> list[inference_pb2.ServedModel]:
@@ -114,6 +114,7 @@ def served_row(served: inference_pb2.ServedModel) -> dict[str, Any]:
             "bytes": replica.bytes,
             "resident_bytes": replica.resident_bytes or None,
             "since_s": round(replica.since_s, 1),
+            "node": replica.node or None,
         }
         for replica in served.replicas
     ]

@@ -48,6 +48,9 @@ def degraded(now: Look, before: Look, replicas: Sequence[tuple[str, str, str]]) 
     for gateway in now.services.values():
         if gateway.role == "gateway" and gateway.problem:
             found.append(Degraded(f"gateway {gateway.replica}", "It does not answer; the others take its clients."))
+    if (controller := now.services.get("controller")) is not None and controller.problem:
+        means = "Models that are served go on; loading, scaling and unloading answer 503, lost nodes are not replaced."
+        found.append(Degraded("controller", f"It does not answer. {means}"))
     return found
 
 

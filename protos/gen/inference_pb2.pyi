@@ -813,7 +813,7 @@ class ServedModel(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ServedReplica, _Mapping]]] = ...) -> None: ...
 
 class ServedReplica(_message.Message):
-    __slots__ = ("id", "state", "reason", "pid", "bytes", "resident_bytes", "since_s")
+    __slots__ = ("id", "state", "reason", "pid", "bytes", "resident_bytes", "since_s", "node")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -821,6 +821,7 @@ class ServedReplica(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: str
     reason: str
@@ -828,4 +829,5 @@ class ServedReplica(_message.Message):
     bytes: int
     resident_bytes: int
     since_s: float
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., pid: _Optional[int] = ..., bytes: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., since_s: _Optional[float] = ...) -> None: ...
+    node: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., pid: _Optional[int] = ..., bytes: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., since_s: _Optional[float] = ..., node: _Optional[str] = ...) -> None: ...

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.base.errors import InvalidArgument
-from cluster.topology import Demand, Node, check_store, place
+from cluster.topology import Demand, Node, fit, place
 
 GB = 10**9
 nodes_ = st.lists(st.integers(1, 64), min_size=1, max_size=6).map(
@@ -49,9 +49,30 @@ def test_refusal_has_the_numbers() -> None:
         place([], [Demand("m", 1, GB, GB)])
 
 
-def test_an_embedded_store_is_for_one_node() -> None:
-    nodes = [Node("a", 8, GB), Node("b", 8, GB)]
-    with pytest.raises(InvalidArgument, match=r"memory\.store is 'embedded'.* 2 \(a, b\).*'server'.*migrate"):
-        check_store(nodes, "embedded")
-    check_store(nodes, "server")
-    check_store(nodes[:1], "embedded")
+def test_replicas_of_a_model_are_spread_before_memory_is_filled() -> None:
+    nodes = [Node("a", 8, 20 * GB, replicas=("m",)), Node("b", 8, 5 * GB)]
+    [placed] = place(nodes, [Demand("m", 2, 3 * GB, GB, indices=(1,))]).placements
+    assert (placed.replica_id, placed.node) == ("m-1", "b")
+    # What is there has its share of the cores too.
+    [beside] = place(nodes[:1], [Demand("m", 2, 3 * GB, GB, indices=(1,))]).placements
+    assert (beside.threads, "1 of it there, 20.00 GB free" in beside.because) == (4, True)
+
+
+def test_at_most_so_many_on_a_node_and_none_without_its_files() -> None:
+    nodes = [Node("a", 8, 20 * GB, "mini-1"), Node("b", 8, 20 * GB, "mini-2", without=frozenset({"m"}))]
+    placed, unplaced = fit(nodes, [Demand("m", 2, 3 * GB, GB, per_node=1)])
+    assert [each.node for each in placed] == ["a"]
+    said = unplaced[0].because
+    assert "replica 2 of 2 of m" in said
+    assert "mini-1: has 1 of it, and models.per_node is 1" in said
+    assert "mini-2: does not have its files" in said
+
+
+def test_what_is_left_is_shared_as_more_kv() -> None:
+    node = Node("a", 8, 10 * GB)
+    placed = place([node], [Demand("m", 2, 2 * GB, GB, kv_share=0.5), Demand("n", 1, GB, GB)]).placements
+    assert [(each.replica_id, each.kv_bytes, each.bytes) for each in placed] == [
+        ("m-0", 3 * GB // 2, 7 * GB // 2),
+        ("m-1", 3 * GB // 2, 7 * GB // 2),
+        ("n-0", GB, 2 * GB),
+    ]

@@ -26,7 +26,7 @@ from tests.conftest import russet, settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 Cluster = tuple[Config, ClusterState]
-ROLES = ["gateway", "router", "scheduler", "worker", "memory", "learner"]
+ROLES = ["gateway", "router", "controller", "scheduler", "worker", "memory", "learner"]
 TALE = "Once upon a time there was a fox who lived at the edge of a great forest, and"
 
 

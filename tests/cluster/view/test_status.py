@@ -106,6 +106,7 @@ AWAY = "no answer within 1 s"
         ("router", "router", "least loaded"),
         ("memory", "memory", "Sessions"),
         ("learner", "learner", "nothing is learned"),
+        ("controller", "controller", "lost nodes are not replaced"),
         ("worker-tiny-1", "replica tiny-1", "worker does not answer"),
         ("scheduler-tiny-1", "replica tiny-1", "scheduler does not answer"),
     ],
