@@ -61,7 +61,7 @@ def main(
     try:
         state = read_state(Home(home))
         assert state is not None
-        result = asyncio.run(soak(home, state, minutes * 60, kills, clients, seed))
+        result = asyncio.run(soak(state, minutes * 60, kills, clients, seed))
     finally:
         watch.russet(home, "down")
         shutil.rmtree(Home(home).run, ignore_errors=True)
@@ -77,7 +77,7 @@ def main(
     sys.exit(1 if wrong else 0)
 
 
-async def soak(home: Path, state: ClusterState, seconds: float, kills: int, clients: int, seed: int) -> dict[str, Any]:
+async def soak(state: ClusterState, seconds: float, kills: int, clients: int, seed: int) -> dict[str, Any]:
     """Load, kill, let it settle, and say what came of it."""
     chance, tally = random.Random(seed), Tally()
     connection = Connection(state.http)
@@ -103,9 +103,9 @@ async def soak(home: Path, state: ClusterState, seconds: float, kills: int, clie
         async def killing() -> None:
             for moment in moments:
                 await asyncio.sleep(max(0.0, moment - time.monotonic()))
-                there = await asyncio.to_thread(watch.actors, home)
-                if (one := watch.kill(there, chance)) is not None:
-                    done.append(one)
+                while (one := watch.kill(await asyncio.to_thread(watch.actors, state.http), chance)) is None:
+                    await asyncio.sleep(0.2)
+                done.append(one)
 
         load = [
             streams.run(state.http, known, REQUESTS, tally, until, random.Random(seed * 1000 + client))

@@ -1,7 +1,6 @@
 """The processes of the cluster under soak: which there are, what memory they hold, and which of them to kill."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -46,22 +45,24 @@ def russet(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-def actors(home: Path) -> list[Process]:
-    """Those that `russet status` tells of."""
-    told = json.loads(russet(home, "status", "--json").stdout)["actors"]
+def actors(url: str) -> list[Process]:
+    """Those that /status.json tells of."""
+    told = httpx.get(f"{url}/status.json", timeout=30).json()["services"]
     return [Process(each["role"], each["replica"], each["pid"], each["state"] == "serving") for each in told]
 
 
 def kill(processes: Sequence[Process], chance: random.Random) -> Kill | None:
-    """Kill one at random with SIGKILL; None where none of them can be."""
-    there = [each for each in processes if each.role in VICTIMS and each.pid]
+    """Kill one at random with SIGKILL; None where none of them can be, or where it was gone already."""
+    there = [each for each in processes if each.role in VICTIMS and each.ready]
     if not there:
         return None
     victim = chance.choice(there)
     workers = {each.replica for each in processes if each.role == "worker" and each.ready}
     schedulers = {each.replica for each in processes if each.role == "scheduler" and each.ready}
-    with contextlib.suppress(ProcessLookupError):
+    try:
         os.kill(victim.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return None
     return Kill(victim.role, time.monotonic(), bool((workers & schedulers) - {victim.replica}))
 
 
