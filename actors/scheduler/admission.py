@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from actors.base.errors import InvalidArgument
+from actors.base.errors import Internal, InvalidArgument
 from actors.scheduler.config import SchedulerConfig
 from actors.scheduler.formats import FORMATS
 from actors.scheduler.pages import pages_for
@@ -105,8 +105,11 @@ def admit(
         raise _invalid("prediction", f"contains {largest}", f"ids below {vocabulary.vocab_size}")
     if len(request.kv_source) > MOST_SOURCES:
         raise _invalid("kv_source", f"has {len(request.kv_source)} addresses", f"at most {MOST_SOURCES}")
+    if request.losses > config.max_recoveries:
+        raise Internal(f"A worker was lost {request.losses} times in a row while it ran {request.request_id}.")
     return Sequence(
         request_id=request.request_id,
+        num_losses=request.losses,
         token_ids=token_ids,
         num_prompt_tokens=prompt_tokens,
         max_length=max_length,

@@ -64,6 +64,8 @@ class LeaseLoop:
     def submit(self, sequence: Sequence) -> None:
         """A new request; it ends through its stream."""
         self.queue.arrive(sequence)
+        if self.batch is None:
+            sequence.stream.stall()
         self._woken.set()
 
     def cancel(self, sequence: Sequence) -> None:
@@ -257,6 +259,8 @@ class LeaseLoop:
                     sequence,
                     Internal(f"The worker was lost {sequence.num_losses} times while it ran {sequence.request_id}."),
                 )
+        for sequence in self.queue:
+            sequence.stream.stall()
         self._metrics.observe_batch(None, len(self.queue))
         self._note_rest()
         self._on_change()

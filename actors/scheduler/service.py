@@ -133,7 +133,11 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                 first, drafted, accepted = True, 0, 0
                 finish_reason = inference_pb2.FINISH_UNSPECIFIED
                 while not finish_reason:
-                    token_ids, finish_reason, logprobs, prompt_logprobs = await sequence.stream.take()
+                    taken = await sequence.stream.take()
+                    if taken.stalled:
+                        yield scheduler_pb2.GenerateEvent(stalled=True, losses=sequence.num_losses)
+                        continue
+                    token_ids, finish_reason, logprobs, prompt_logprobs, _ = taken
                     event = scheduler_pb2.GenerateEvent(
                         token_ids=token_ids,
                         finish_reason=finish_reason,

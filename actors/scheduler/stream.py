@@ -16,6 +16,8 @@ class Taken(NamedTuple):
     logprobs: worker_pb2.Logprobs | None
     # Of prompt tokens, those that follow the ones told before.
     prompt_logprobs: worker_pb2.Logprobs | None = None
+    # Nothing will come for a while. Then there is nothing else.
+    stalled: bool = False
 
 
 class TokenStream:
@@ -24,7 +26,7 @@ class TokenStream:
     It holds at most max_tokens ids, so it is bounded by the request itself.
     """
 
-    __slots__ = ("_arrived", "_error", "_finish", "_logprobs", "_prompt_logprobs", "_token_ids")
+    __slots__ = ("_arrived", "_error", "_finish", "_logprobs", "_prompt_logprobs", "_stalled", "_token_ids")
 
     def __init__(self) -> None:
         self._token_ids: list[int] = []
@@ -32,6 +34,7 @@ class TokenStream:
         self._prompt_logprobs: worker_pb2.Logprobs | None = None
         self._finish = inference_pb2.FINISH_UNSPECIFIED
         self._error: Exception | None = None
+        self._stalled = False
         self._arrived = asyncio.Event()
 
     def put(
@@ -41,9 +44,15 @@ class TokenStream:
         prompt_logprobs: worker_pb2.Logprobs | None = None,
     ) -> None:
         """Hand over new tokens, in order, with what is told of them and of the prompt; the messages are ours then."""
+        self._stalled = False
         self._token_ids += token_ids
         self._logprobs = _joined(self._logprobs, logprobs)
         self._prompt_logprobs = _joined(self._prompt_logprobs, prompt_logprobs)
+        self._arrived.set()
+
+    def stall(self) -> None:
+        """Nothing will come for a while: the reader is told, unless something does before it looks."""
+        self._stalled = True
         self._arrived.set()
 
     def finish(self, reason: inference_pb2.FinishReason) -> None:
@@ -63,6 +72,7 @@ class TokenStream:
         """
         await self._arrived.wait()
         self._arrived.clear()
+        stalled, self._stalled = self._stalled, False
         token_ids, self._token_ids = self._token_ids, []
         logprobs, self._logprobs = self._logprobs, None
         prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
@@ -70,6 +80,10 @@ class TokenStream:
             if not token_ids:
                 raise self._error
             self._arrived.set()
+        elif stalled and not self._finish:
+            if not (token_ids or prompt_logprobs):
+                return Taken([], self._finish, None, stalled=True)
+            self.stall()
         return Taken(token_ids, self._finish, logprobs, prompt_logprobs)
 
 

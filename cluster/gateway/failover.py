@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from actors.base.channel import Stream
 from actors.base.errors import Conflict, DeadlineExceeded, Internal, NotFound, QueueFull, RussetError, Unavailable
 from actors.base.telemetry import Telemetry
 from cluster.gateway.catalog import Catalog, ModelView
@@ -17,6 +18,8 @@ from cluster.gateway.config import GatewayConfig
 from cluster.gateway.routes import Routes
 from protos.gen import inference_pb2, router_pb2, scheduler_pb2
 
+LOOK_S = 0.1
+"""Between looks for another replica, while the one that a stream is at has lost its worker."""
 PAUSE_S = 0.05
 MAX_PAUSE_S = 0.5
 
@@ -45,6 +48,8 @@ class Job:
     emitted: list[int] = field(default_factory=list)
     scored: int = 0
     """Prompt tokens whose log-probabilities were told."""
+    losses: int = 0
+    """How often in a row, without a token between, a worker was lost while it ran this."""
     decision: router_pb2.RouteReply | None = None
     alias: str = ""
     """The alias that led to its model; empty where none did."""
@@ -60,6 +65,7 @@ class Job:
         request = scheduler_pb2.GenerateRequest()
         request.CopyFrom(self.generate)
         request.token_ids.extend(self.emitted)
+        request.losses = self.losses
         if request.score_from:
             following = request.score_from + self.scored
             request.score_from = following if following < request.prompt_tokens else 0
@@ -177,6 +183,7 @@ class Dispatcher:
                         if event.token_ids or event.HasField("prompt_logprobs"):
                             job.emitted.extend(event.token_ids)
                             job.scored += len(event.prompt_logprobs.chosen)
+                            job.losses = 0
                             patience.renew()
                         yield event
                 return
@@ -223,6 +230,8 @@ class Dispatcher:
                 call = self._catalog.scheduler(candidate).Generate(request)
                 try:
                     async for event in call:
+                        if event.stalled:
+                            event = await self._after_stall(event, call, job, candidate.replica_id)
                         if not started:
                             started = True
                             self._arrive(job, candidate)
@@ -243,6 +252,31 @@ class Dispatcher:
                     raise
                 broken = error
         raise full or broken or Unavailable("the router named no candidate")
+
+    async def _after_stall(
+        self, event: scheduler_pb2.GenerateEvent, call: Stream, job: Job, replica_id: str
+    ) -> scheduler_pb2.GenerateEvent:
+        """The stream's next event with something in it, once its replica has a worker again.
+
+        Raises Unavailable where another replica is ready before: what was computed is lost in either case.
+        """
+        reading: asyncio.Future[scheduler_pb2.GenerateEvent | None] | None = None
+        try:
+            while event.stalled:
+                job.losses = event.losses
+                reading = asyncio.ensure_future(anext(call, None))
+                while not reading.done():
+                    if await self._routes.another(job.view.model.id, replica_id):
+                        raise Unavailable(f"replica {replica_id} has lost its worker, and another one is ready")
+                    await asyncio.wait((reading,), timeout=LOOK_S)
+                following = reading.result()
+                if following is None:
+                    raise Unavailable(f"replica {replica_id} ended the stream without a finish")
+                event = following
+        finally:
+            if reading is not None:
+                reading.cancel()
+        return event
 
     def _arrive(self, job: Job, candidate: router_pb2.Candidate) -> None:
         """The candidate answered: the job runs there now."""

@@ -30,6 +30,10 @@ def prefix_hashes(ids: Sequence[int]) -> list[int]:
     return hashes
 
 
+FRESH_S = 0.1
+"""For so long a table that was asked for is the newest there is, however many ask."""
+
+
 class Routes:
     """Asks the router, and remembers its table for when there is none to ask."""
 
@@ -39,6 +43,7 @@ class Routes:
         self._reading: asyncio.Task[None] | None = None
         self._seen: dict[str, float] = {}
         self._away_until_s = 0.0
+        self._read_s = -FRESH_S
         self.table = router_pb2.ListReplicasReply()
         """The replica table as last read."""
         self._alone = telemetry.counter("russet_gateway_routed_alone_total", "Requests routed without the router")
@@ -62,6 +67,14 @@ class Routes:
             return self.table
         self._seen.update((replica.state.model, time.monotonic()) for replica in self.table.replicas)
         return self.table
+
+    async def another(self, model: str, replica_id: str) -> bool:
+        """Whether a replica of `model` other than this one takes requests now."""
+        if time.monotonic() - self._read_s >= FRESH_S:
+            self._read_s = time.monotonic()
+            await self.refresh()
+        states = (replica.state for replica in self.table.replicas if replica.available)
+        return any(state.model == model and state.replica_id != replica_id for state in states)
 
     async def workers_of(self, replica_id: str) -> Sequence[str]:
         """Addresses of a replica's worker; none where the router does not know it.

@@ -26,7 +26,7 @@ from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 from protos.gen import worker_pb2 as protos_dot_gen_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/gen/scheduler.proto\x12\x13russet.scheduler.v1\x1a\x1aprotos/gen/inference.proto\x1a\x17protos/gen/worker.proto\"\xf4\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12/\n\x08sampling\x18\x04 \x01(\x0b\x32\x1d.russet.inference.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x12\n\nmin_tokens\x18\x06 \x01(\r\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x12\n\nsession_id\x18\n \x01(\t\x12\x1a\n\x12resumed_from_epoch\x18\x0b \x01(\x04\x12\x11\n\tkv_format\x18\x0c \x01(\t\x12\x0c\n\x04keep\x18\r \x01(\x08\x12\x11\n\tkv_source\x18\x0e \x03(\t\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x10 \x03(\r\x12\x12\n\nscore_from\x18\x11 \x01(\r\x12\x12\n\nprediction\x18\x12 \x03(\r\x12-\n\x07grammar\x18\x14 \x01(\x0b\x32\x1c.russet.inference.v1.GrammarB\x0b\n\t_logprobs\"\xd2\x02\n\rGenerateEvent\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x38\n\rfinish_reason\x18\x02 \x01(\x0e\x32!.russet.inference.v1.FinishReason\x12\x31\n\tadmission\x18\x03 \x01(\x0b\x32\x1e.russet.scheduler.v1.Admission\x12-\n\x07timings\x18\x04 \x01(\x0b\x32\x1c.russet.scheduler.v1.Timings\x12,\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.russet.worker.v1.Logprobs\x12\x33\n\x0fprompt_logprobs\x18\x06 \x01(\x0b\x32\x1a.russet.worker.v1.Logprobs\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\"\x83\x01\n\tAdmission\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x11\n\tkv_format\x18\x05 \x01(\t\x12\x17\n\x0frestored_tokens\x18\x06 \x01(\r\"W\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x11\n\tdecode_us\x18\x03 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x04 \x01(\r\"-\n\x0f\x44\x65scribeRequest\x12\x1a\n\x12known_vocabularies\x18\x01 \x03(\x0c\"\xcc\x01\n\rDescribeReply\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x1b.russet.worker.v1.ModelInfo\x12\x30\n\nvocabulary\x18\x03 \x01(\x0b\x32\x1c.russet.worker.v1.Vocabulary\x12.\n\x04load\x18\x04 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x19\n\x11vocabulary_digest\x18\x05 \x01(\x0c\"\x90\x03\n\x0bReplicaLoad\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x13\n\x0bqueue_limit\x18\x06 \x01(\r\x12\x12\n\npages_used\x18\x07 \x01(\r\x12\x13\n\x0bpages_total\x18\x08 \x01(\r\x12\x11\n\tpage_size\x18\t \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\n \x01(\x04\x12\x1c\n\x14prefill_tokens_per_s\x18\x0b \x01(\x02\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0c \x01(\x02\x12\x0f\n\x07step_us\x18\r \x01(\x02\x12\x10\n\x08kv_bytes\x18\x0e \x01(\x04\x12\x31\n\x08kv_tiers\x18\x0f \x03(\x0b\x32\x1f.russet.scheduler.v1.KvTierLoad\x12\x16\n\x0ekv_kept_tokens\x18\x10 \x01(\x04\x12\x15\n\rrunning_limit\x18\x1e \x01(\r\"F\n\nKvTierLoad\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x12\n\nlive_bytes\x18\x02 \x01(\x04\x12\x14\n\x0c\x63\x61\x63hed_bytes\x18\x03 \x01(\x04\"1\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x02\x12\x0e\n\x06unload\x18\x14 \x01(\x08\"\x1f\n\nDrainReply\x12\x11\n\tremaining\x18\x01 \x01(\r\"\x0e\n\x0c\x43heckRequest\"J\n\nCheckReply\x12\x10\n\x08problems\x18\x01 \x03(\t\x12\x16\n\x0elive_sequences\x18\x02 \x01(\r\x12\x12\n\npages_used\x18\x03 \x01(\r2\xe2\x02\n\tScheduler\x12V\n\x08Generate\x12$.russet.scheduler.v1.GenerateRequest\x1a\".russet.scheduler.v1.GenerateEvent0\x01\x12Y\n\x08\x44\x65scribe\x12$.russet.scheduler.v1.DescribeRequest\x1a\".russet.scheduler.v1.DescribeReply\"\x03\x90\x02\x01\x12P\n\x05\x44rain\x12!.russet.scheduler.v1.DrainRequest\x1a\x1f.russet.scheduler.v1.DrainReply\"\x03\x90\x02\x02\x12P\n\x05\x43heck\x12!.russet.scheduler.v1.CheckRequest\x1a\x1f.russet.scheduler.v1.CheckReply\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/gen/scheduler.proto\x12\x13russet.scheduler.v1\x1a\x1aprotos/gen/inference.proto\x1a\x17protos/gen/worker.proto\"\x84\x04\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12/\n\x08sampling\x18\x04 \x01(\x0b\x32\x1d.russet.inference.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x12\n\nmin_tokens\x18\x06 \x01(\r\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12/\n\x08priority\x18\x08 \x01(\x0e\x32\x1d.russet.inference.v1.Priority\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x12\n\nsession_id\x18\n \x01(\t\x12\x1a\n\x12resumed_from_epoch\x18\x0b \x01(\x04\x12\x11\n\tkv_format\x18\x0c \x01(\t\x12\x0c\n\x04keep\x18\r \x01(\x08\x12\x11\n\tkv_source\x18\x0e \x03(\t\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x10 \x03(\r\x12\x12\n\nscore_from\x18\x11 \x01(\r\x12\x12\n\nprediction\x18\x12 \x03(\r\x12-\n\x07grammar\x18\x14 \x01(\x0b\x32\x1c.russet.inference.v1.Grammar\x12\x0e\n\x06losses\x18\x15 \x01(\rB\x0b\n\t_logprobs\"\xf3\x02\n\rGenerateEvent\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x38\n\rfinish_reason\x18\x02 \x01(\x0e\x32!.russet.inference.v1.FinishReason\x12\x31\n\tadmission\x18\x03 \x01(\x0b\x32\x1e.russet.scheduler.v1.Admission\x12-\n\x07timings\x18\x04 \x01(\x0b\x32\x1c.russet.scheduler.v1.Timings\x12,\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.russet.worker.v1.Logprobs\x12\x33\n\x0fprompt_logprobs\x18\x06 \x01(\x0b\x32\x1a.russet.worker.v1.Logprobs\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x0f\n\x07stalled\x18\t \x01(\x08\x12\x0e\n\x06losses\x18\n \x01(\r\"\x83\x01\n\tAdmission\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x11\n\tkv_format\x18\x05 \x01(\t\x12\x17\n\x0frestored_tokens\x18\x06 \x01(\r\"W\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x11\n\tdecode_us\x18\x03 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x04 \x01(\r\"-\n\x0f\x44\x65scribeRequest\x12\x1a\n\x12known_vocabularies\x18\x01 \x03(\x0c\"\xcc\x01\n\rDescribeReply\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x1b.russet.worker.v1.ModelInfo\x12\x30\n\nvocabulary\x18\x03 \x01(\x0b\x32\x1c.russet.worker.v1.Vocabulary\x12.\n\x04load\x18\x04 \x01(\x0b\x32 .russet.scheduler.v1.ReplicaLoad\x12\x19\n\x11vocabulary_digest\x18\x05 \x01(\x0c\"\x90\x03\n\x0bReplicaLoad\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x13\n\x0bqueue_limit\x18\x06 \x01(\r\x12\x12\n\npages_used\x18\x07 \x01(\r\x12\x13\n\x0bpages_total\x18\x08 \x01(\r\x12\x11\n\tpage_size\x18\t \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\n \x01(\x04\x12\x1c\n\x14prefill_tokens_per_s\x18\x0b \x01(\x02\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0c \x01(\x02\x12\x0f\n\x07step_us\x18\r \x01(\x02\x12\x10\n\x08kv_bytes\x18\x0e \x01(\x04\x12\x31\n\x08kv_tiers\x18\x0f \x03(\x0b\x32\x1f.russet.scheduler.v1.KvTierLoad\x12\x16\n\x0ekv_kept_tokens\x18\x10 \x01(\x04\x12\x15\n\rrunning_limit\x18\x1e \x01(\r\"F\n\nKvTierLoad\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x12\n\nlive_bytes\x18\x02 \x01(\x04\x12\x14\n\x0c\x63\x61\x63hed_bytes\x18\x03 \x01(\x04\"1\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x02\x12\x0e\n\x06unload\x18\x14 \x01(\x08\"\x1f\n\nDrainReply\x12\x11\n\tremaining\x18\x01 \x01(\r\"\x0e\n\x0c\x43heckRequest\"J\n\nCheckReply\x12\x10\n\x08problems\x18\x01 \x03(\t\x12\x16\n\x0elive_sequences\x18\x02 \x01(\r\x12\x12\n\npages_used\x18\x03 \x01(\r2\xe2\x02\n\tScheduler\x12V\n\x08Generate\x12$.russet.scheduler.v1.GenerateRequest\x1a\".russet.scheduler.v1.GenerateEvent0\x01\x12Y\n\x08\x44\x65scribe\x12$.russet.scheduler.v1.DescribeRequest\x1a\".russet.scheduler.v1.DescribeReply\"\x03\x90\x02\x01\x12P\n\x05\x44rain\x12!.russet.scheduler.v1.DrainRequest\x1a\x1f.russet.scheduler.v1.DrainReply\"\x03\x90\x02\x02\x12P\n\x05\x43heck\x12!.russet.scheduler.v1.CheckRequest\x1a\x1f.russet.scheduler.v1.CheckReply\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,29 +40,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULER'].methods_by_name['Check']._loaded_options = None
   _globals['_SCHEDULER'].methods_by_name['Check']._serialized_options = b'\220\002\001'
   _globals['_GENERATEREQUEST']._serialized_start=105
-  _globals['_GENERATEREQUEST']._serialized_end=605
-  _globals['_GENERATEEVENT']._serialized_start=608
-  _globals['_GENERATEEVENT']._serialized_end=946
-  _globals['_ADMISSION']._serialized_start=949
-  _globals['_ADMISSION']._serialized_end=1080
-  _globals['_TIMINGS']._serialized_start=1082
-  _globals['_TIMINGS']._serialized_end=1169
-  _globals['_DESCRIBEREQUEST']._serialized_start=1171
-  _globals['_DESCRIBEREQUEST']._serialized_end=1216
-  _globals['_DESCRIBEREPLY']._serialized_start=1219
-  _globals['_DESCRIBEREPLY']._serialized_end=1423
-  _globals['_REPLICALOAD']._serialized_start=1426
-  _globals['_REPLICALOAD']._serialized_end=1826
-  _globals['_KVTIERLOAD']._serialized_start=1828
-  _globals['_KVTIERLOAD']._serialized_end=1898
-  _globals['_DRAINREQUEST']._serialized_start=1900
-  _globals['_DRAINREQUEST']._serialized_end=1949
-  _globals['_DRAINREPLY']._serialized_start=1951
-  _globals['_DRAINREPLY']._serialized_end=1982
-  _globals['_CHECKREQUEST']._serialized_start=1984
-  _globals['_CHECKREQUEST']._serialized_end=1998
-  _globals['_CHECKREPLY']._serialized_start=2000
-  _globals['_CHECKREPLY']._serialized_end=2074
-  _globals['_SCHEDULER']._serialized_start=2077
-  _globals['_SCHEDULER']._serialized_end=2431
+  _globals['_GENERATEREQUEST']._serialized_end=621
+  _globals['_GENERATEEVENT']._serialized_start=624
+  _globals['_GENERATEEVENT']._serialized_end=995
+  _globals['_ADMISSION']._serialized_start=998
+  _globals['_ADMISSION']._serialized_end=1129
+  _globals['_TIMINGS']._serialized_start=1131
+  _globals['_TIMINGS']._serialized_end=1218
+  _globals['_DESCRIBEREQUEST']._serialized_start=1220
+  _globals['_DESCRIBEREQUEST']._serialized_end=1265
+  _globals['_DESCRIBEREPLY']._serialized_start=1268
+  _globals['_DESCRIBEREPLY']._serialized_end=1472
+  _globals['_REPLICALOAD']._serialized_start=1475
+  _globals['_REPLICALOAD']._serialized_end=1875
+  _globals['_KVTIERLOAD']._serialized_start=1877
+  _globals['_KVTIERLOAD']._serialized_end=1947
+  _globals['_DRAINREQUEST']._serialized_start=1949
+  _globals['_DRAINREQUEST']._serialized_end=1998
+  _globals['_DRAINREPLY']._serialized_start=2000
+  _globals['_DRAINREPLY']._serialized_end=2031
+  _globals['_CHECKREQUEST']._serialized_start=2033
+  _globals['_CHECKREQUEST']._serialized_end=2047
+  _globals['_CHECKREPLY']._serialized_start=2049
+  _globals['_CHECKREPLY']._serialized_end=2123
+  _globals['_SCHEDULER']._serialized_start=2126
+  _globals['_SCHEDULER']._serialized_end=2480
 # @@protoc_insertion_point(module_scope)

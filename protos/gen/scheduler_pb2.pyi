@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch", "kv_format", "keep", "kv_source", "logprobs", "stop_token_ids", "score_from", "prediction", "grammar")
+    __slots__ = ("request_id", "token_ids", "prompt_tokens", "sampling", "max_tokens", "min_tokens", "ignore_eos", "priority", "tenant", "session_id", "resumed_from_epoch", "kv_format", "keep", "kv_source", "logprobs", "stop_token_ids", "score_from", "prediction", "grammar", "losses")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class GenerateRequest(_message.Message):
     SCORE_FROM_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_tokens: int
@@ -48,10 +49,11 @@ class GenerateRequest(_message.Message):
     score_from: int
     prediction: _containers.RepeatedScalarFieldContainer[int]
     grammar: _inference_pb2.Grammar
-    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ..., kv_format: _Optional[str] = ..., keep: _Optional[bool] = ..., kv_source: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., score_from: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
+    losses: int
+    def __init__(self, request_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., priority: _Optional[_Union[_inference_pb2.Priority, str]] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., resumed_from_epoch: _Optional[int] = ..., kv_format: _Optional[str] = ..., keep: _Optional[bool] = ..., kv_source: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., score_from: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ..., losses: _Optional[int] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("token_ids", "finish_reason", "admission", "timings", "logprobs", "prompt_logprobs", "drafted_tokens", "accepted_tokens")
+    __slots__ = ("token_ids", "finish_reason", "admission", "timings", "logprobs", "prompt_logprobs", "drafted_tokens", "accepted_tokens", "stalled", "losses")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     ADMISSION_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +62,8 @@ class GenerateEvent(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: _inference_pb2.FinishReason
     admission: Admission
@@ -68,7 +72,9 @@ class GenerateEvent(_message.Message):
     prompt_logprobs: _worker_pb2.Logprobs
     drafted_tokens: int
     accepted_tokens: int
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., admission: _Optional[_Union[Admission, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., logprobs: _Optional[_Union[_worker_pb2.Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[_worker_pb2.Logprobs, _Mapping]] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
+    stalled: bool
+    losses: int
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_inference_pb2.FinishReason, str]] = ..., admission: _Optional[_Union[Admission, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., logprobs: _Optional[_Union[_worker_pb2.Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[_worker_pb2.Logprobs, _Mapping]] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., stalled: _Optional[bool] = ..., losses: _Optional[int] = ...) -> None: ...
 
 class Admission(_message.Message):
     __slots__ = ("replica_id", "epoch", "cached_tokens", "queue_us", "kv_format", "restored_tokens")

@@ -250,6 +250,27 @@ async def test_a_request_that_kills_every_worker_is_given_up(rig):
     await it.at_rest()
 
 
+async def test_a_stream_is_told_that_its_worker_is_lost_and_how_often_in_a_row(rig, instruments):
+    it = await rig(SchedulerConfig(max_recoveries=9))
+    it.worker.break_after = [1, 2, 9]
+    tokens, events = await it.generate(max_tokens=60)
+    assert tokens == instruments.answer(PROMPT, 65, ignore_eos=True)
+    # The first two fell into the prompt; then there was a token, and it counts from 1 again.
+    assert [event.losses for event in events if event.stalled] == [1, 2, 1]
+    assert not any(event.token_ids or event.finish_reason for event in events if event.stalled)
+    assert next(event for event in events if not event.stalled).HasField("admission")
+
+
+async def test_losses_elsewhere_count_here(rig):
+    it = await rig(SchedulerConfig(max_recoveries=2))
+    it.worker.break_after = [1]
+    with pytest.raises(Internal, match="lost 3 times while it ran r"):
+        await it.generate(losses=2)
+    with pytest.raises(Internal, match="lost 3 times in a row"):
+        await it.generate(losses=3)
+    await it.at_rest()
+
+
 async def test_a_vocabulary_is_asked_for_once_and_told_to_those_who_lack_it(rig):
     it = await rig()
     it.worker.break_after = [3]

@@ -48,6 +48,9 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
         self.breakage: Exception = Unavailable("the worker died")
         self.hold_after: int | None = None
         """Wait for ever after so many tokens of a stream."""
+        self.stall_after: int | None = None
+        """Say after so many tokens of a stream, once, that the worker is lost, and wait for `recovered`."""
+        self.recovered = asyncio.Event()
         self.holding = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.cancellations = 0
@@ -119,6 +122,10 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServicer):
                 if sent == self.hold_after:
                     self.holding.set()
                     await asyncio.Event().wait()
+                if sent == self.stall_after:
+                    self.stall_after = None
+                    yield scheduler_pb2.GenerateEvent(stalled=True, losses=request.losses + 1)
+                    await self.recovered.wait()
                 if sent == self.break_after:
                     self.break_after = None
                     raise self.breakage

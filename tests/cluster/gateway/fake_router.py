@@ -20,6 +20,9 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
     def __init__(self, bell: Bell) -> None:
         self.bell = bell
         self.replicas: dict[str, tuple[str, list[str]]] = {}
+        self.unavailable: set[str] = set()
+        """Replicas that the table says take no requests."""
+        self.listed = 0
         self.routed: list[router_pb2.RouteRequest] = []
         self.reports: list[router_pb2.ReportRequest] = []
         self.refuse: Callable[[router_pb2.RouteRequest], Exception | None] = lambda request: None
@@ -63,13 +66,15 @@ class FakeRouter(router_pb2_grpc.RouterServicer):
         )
 
     async def ListReplicas(self, request: Any, context: Any) -> router_pb2.ListReplicasReply:
+        self.listed += 1
+        self.bell.ring()
         return router_pb2.ListReplicasReply(
             default_model=self.default,
             aliases=self.aliases.values(),
             retired=self.retired,
             replicas=[
                 router_pb2.Replica(
-                    available=True,
+                    available=replica not in self.unavailable,
                     since_s=1_700_000_000,
                     state=router_pb2.HeartbeatRequest(
                         replica_id=replica,

@@ -34,6 +34,49 @@ async def test_a_broken_stream_goes_on_at_another_replica(world, breakage, after
     assert list(world.router.routed[-1].exclude) == (["tiny-0"] if after else [])
 
 
+@pytest.mark.parametrize("after", [0, 5])
+async def test_a_stream_whose_replica_lost_its_worker_goes_on_at_one_that_is_ready(world, after):
+    first, second = await world.replica("tiny-0", answer=ANSWER), await world.replica("tiny-1", answer=ANSWER)
+    first.stall_after = after
+    await world.start()
+    answer = await text_of(world)
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert answer["russet"]["route"]["replica"] == "tiny-1"
+    resumed = second.requests[0]
+    assert list(resumed.token_ids) == [*first.requests[0].token_ids, *ANSWER.encode()[:after]]
+    assert resumed.losses == 1, "what kills workers is known for it where it goes"
+    await asyncio.wait_for(first.cancelled.wait(), 5)
+
+
+async def test_where_no_other_is_ready_it_stays_until_the_worker_is_back(world):
+    first, second = await world.replica("tiny-0", answer=ANSWER), await world.replica("tiny-1", answer=ANSWER)
+    world.router.unavailable = {"tiny-1"}
+    first.stall_after = 5
+    await world.start()
+    listed = world.router.listed
+    asking = asyncio.create_task(text_of(world))
+    await world.until(lambda: first.stall_after is None and world.router.listed >= listed + 3)
+    first.recovered.set()
+    answer = await asking
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert (answer["russet"]["failovers"], second.requests, len(first.requests)) == (0, [], 1)
+
+
+async def test_one_that_becomes_ready_before_the_worker_is_back_takes_it(world):
+    first, second = await world.replica("tiny-0", answer=ANSWER), await world.replica("tiny-1", answer=ANSWER)
+    world.router.unavailable = {"tiny-1"}
+    first.stall_after = 5
+    await world.start()
+    listed = world.router.listed
+    asking = asyncio.create_task(text_of(world))
+    await world.until(lambda: first.stall_after is None and world.router.listed >= listed + 3)
+    assert second.requests == []
+    world.router.unavailable = set()
+    answer = await asking
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert answer["russet"]["failovers"] == 1
+
+
 async def test_the_only_replica_is_waited_for(world):
     scheduler = await world.replica(answer=ANSWER)
     scheduler.break_after = 5
