@@ -113,10 +113,12 @@ async def serve_memory(config: Config, directory: Directory) -> Serving:
     from actors.memory.service import MemoryService
     from protos.gen.documents_pb2_grpc import add_DocumentsServicer_to_server
     from protos.gen.memory_pb2_grpc import add_MemoryServicer_to_server
+    from protos.gen.quotas_pb2_grpc import add_QuotasServicer_to_server
 
     def add(service: MemoryService, server: Any) -> None:
         add_MemoryServicer_to_server(service, server)
         add_DocumentsServicer_to_server(service.documents, server)
+        add_QuotasServicer_to_server(service.quotas, server)
 
     telemetry = telemetry_of(config.telemetry, "memory", "0")
     return await _serve("memory", "memory", MemoryService(config.memory, telemetry), add, directory, telemetry)
@@ -203,6 +205,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory, cont
     from protos.gen.documents_pb2_grpc import DocumentsStub
     from protos.gen.learner_pb2_grpc import LearnerStub
     from protos.gen.memory_pb2_grpc import MemoryStub
+    from protos.gen.quotas_pb2_grpc import QuotasStub
     from protos.gen.router_pb2_grpc import CostStub, RouterStub, SemanticStub
 
     telemetry = telemetry_of(config.telemetry, "gateway", replica)
@@ -213,7 +216,7 @@ async def serve_gateway(config: Config, replica: str, directory: Directory, cont
         return await scrape(await directory.services())
 
     actors = RouterStub(router), MemoryStub(memory), LearnerStub(learner)
-    stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory)
+    stubs = *actors, SemanticStub(router), CostStub(router), DocumentsStub(memory), QuotasStub(memory)
     keyring = Keyring.load_or_create(config.memory.key_file) if config.memory.key_file else None
     if controller is None:
         channels.append(connect(directory.find("controller")))

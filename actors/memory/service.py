@@ -20,6 +20,7 @@ from actors.memory.patterns import Patterns
 from actors.memory.policies import Policies
 from actors.memory.procedures import Procedures
 from actors.memory.quality.scorer import Scorer
+from actors.memory.quotas import Quotas
 from actors.memory.sessions import Sessions
 from actors.memory.static_embedder import StaticEmbedder
 from actors.memory.store import Collection, Schema
@@ -95,6 +96,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         stack.push_async_callback(hot.stop)
         await hot.start()
         self.hot = hot
+        self.quotas = Quotas(hot)
         self.sessions = Sessions(config, self._kept, hot, keyring)
         self.sessions.start()
         stack.push_async_callback(self.sessions.stop)

@@ -17,6 +17,7 @@ from actors.base.telemetry import Telemetry, extracted
 from cluster.gateway.caller import Caller
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.errors import body_of, headers_of
+from cluster.gateway.quotas import Grant
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class Reply:
         self.status = status
         self._body = body
         self._headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
+
+    def add(self, headers: Headers) -> None:
+        """More headers."""
+        self._headers += headers
 
     async def send(self, send: Send) -> None:
         """Write it."""
@@ -71,6 +76,10 @@ class EventStream:
         """Wait for the first item."""
         return cls(await anext(events), events, headers, error_body)
 
+    def add(self, headers: Headers) -> None:
+        """More headers."""
+        self._headers += headers
+
     async def send(self, send: Send) -> None:
         """Write events until there are no more."""
         try:
@@ -96,6 +105,8 @@ class EventStream:
 
 Handler = Callable[[Request, bytes, Caller], Awaitable[Reply | EventStream]]
 Admit = Callable[[Request], Caller]
+Take = Callable[[Caller], Awaitable[Grant | None]]
+"""Raises RateLimited where a limit of the caller's key is met."""
 
 
 class Endpoint:
@@ -107,6 +118,7 @@ class Endpoint:
         name: str,
         handler: Handler,
         admit: Admit,
+        take: Take,
         config: GatewayConfig,
         telemetry: Telemetry,
         error_body: ErrorBody = body_of,
@@ -115,6 +127,7 @@ class Endpoint:
         self._error_body = error_body
         self._handler = handler
         self._admit = admit
+        self._take = take
         self._config = config
         self._telemetry = telemetry
         self._requests = telemetry.counter(
@@ -128,10 +141,12 @@ class Endpoint:
         """Serve one request."""
         began = time.monotonic()
         status = CLOSED
+        grant: Grant | None = None
         request = Request(scope, receive)
         try:
             try:
                 caller = self._admit(request)
+                grant = await self._take(caller)
                 body = await read_body(request, self._config)
             except RussetError as error:
                 refusal = self._refusal(error, [(b"connection", b"close")])
@@ -139,18 +154,21 @@ class Endpoint:
                 status = refusal.status
                 return await refusal.send(send)
             if body is not None:
-                status = await self._serve(request, body, caller, send)
+                headers = grant.headers if grant is not None else ()
+                status = await self._serve(request, body, caller, headers, send)
         except (
             asyncio.CancelledError
         ):  # the grace at stop is over: what ran has said so, and uvicorn would log a defect
             log.info("stopped a request to %s that did not end within the grace", self._name)
         finally:
+            if grant is not None:
+                grant.settle()
             self._requests.labels(endpoint=self._name, status=str(status)).inc()
             self._seconds.labels(endpoint=self._name).observe(time.monotonic() - began)
 
-    async def _serve(self, request: Request, body: bytes, caller: Caller, send: Send) -> int:
+    async def _serve(self, request: Request, body: bytes, caller: Caller, headers: Headers, send: Send) -> int:
         """The status sent, or CLOSED."""
-        work = asyncio.create_task(self._answer(request, body, caller, send))
+        work = asyncio.create_task(self._answer(request, body, caller, headers, send))
         gone = asyncio.create_task(_gone(request.receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -160,7 +178,7 @@ class Endpoint:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
-    async def _answer(self, request: Request, body: bytes, caller: Caller, send: Send) -> int:
+    async def _answer(self, request: Request, body: bytes, caller: Caller, headers: Headers, send: Send) -> int:
         attributes = {"http.request.method": request.method, "http.route": self._name}
         with (
             extracted(request.headers.items()),
@@ -174,6 +192,7 @@ class Endpoint:
             except Exception as error:  # everything becomes an answer; what is not ours is logged
                 _log(error)
                 reply = self._refusal(error)
+            reply.add(headers)
             span.set_attribute("http.response.status_code", reply.status)
             await reply.send(send)
             return reply.status

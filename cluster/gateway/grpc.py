@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from actors.base.errors import InvalidArgument, TooLarge
+from actors.base.errors import InvalidArgument, TooLarge, Unauthenticated
 from cluster.gateway.aliases import Aliases
 from cluster.gateway.auth import Gate
 from cluster.gateway.caller import Caller
@@ -13,6 +13,7 @@ from cluster.gateway.feedback import Feedback
 from cluster.gateway.loading import Loading
 from cluster.gateway.models import Models
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.quotas import Quotas
 from cluster.gateway.recall.passages import without_texts
 from cluster.gateway.requests import Requests
 from cluster.gateway.server_tools import listed
@@ -23,11 +24,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     """See inference.proto for each method. A key travels in the metadata `authorization`, as in HTTP."""
 
     def __init__(
-        self, requests: Requests, models: Models, gate: Gate, feedback: Feedback, aliases: Aliases, loading: Loading
+        self,
+        requests: Requests,
+        models: Models,
+        gate: Gate,
+        quotas: Quotas,
+        feedback: Feedback,
+        aliases: Aliases,
+        loading: Loading,
     ) -> None:
         self._requests = requests
         self._models = models
         self._gate = gate
+        self._quotas = quotas
         self._feedback = feedback
         self._aliases = aliases
         self._loading = loading
@@ -58,79 +67,81 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     async def Embed(self, request: inference_pb2.EmbedRequest, context: Any) -> inference_pb2.EmbedReply:
         """Unit vectors."""
-        self._admit(request, context)
-        return await self._models.embed(request)
+        caller = await self._admit(request, context)
+        reply = await self._models.embed(request)
+        caller.spent.tokens += reply.prompt_tokens
+        return reply
 
     async def ListModels(self, request: inference_pb2.ListModelsRequest, context: Any) -> inference_pb2.ListModelsReply:
         """Models that answer now."""
-        self._admit(request, context)
+        await self._admit(request, context)
         return inference_pb2.ListModelsReply(models=await self._models.cards())
 
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
         """Say how good an answer was, or a decision."""
-        return await self._feedback.take(request, self._admit(request, context))
+        return await self._feedback.take(request, await self._admit(request, context))
 
     async def ListSessions(
         self, request: inference_pb2.ListSessionsRequest, context: Any
     ) -> inference_pb2.ListSessionsReply:
         """The caller's."""
-        tenant = self._admit(request, context).tenant
+        tenant = (await self._admit(request, context)).tenant
         return inference_pb2.ListSessionsReply(sessions=await self._requests.sessions.list(tenant, request.limit))
 
     async def GetSession(self, request: inference_pb2.GetSessionRequest, context: Any) -> inference_pb2.Session:
         """One of them."""
-        tenant = self._admit(request, context).tenant
+        tenant = (await self._admit(request, context)).tenant
         return await self._requests.sessions.show(tenant, request.session_id)
 
     async def DeleteSession(
         self, request: inference_pb2.DeleteSessionRequest, context: Any
     ) -> inference_pb2.DeleteSessionReply:
         """Forget one."""
-        tenant = self._admit(request, context).tenant
+        tenant = (await self._admit(request, context)).tenant
         found = await self._requests.sessions.delete(tenant, request.session_id)
         return inference_pb2.DeleteSessionReply(found=found)
 
     async def ListTools(self, request: inference_pb2.ListToolsRequest, context: Any) -> inference_pb2.ListToolsReply:
         """Those that the gateway itself can run."""
-        self._admit(request, context)
+        await self._admit(request, context)
         return await listed(self._requests.tools)
 
     async def ListAliases(
         self, request: inference_pb2.ListAliasesRequest, context: Any
     ) -> inference_pb2.ListAliasesReply:
         """Names that lead to models."""
-        aliases = await self._aliases.listed(self._admit(request, context))
+        aliases = await self._aliases.listed(await self._admit(request, context))
         return inference_pb2.ListAliasesReply(aliases=aliases)
 
     async def PutAlias(self, request: inference_pb2.PutAliasRequest, context: Any) -> inference_pb2.Alias:
         """Set one."""
-        return await self._aliases.put(self._admit(request, context), request.alias)
+        return await self._aliases.put(await self._admit(request, context), request.alias)
 
     async def DeleteAlias(
         self, request: inference_pb2.DeleteAliasRequest, context: Any
     ) -> inference_pb2.DeleteAliasReply:
         """Forget one that was put."""
-        found = await self._aliases.delete(self._admit(request, context), request.name)
+        found = await self._aliases.delete(await self._admit(request, context), request.name)
         return inference_pb2.DeleteAliasReply(found=found)
 
     async def ListServed(self, request: inference_pb2.ListServedRequest, context: Any) -> inference_pb2.ListServedReply:
         """Every model, ready or not."""
-        return inference_pb2.ListServedReply(models=await self._loading.listed(self._admit(request, context)))
+        return inference_pb2.ListServedReply(models=await self._loading.listed(await self._admit(request, context)))
 
     async def LoadModel(self, request: inference_pb2.LoadModelRequest, context: Any) -> inference_pb2.ServedModel:
         """Begin to load one."""
-        return await self._loading.load(self._admit(request, context), request)
+        return await self._loading.load(await self._admit(request, context), request)
 
     async def ScaleModel(self, request: inference_pb2.ScaleModelRequest, context: Any) -> inference_pb2.ServedModel:
         """Give it another number of replicas."""
-        return await self._loading.scale(self._admit(request, context), request)
+        return await self._loading.scale(await self._admit(request, context), request)
 
     async def UnloadModel(self, request: inference_pb2.UnloadModelRequest, context: Any) -> inference_pb2.ServedModel:
         """Begin to unload it."""
-        return await self._loading.unload(self._admit(request, context), request)
+        return await self._loading.unload(await self._admit(request, context), request)
 
     async def _answer(self, request: GenerateMessage, context: Any) -> inference_pb2.Answer:
-        choices = Choices(self._requests, request, self._admit(request, context))
+        choices = Choices(self._requests, request, await self._admit(request, context))
         answers = [
             inference_pb2.AnswerChoice(
                 text="".join(each.text),
@@ -165,7 +176,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 f"best_of is {request.decoding.best_of} in a stream; accepted is up to n: which are best is known last",
                 param="best_of",
             )
-        choices = Choices(self._requests, request, self._admit(request, context))
+        choices = Choices(self._requests, request, await self._admit(request, context))
         first = choices.first
         told = [0] * len(choices.generations)
         left, routed = len(told), False
@@ -195,13 +206,23 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                         chunk.reflection.CopyFrom(first.reflection)
                 yield chunk
 
-    def _admit(self, request: Any, context: Any) -> Caller:
-        return admitted(request, context, self._gate, self._requests.config.max_body_bytes)
+    async def _admit(self, request: Any, context: Any) -> Caller:
+        return await admitted(request, context, self._gate, self._quotas, self._requests.config.max_body_bytes)
 
 
-def admitted(request: Any, context: Any, gate: Gate, limit: int) -> Caller:
-    """Who asks. Raises Unauthenticated, and TooLarge for a request of more than `limit` bytes."""
+async def admitted(request: Any, context: Any, gate: Gate, quotas: Quotas, limit: int) -> Caller:
+    """Who asks; what the call used is settled when it ends.
+
+    Raises Unauthenticated, TooLarge for a request of more than `limit` bytes, RateLimited.
+    """
     if (size := request.ByteSize()) > limit:
         raise TooLarge(f"the request has {size} bytes; accepted are up to {limit}")
-    metadata = dict(context.invocation_metadata() or ())
-    return gate.admit(metadata.get("authorization"), metadata.get("x-russet-tenant"))
+    metadata = context.invocation_metadata() or ()
+    if sum(key == "authorization" for key, _ in metadata) > 1:
+        raise Unauthenticated("there are several authorization entries in the metadata; accepted is one")
+    named = dict(metadata)
+    caller = gate.admit(named.get("authorization"), named.get("x-russet-tenant"))
+    if (grant := await quotas.take(caller)) is not None:
+        context.add_done_callback(lambda _: grant.settle())
+        context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in grant.headers])
+    return caller

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from actors.base.errors import Conflict, InvalidArgument, Unavailable
+from actors.base.errors import Conflict, InvalidArgument, Unauthenticated, Unavailable
 from actors.base.security import PublicTls
 from cluster.gateway import anthropic, openapi, responses, responses_stored
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
@@ -47,12 +47,16 @@ from cluster.gateway.openai import (
     feedback_request,
 )
 from cluster.gateway.prompt import GenerateMessage
+from cluster.gateway.quotas import Quotas
 from cluster.gateway.requests import Requests
 from cluster.gateway.responses_output import Writer
 from cluster.gateway.server_tools import listed, page
 from protos.gen import inference_pb2, memory_pb2
 
 BACKLOG = 2048
+RATE_LIMIT_HEADERS = [
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+]
 
 
 class Api:
@@ -64,6 +68,7 @@ class Api:
         models: Models,
         health: Health,
         gate: Gate,
+        quotas: Quotas,
         metrics: Callable[[], Awaitable[bytes]],
         feedback: Feedback,
         others: Sequence[Callable[[Callable[..., Route]], list[Route]]],
@@ -72,6 +77,7 @@ class Api:
         self._models = models
         self._health = health
         self._gate = gate
+        self._quotas = quotas
         self._metrics = metrics
         self._feedback = feedback
         self._others = others
@@ -84,7 +90,8 @@ class Api:
             path: str, method: str, handler: Handler, *, keyed: bool = True, error_body: ErrorBody = body_of
         ) -> Route:
             admit = self._admit if keyed else _anyone
-            return Route(path, Endpoint(path, handler, admit, config, telemetry, error_body), methods=[method])
+            endpoint = Endpoint(path, handler, admit, self._quotas.take, config, telemetry, error_body)
+            return Route(path, endpoint, methods=[method])
 
         routes = [
             route("/v1/chat/completions", "POST", self.chat),
@@ -114,7 +121,7 @@ class Api:
             allow_origins=list(config.cors_origins),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", *RATE_LIMIT_HEADERS],
         )
         return Starlette(
             routes=routes,
@@ -187,6 +194,7 @@ class Api:
         if parsed.dimensions is not None:
             asked.dimensions = parsed.dimensions
         reply = await self._models.embed(asked)
+        caller.spent.tokens += reply.prompt_tokens
         return Reply(embeddings(reply, parsed.encoding_format))
 
     async def feedback(self, request: Request, body: bytes, caller: Caller) -> Reply:
@@ -272,7 +280,9 @@ class Api:
         return Reply(shape.answer(choices), headers=headers)
 
     def _admit(self, request: Request) -> Caller:
-        authorization = request.headers.get("authorization")
+        if len(given := request.headers.getlist("authorization")) > 1:
+            raise Unauthenticated("there are several Authorization headers; accepted is one")
+        authorization = given[0] if given else None
         if authorization is None and (key := request.headers.get("x-api-key")) is not None:
             authorization = f"Bearer {key}"  # as Anthropic's clients send it
         return self._gate.admit(authorization, request.headers.get("x-russet-tenant"))

@@ -376,6 +376,8 @@ class Generation:
             self._operation, model, kind, total_s=now - self._arrived_s, first_s=first_s, each_s=each_s
         )
         self._requests.outcomes.ended(self.id, Variant(job.alias if job else "", model), kind, first_s, each_s)
+        if job is not None and self._answering is not None:
+            self._caller.spent.tokens += self.usage.prompt_tokens + self.usage.completion_tokens
         if job is None or job.candidate is None:
             return  # Nothing ran: refused or unroutable requests leave no trace beyond the metrics.
         answering = self._answering

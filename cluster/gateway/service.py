@@ -28,6 +28,7 @@ from cluster.gateway.models import Models
 from cluster.gateway.named_routers import NamedRouters
 from cluster.gateway.outcomes import Outcomes
 from cluster.gateway.procedures import Procedures
+from cluster.gateway.quotas import Quotas
 from cluster.gateway.recall.grounding import Recall
 from cluster.gateway.records import Records
 from cluster.gateway.requests import Requests
@@ -45,6 +46,7 @@ from protos.gen.documents_pb2_grpc import DocumentsStub, add_DocumentsServicer_t
 from protos.gen.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.gen.learner_pb2_grpc import LearnerStub
 from protos.gen.memory_pb2_grpc import MemoryStub
+from protos.gen.quotas_pb2_grpc import QuotasStub
 from protos.gen.router_pb2_grpc import CostStub, RouterStub, SemanticStub
 
 NO_TOOLS = ToolsConfig()
@@ -69,6 +71,7 @@ class Gateway:
         semantic: SemanticStub,
         cost: CostStub,
         documents: DocumentsStub,
+        quotas: QuotasStub,
         telemetry: Telemetry,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         tools: ToolsConfig = NO_TOOLS,
@@ -110,6 +113,7 @@ class Gateway:
         )
         self._grammars = requests.grammars
         models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
+        self._quotas = Quotas(quotas, telemetry)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
         loading = Loading(controller)
@@ -118,11 +122,12 @@ class Gateway:
         kept = Documents(documents), Witness(memory), Procedures(memory)
         areas = (*kept, *routing, aliases, loading, self._status)
         others = [area.routes for area in areas]
-        api = Api(requests, models, Health(requests), gate, render, feedback, others)
+        api = Api(requests, models, Health(requests), gate, self._quotas, render, feedback, others)
         self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s, config.tls)
-        admit = partial(admitted, gate=gate, limit=config.max_body_bytes)
+        admit = partial(admitted, gate=gate, quotas=self._quotas, limit=config.max_body_bytes)
+        service = InferenceService(requests, models, gate, self._quotas, feedback, aliases, loading)
         inference = [
-            (add_InferenceServicer_to_server, InferenceService(requests, models, gate, feedback, aliases, loading)),
+            (add_InferenceServicer_to_server, service),
             (add_DocumentsServicer_to_server, DocumentsService(documents, admit)),
         ]
         name, address = f"inference-{uuid.uuid4().hex}", f"{config.host}:{config.grpc_port}"
@@ -153,6 +158,7 @@ class Gateway:
         """Let open streams end within the grace, then send what is still to be recorded."""
         await self._http.stop()
         await self._grpc.stop(self._config.shutdown_grace_s)
+        await self._quotas.stop()
         await self.tools.registry.stop()
         await self._records.stop()
         await self._outcomes.stop()

@@ -8,8 +8,8 @@ from protos.gen import documents_pb2, documents_pb2_grpc
 from protos.gen.documents_pb2_grpc import DocumentsStub
 
 TIMEOUT_S = 30.0
-Admit = Callable[[Any, Any], Caller]
-"""A request and its context to who asks; raises Unauthenticated or TooLarge."""
+Admit = Callable[[Any, Any], Awaitable[Caller]]
+"""A request and its context to who asks; raises Unauthenticated, TooLarge or RateLimited."""
 
 
 class DocumentsService(documents_pb2_grpc.DocumentsServicer):
@@ -24,7 +24,7 @@ class DocumentsService(documents_pb2_grpc.DocumentsServicer):
         async def ask(request: Any, context: Any) -> Any:
             own = type(request)()
             own.CopyFrom(request)
-            own.tenant = self._admit(request, context).tenant
+            own.tenant = (await self._admit(request, context)).tenant
             return await method(own, timeout=TIMEOUT_S)
 
         return ask

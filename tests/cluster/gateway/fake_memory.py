@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 from actors.base.errors import InvalidArgument, NotFound, TooLarge, Unavailable
+from actors.base.quota import Limits, Usage
+from actors.memory.quotas import reply_of
 from protos.gen import (
     documents_pb2,
     documents_pb2_grpc,
@@ -12,6 +14,8 @@ from protos.gen import (
     learner_pb2_grpc,
     memory_pb2,
     memory_pb2_grpc,
+    quotas_pb2,
+    quotas_pb2_grpc,
 )
 from tests.cluster.gateway.fake_replica import Bell
 
@@ -289,3 +293,34 @@ class FakeLearner(learner_pb2_grpc.LearnerServicer):
     async def Feedback(self, request: inference_pb2.FeedbackRequest, context: Any) -> inference_pb2.FeedbackReply:
         self.ratings.append(request)
         return inference_pb2.FeedbackReply(found=any(t.id == request.response_id for t in self.trajectories))
+
+
+class FakeQuotas(quotas_pb2_grpc.QuotasServicer):
+    """Counts as memory does, in a dictionary, by a clock that stands still."""
+
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
+        self.usage: dict[str, Usage] = {}
+        self.settled: list[quotas_pb2.SettleRequest] = []
+        self.now_s = 1e9
+        self.away = False
+
+    def _of(self, tenant: str) -> Usage:
+        if self.away:
+            raise Unavailable("memory is away")
+        return self.usage.setdefault(tenant, Usage())
+
+    async def Take(self, request: quotas_pb2.TakeRequest, context: Any) -> quotas_pb2.TakeReply:
+        limits = _limits(request.limits)
+        return reply_of(self._of(request.tenant).take(limits, request.request_id, self.now_s))
+
+    async def Settle(self, request: quotas_pb2.SettleRequest, context: Any) -> quotas_pb2.SettleReply:
+        limits = _limits(request.limits)
+        self._of(request.tenant).settle(limits, request.request_id, request.tokens, self.now_s)
+        self.settled.append(request)
+        self.bell.ring()
+        return quotas_pb2.SettleReply()
+
+
+def _limits(given: quotas_pb2.Limits) -> Limits:
+    return Limits(given.requests_per_minute, given.tokens_per_minute, given.tokens_per_day, given.concurrent)

@@ -18,10 +18,11 @@ from protos.gen import (
     inference_pb2,
     learner_pb2_grpc,
     memory_pb2_grpc,
+    quotas_pb2_grpc,
     router_pb2_grpc,
     scheduler_pb2_grpc,
 )
-from tests.cluster.gateway.fake_memory import FakeDocuments, FakeLearner, FakeMemory
+from tests.cluster.gateway.fake_memory import FakeDocuments, FakeLearner, FakeMemory, FakeQuotas
 from tests.cluster.gateway.fake_replica import Bell, FakeScheduler
 from tests.cluster.gateway.fake_router import FakeCost, FakeRouter, FakeSemantic
 
@@ -72,6 +73,7 @@ class World:
         self.until = self.bell.until
         self.router, self.memory, self.learner = FakeRouter(self.bell), FakeMemory(self.bell), FakeLearner(self.bell)
         self.semantic, self.cost, self.documents = FakeSemantic(), FakeCost(), FakeDocuments()
+        self.quotas = FakeQuotas(self.bell)
         self.telemetry = Telemetry(service="gateway")
         self.controller = FakeController()
         self.servers: dict[str, Server] = {}
@@ -118,6 +120,7 @@ class World:
                 documents_pb2_grpc.DocumentsStub,
                 self.documents,
             ),
+            ("quotas", quotas_pb2_grpc.add_QuotasServicer_to_server, quotas_pb2_grpc.QuotasStub, self.quotas),
         ):
             channel = connect(await self.serve(name, add, servicer))
             self.channels.append(channel)
