@@ -158,7 +158,7 @@ def _digest(query: Vector, response: Vector) -> str:
 
 def _vector(values: Sequence[float], width: int, what: str) -> Vector:
     """As an array; refused where it is neither empty nor `width` finite numbers."""
-    array = np.fromiter(values, np.float32, len(values))
+    array = np.array(values, np.float32)
     if (array.size and len(array) != width) or not np.isfinite(array).all():
         limits.vector(values, width, what)
     return array

@@ -6,20 +6,30 @@ and holds the interpreter lock meanwhile, see docs/adr/0022-similarity-search.md
 
 import contextlib
 import json
+import logging
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import qdrant_edge as qdrant
+from numpy.typing import NDArray
 
 from actors.base.errors import Conflict, Internal, InvalidArgument
 from actors.base.files import write_whole
-from actors.memory import index_file
 from actors.memory.index import VectorIndex, holds
+from actors.memory.index_file import IndexFile
 from actors.memory.store import PAGE, VECTOR, Entry, Schema, Where, check_width
 
+log = logging.getLogger(__name__)
+AT_ONCE = 32
+"""Entries written in one go, 2 ms: the binding holds the interpreter lock meanwhile, so a search waits for each."""
+SWITCH_INTERVAL_S = 0.0005
+ON_LOOP = 200_000
+"""Entries up to which a search takes about a millisecond; to hand it to a thread costs a tenth of one, and more where
+that waits for the interpreter lock."""
 FLUSH_ENTRIES = 8192
 """Written between two flushes: what a start after a kill replays, and all that Qdrant's log of writes grows to (about
 32 MiB of 384 dimensions). A flush takes 0.04 to 0.2 s."""
@@ -36,6 +46,8 @@ class EdgeStore:
     def __init__(self, directory: Path) -> None:
         self.shown = str(directory)
         self._directory = directory
+        # A search gives the interpreter lock up with every pass over its rows, and one who writes would keep it.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
 
     def collection(self, schema: Schema) -> "EdgeCollection":
         """See `EdgeCollection`."""
@@ -66,25 +78,29 @@ class EdgeCollection:
             self._shard.optimize()
         # Writers take turns, so that store and index see writes of one entry in the same order.
         self._writing = threading.Lock()
-        self._index_path = path / "index.npz"
         self._index = VectorIndex(schema) if schema.searched else None
         if self._index is not None:
-            self._fill(self._index)
+            # As versions before named it.
+            (path / "index.npz").unlink(missing_ok=True)
+            self._file = IndexFile(path / "index.rows", self._index.record)
+            self._index = self._filled(self._index)
+
+    @property
+    def at_once(self) -> bool:
+        """See `store.Collection`."""
+        return self.schema.at_hand and self._index is not None and len(self._index) <= ON_LOOP
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """See `store.Collection`."""
-        points = []
         for entry in entries:
             if entry.vector is not None:
                 check_width(self.schema, entry.vector)
-            vector: dict[str, qdrant.NamedVector] = {} if entry.vector is None else {VECTOR: list(entry.vector)}
-            points.append(qdrant.Point(entry.id, vector, entry.payload))
-        with self._writing:
-            with self._named():
-                self._shard.update(qdrant.UpdateOperation.upsert_points(points))
-            if self._index is not None:
-                self._index.put(entries)
-            self._wrote(len(entries))
+        for start in range(0, len(entries), AT_ONCE):
+            some = entries[start : start + AT_ONCE]
+            operation = qdrant.UpdateOperation.upsert_points([_point(entry) for entry in some])
+            with self._writing:
+                self._change(operation, self._index.changes(some) if self._index is not None else None)
+                self._wrote(len(some))
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Entry]:
         """See `store.Collection`."""
@@ -94,12 +110,27 @@ class EdgeCollection:
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `store.Collection`."""
-        with self._writing:
+        for start in range(0, len(ids), AT_ONCE):
+            some = ids[start : start + AT_ONCE]
+            operation = qdrant.UpdateOperation.delete_points(list(some))
+            with self._writing:
+                self._change(operation, self._index.removals(some) if self._index is not None else None)
+                self._wrote(len(some))
+
+    def _change(self, operation: qdrant.UpdateOperation, records: NDArray | None) -> None:
+        """Write to the store, and the same to the index."""
+        if records is None or self._index is None:
             with self._named():
-                self._shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
-            if self._index is not None:
-                self._index.remove(ids)
-            self._wrote(len(ids))
+                self._shard.update(operation)
+            return
+        self._file.add(records)
+        try:
+            with self._named():
+                self._shard.update(operation)
+        except Internal:
+            self._file.forget()
+            raise
+        self._index.apply(records)
 
     def search(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[Entry, float]]:
         """See `store.Collection`."""
@@ -147,7 +178,7 @@ class EdgeCollection:
     def count(self) -> int:
         """See `store.Collection`."""
         with self._named():
-            return self._shard.count(qdrant.CountRequest())
+            return self._shard.info().points_count
 
     def close(self) -> None:
         """See `store.Collection`."""
@@ -155,7 +186,7 @@ class EdgeCollection:
             self._shard.flush()
             self._shard.close()
         if self._index is not None:
-            index_file.write(self._index, self._index_path)
+            self._file.close()
 
     def _wrote(self, count: int) -> None:
         self._unflushed += count
@@ -163,15 +194,40 @@ class EdgeCollection:
             with self._named():
                 self._shard.flush()
             self._unflushed = 0
+            self._tidy()
 
-    def _fill(self, index: VectorIndex) -> None:
+    def _tidy(self) -> None:
+        if self._index is not None and self._file.wasteful(len(self._index)):
+            self._file.write(self._index.whole())
+
+    def _filled(self, index: VectorIndex) -> VectorIndex:
         """With every vector that is stored."""
         with self._named():
             having = qdrant.Filter(must=[qdrant.HasVectorCondition(VECTOR)])
-            entries = self._shard.count(qdrant.CountRequest(filter=having))
-        if not index_file.take(index, self._index_path, entries):
-            for page in self.pages(Where(), vectors=True):
-                index.put(page)
+            stored = self._shard.count(qdrant.CountRequest(filter=having))
+        records = self._file.read()
+        if records is not None:
+            index.fill(records)
+            self._settle(index, records[-AT_ONCE:]["id"].astype(str).tolist())
+            if len(index) == stored:
+                self._tidy()
+                return index
+            log.warning(
+                "the index of collection %s has %d entries of %d; reading the vectors instead",
+                *(self.schema.name, len(index), stored),
+            )
+            index = VectorIndex(self.schema)
+        for page in self.pages(Where(), vectors=True):
+            index.put(page)
+        self._file.write(index.whole())
+        return index
+
+    def _settle(self, index: VectorIndex, ids: Sequence[str]) -> None:
+        """Of entries that the process before may not have come to write, believe the store."""
+        there = self.get(ids, vectors=True)
+        for records in (index.removals(set(ids) - {entry.id for entry in there}), index.changes(there)):
+            self._file.add(records)
+            index.apply(records)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -239,6 +295,11 @@ def _load(path: Path, schema: Schema) -> qdrant.EdgeShard:
         if "WouldBlock" in str(error):
             raise Conflict(f"{path} is open elsewhere; stop that, or use another memory.directory") from None
         raise InvalidArgument(f"{path} cannot be read ({error}); restore it, or move it away") from None
+
+
+def _point(entry: Entry) -> qdrant.Point:
+    vector: dict[str, qdrant.NamedVector] = {} if entry.vector is None else {VECTOR: list(entry.vector)}
+    return qdrant.Point(entry.id, vector, entry.payload)
 
 
 def _entry(record: qdrant.Record) -> Entry:

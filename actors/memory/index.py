@@ -8,7 +8,7 @@ place. A search first says which rows it may find (exactly), then takes the near
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,34 +37,44 @@ class VectorIndex:
         self._scales = np.empty(0, np.float32)
         self._bits = np.empty((self._hash.words, 0), np.uint64)
         # Of keywords a hash; where an entry lacks the field: 0, the least integer, NaN.
-        kinds = ((schema.keywords, np.int64), (schema.integers, np.int64), (schema.floats, np.float64))
-        self._columns: dict[str, NDArray] = {name: np.empty(0, kind) for names, kind in kinds for name in names}
+        kinds = ((schema.keywords, "<i8"), (schema.integers, "<i8"), (schema.floats, "<f8"))
+        fields = [(name, kind) for names, kind in kinds for name in names]
+        self._columns: dict[str, NDArray] = {name: np.empty(0, kind) for name, kind in fields}
+        self.record = np.dtype(
+            [("id", "S36"), ("there", "?"), ("scale", "<f4")]
+            + [("bits", "<u8", (self._hash.words,)), ("codes", "<i2", (schema.width,))]
+            + [(f"field {name}", kind) for name, kind in fields]
+        )
+        """An entry as it stands here; where it is not `there`, an entry that is removed."""
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def arrays(self) -> dict[str, NDArray]:
-        """All that it holds, for `restore`."""
-        count = len(self)
-        kept = {"ids": np.array(self._ids, "S36"), "bits": self._bits[:, :count]}
-        kept |= {"codes": self._codes[:count], "scales": self._scales[:count]}
-        return kept | {f"field {name}": column[:count] for name, column in self._columns.items()}
+    def fill(self, records: NDArray) -> None:
+        """Into an empty one: of each entry the last record."""
+        last = {id_: at for at, id_ in enumerate(records["id"].tolist())}
+        newest = np.fromiter(last.values(), np.intp, len(last))
+        newest = newest[records["there"][newest]]
+        self._ids = records["id"][newest].astype(str).tolist()
+        self._row_of = {id_: row for row, id_ in enumerate(self._ids)}
+        self._bits = np.ascontiguousarray(records["bits"][newest].T)
+        self._codes, self._scales = records["codes"][newest], records["scale"][newest]
+        self._columns = {name: records[f"field {name}"][newest] for name in self._columns}
 
-    def restore(self, arrays: Mapping[str, NDArray]) -> None:
-        """What `arrays` gave, into an empty one. Raises KeyError or ValueError where it is of another schema."""
-        ids: list[str] = arrays["ids"].astype(str).tolist()
-        columns = {name: arrays[f"field {name}"] for name in self._columns}
-        bits, codes, scales = arrays["bits"], arrays["codes"], arrays["scales"]
-        wanted = [
-            (self._hash.words, len(ids)),
-            (len(ids), self._schema.width),
-            (len(ids),),
-            *[(len(ids),)] * len(columns),
-        ]
-        if [each.shape for each in (bits, codes, scales, *columns.values())] != wanted:
-            raise ValueError("these are arrays of another schema")
-        self._ids, self._row_of = ids, {id_: row for row, id_ in enumerate(ids)}
-        self._bits, self._codes, self._scales, self._columns = bits, codes, scales, columns
+    def whole(self) -> Iterator[NDArray]:
+        """Records that fill another like this one, some at a time."""
+        for start in range(0, len(self), FIRST_ROWS):
+            rows = slice(start, min(start + FIRST_ROWS, len(self)))
+            records = np.zeros(rows.stop - start, self.record)
+            records["id"], records["there"] = self._ids[rows], True
+            records["bits"], records["codes"], records["scale"] = (
+                self._bits[:, rows].T,
+                self._codes[rows],
+                self._scales[rows],
+            )
+            for name, column in self._columns.items():
+                records[f"field {name}"] = column[rows]
+            yield records
 
     def knows(self, where: Where) -> bool:
         """Whether it has every field that is asked for; only then can it be searched."""
@@ -77,23 +87,43 @@ class VectorIndex:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Insert or replace by id, in order; one that has no vector is removed."""
-        width = self._schema.width
+        self.apply(self.changes(entries))
+
+    def changes(self, entries: Sequence[Entry]) -> NDArray:
+        """What `put` would change: a record of each entry that it has then, or had."""
         last = {entry.id: entry for entry in entries}
         vectors = [entry for entry in last.values() if entry.vector is not None]
-        coded = self._hash.encode(np.array([entry.vector for entry in vectors], np.float32).reshape(-1, width))
-        columns = {name: self._column(name, vectors) for name in self._columns}
-        with self._lock:
-            self._remove([entry.id for entry in last.values() if entry.vector is None])
-            rows = np.fromiter(map(self._place, (entry.id for entry in vectors)), np.intp, len(vectors))
-            self._reserve(len(self._ids))
-            self._bits[:, rows], self._codes[rows], self._scales[rows] = coded
-            for name, values in columns.items():
-                self._columns[name][rows] = values
+        without = [entry.id for entry in last.values() if entry.vector is None]
+        values = np.array([entry.vector for entry in vectors], np.float32).reshape(-1, self._schema.width)
+        coded = self._hash.encode(values)
+        records = np.zeros(len(vectors), self.record)
+        records["id"], records["there"] = [entry.id for entry in vectors], True
+        records["bits"], records["codes"], records["scale"] = coded.bits.T, coded.codes, coded.scales
+        for name in self._columns:
+            records[f"field {name}"] = self._column(name, vectors)
+        gone = self.removals(without)
+        return np.concatenate([gone, records]) if len(gone) else records
 
-    def remove(self, ids: Sequence[str]) -> None:
-        """Forget those that are there."""
+    def removals(self, ids: Iterable[str]) -> NDArray:
+        """The change that makes it forget those that it has."""
+        known = [id_ for id_ in ids if id_ in self._row_of]
+        records = np.zeros(len(known), self.record)
+        records["id"] = known
+        return records
+
+    def apply(self, records: NDArray) -> None:
+        """Make a change: of each entry one record."""
+        ids = [id_.decode() for id_ in records["id"].tolist()]
+        there = records["there"]
+        kept = records[there]
         with self._lock:
-            self._remove(ids)
+            self._remove([id_ for id_, stays in zip(ids, there, strict=True) if not stays])
+            placed = [self._place(id_) for id_, stays in zip(ids, there, strict=True) if stays]
+            rows = np.array(placed, np.intp)
+            self._reserve(len(self._ids))
+            self._bits[:, rows], self._codes[rows], self._scales[rows] = kept["bits"].T, kept["codes"], kept["scale"]
+            for name, column in self._columns.items():
+                column[rows] = kept[f"field {name}"]
 
     def nearest(self, vector: Sequence[float], limit: int, where: Where) -> list[tuple[str, float]]:
         """Ids of entries and their cosine, nearest first. `where` has to be one that it knows."""

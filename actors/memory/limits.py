@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from actors.base.errors import InvalidArgument, TooLarge
 
 MAX_NAME = 256
@@ -30,7 +32,8 @@ def vector(values: Sequence[float], width: int, what: str) -> None:
     """Refuse a vector that is neither empty nor `width` finite numbers."""
     if values and len(values) != width:
         raise InvalidArgument(f"{what} of width {len(values)}; this memory embeds with width {width}", param=what)
-    finite(values, what)
+    if not np.isfinite(np.array(values, np.float32)).all():
+        raise InvalidArgument(f"{what} is not finite; accepted: finite numbers", param=what)
 
 
 def finite(values: Sequence[float], what: str) -> None:

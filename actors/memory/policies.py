@@ -147,7 +147,11 @@ class Policies:
         limits.vector(embedding, self._collection.schema.width, "embedding")
         equals = {name: value for name, value in (("type", kind), ("policy_id", policy_id)) if value}
         if embedding:
-            found = await asyncio.to_thread(self._collection.search, embedding, limit, Where(equals))
+            search = self._collection.search
+            if self._collection.at_once:
+                found = search(embedding, limit, Where(equals))
+            else:
+                found = await asyncio.to_thread(search, embedding, limit, Where(equals))
             return [(policy, score) for entry, score in found for policy in _holding([entry])]
         entries = await asyncio.to_thread(self._collection.scan, Where(equals), limit, "created_ms")
         return [(policy, 1.0) for policy in _holding(entries)]

@@ -130,6 +130,11 @@ class ServerCollection:
         self._check_identity(found)
         self._index(set(found.payload_schema))
 
+    @property
+    def at_once(self) -> bool:
+        """See `store.Collection`."""
+        return False
+
     def upsert(self, entries: Sequence[Entry]) -> None:
         """See `store.Collection`. Larger ones go in several requests, in order: a part may be there after an error."""
         for entry in entries:

@@ -16,6 +16,11 @@ from scipy.linalg import hadamard
 
 LARGEST = 32767
 """Magnitude of a code."""
+LEAST_WORDS = 8
+"""From so many on, a first look is at half of them."""
+FIRST_LOOK = 4
+"""How many times as many as wanted are left after it. Of 66,000 sentences' true ten nearest 0.9995 are among the 512
+that are closest by all bits, and 0.998 where a first look chose 2048."""
 ONE_THREAD = 1 << 18
 """Multiplications up to which BLAS keeps a product on the calling thread: its threads would wait for busy cores."""
 
@@ -62,13 +67,29 @@ class Hash:
 
 
 def closest(bits: NDArray[np.uint64], query: NDArray[np.uint64], count: int, rows: Rows | None) -> Rows:
-    """About `count` of `rows` (None: of all) whose bits [words, n] differ least from the query's [words]."""
+    """About `count` of `rows` (None: of all) whose bits [words, n] differ least from the query's [words].
+
+    All are compared by half of the bits, and the nearest by these, several times as many as wanted, by all: a scan is
+    bound by the memory that it reads.
+    """
     total = bits.shape[1] if rows is None else len(rows)
-    distances = np.zeros(total, np.uint16)
+    first, half = FIRST_LOOK * count, len(bits) // 2
+    if len(bits) >= LEAST_WORDS and total > 2 * first:
+        rows = _least(_distances(bits[:half], query[:half], rows), first, rows)
+    return _least(_distances(bits, query, rows), count, rows)
+
+
+def _distances(bits: NDArray[np.uint64], query: NDArray[np.uint64], rows: Rows | None) -> NDArray[np.uint16]:
+    distances = np.zeros(bits.shape[1] if rows is None else len(rows), np.uint16)
     for word, own in zip(bits, query, strict=True):
-        distances += np.bitwise_count((word if rows is None else word[rows]) ^ own)
-    within = np.cumsum(np.bincount(distances, minlength=64 * len(bits) + 1))
-    furthest = int(np.searchsorted(within, min(count, total)))
+        distances += np.bitwise_count((word if rows is None else word.take(rows)) ^ own)
+    return distances
+
+
+def _least(distances: NDArray[np.uint16], count: int, rows: Rows | None) -> Rows:
+    """Those of `rows` (None: of all) with the `count` least distances."""
+    within = np.cumsum(np.bincount(distances))
+    furthest = int(np.searchsorted(within, min(count, len(distances))))
     nearer = np.flatnonzero(distances < furthest)
     # Of those just as far only as many as are wanted: entries may all be alike.
     found = np.concatenate([nearer, np.flatnonzero(distances == furthest)[: count - len(nearer)]])

@@ -57,6 +57,11 @@ class Collection(Protocol):
 
     schema: Schema
 
+    @property
+    def at_once(self) -> bool:
+        """Whether `search` answers from memory within about a millisecond: it may then be called on the loop."""
+        ...
+
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Insert or replace by id, in order. On return it outlives this process, though not yet the machine.
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from actors.base.errors import InvalidArgument, TooLarge, Unavailable
+from actors.memory import edge
 from protos.gen.memory_pb2 import (
     DeletePolicyRequest,
     Policy,
@@ -212,3 +214,23 @@ async def test_what_expires_while_memory_is_away_is_forgotten_when_it_is_back(op
         changes = memory.service.policies.watch([])
         assert await told(changes, 2) == [("kept", 1, False), ("", 0, False)]
         assert await search(memory) == [("kept", 1)]
+
+
+async def test_a_search_of_many_entries_leaves_the_loop_to_others(opening, monkeypatch):
+    """A small collection in memory is searched where the request is: to hand it over would take longer."""
+    async with opening() as memory:
+        await put(memory, embedding=direction(1))
+        collection = memory.service.policies._collection
+        searched_in: list[int] = []
+        plain = collection.search
+
+        def search(*args):
+            searched_in.append(threading.get_ident())
+            return plain(*args)
+
+        monkeypatch.setattr(collection, "search", search)
+        request = SearchPoliciesRequest(embedding=direction(1))
+        await memory.stub.SearchPolicies(request)
+        monkeypatch.setattr(edge, "ON_LOOP", 0)
+        await memory.stub.SearchPolicies(request)
+        assert searched_in[0] == threading.get_ident() != searched_in[1]
