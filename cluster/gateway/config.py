@@ -33,6 +33,9 @@ class GatewayConfig(BaseModel):
         default=(), description="Origins that browsers may call from; none turns CORS off"
     )
     max_body_bytes: int = Field(default=8 << 20, ge=1024, le=64 << 20, description="Largest request body, bytes")
+    head_timeout_s: float = Field(
+        default=10, gt=0, le=600, description="Longest a request's line and headers may take to arrive, seconds"
+    )
     body_timeout_s: float = Field(
         default=30, gt=0, le=600, description="Longest a request body may take to arrive, seconds"
     )

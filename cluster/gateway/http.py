@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.base.errors import Conflict, InvalidArgument, Unauthenticated, Unavailable
-from actors.base.security import PublicTls
 from cluster.gateway import anthropic, openapi, responses, responses_stored
 from cluster.gateway.answers import CHAT, COMPLETION, Shape, dumps, embeddings, model_row, session_page, session_row
 from cluster.gateway.asgi import Endpoint, ErrorBody, EventStream, Handler, Reply
@@ -27,6 +26,8 @@ from cluster.gateway.begin import begin
 from cluster.gateway.bodies import parse
 from cluster.gateway.caller import Caller
 from cluster.gateway.choices import Choices
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.connections import bounded
 from cluster.gateway.errors import UnknownParameter, body_of
 from cluster.gateway.extension import PRIORITIES
 from cluster.gateway.feedback import Feedback
@@ -47,16 +48,13 @@ from cluster.gateway.openai import (
     feedback_request,
 )
 from cluster.gateway.prompt import GenerateMessage
-from cluster.gateway.quotas import Quotas
+from cluster.gateway.quotas import RATE_LIMIT_HEADERS, Quotas
 from cluster.gateway.requests import Requests
 from cluster.gateway.responses_output import Writer
 from cluster.gateway.server_tools import listed, page
 from protos.gen import inference_pb2, memory_pb2
 
 BACKLOG = 2048
-RATE_LIMIT_HEADERS = [
-    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
-]
 
 
 class Api:
@@ -335,12 +333,13 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 class HttpServer:
     """uvicorn without its signal handlers, on a port of our own."""
 
-    def __init__(self, app: Starlette, host: str, port: int, grace_s: float, tls: PublicTls | None = None) -> None:
-        self._host, self._port, self._tls = host, port, tls
+    def __init__(self, app: Starlette, settings: GatewayConfig) -> None:
+        self._host, self._port, self._tls = settings.host, settings.port, settings.tls
+        tls = self._tls
         config = uvicorn.Config(
             app,
             ssl_context_factory=(lambda config, default: tls.followed_context()) if tls is not None else None,
-            http="httptools",
+            http=bounded(settings.head_timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -348,7 +347,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(grace_s)),
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         )
         self._server = _Uvicorn(config)
         self._serving: asyncio.Task[None] | None = None

@@ -25,6 +25,9 @@ ANSWER_S = 1.0
 AWAY_S = 5.0
 """After it did not answer it is not asked for so long."""
 Headers = list[tuple[bytes, bytes]]
+RATE_LIMIT_HEADERS = [
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+]
 SAID = {
     "requests": "requests a minute",
     "tokens": "tokens a minute",

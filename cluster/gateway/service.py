@@ -123,7 +123,7 @@ class Gateway:
         areas = (*kept, *routing, aliases, loading, self._status)
         others = [area.routes for area in areas]
         api = Api(requests, models, Health(requests), gate, self._quotas, render, feedback, others)
-        self._http = HttpServer(api.app(), config.host, config.port, config.shutdown_grace_s, config.tls)
+        self._http = HttpServer(api.app(), config)
         admit = partial(admitted, gate=gate, quotas=self._quotas, limit=config.max_body_bytes)
         service = InferenceService(requests, models, gate, self._quotas, feedback, aliases, loading)
         inference = [
