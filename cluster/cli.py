@@ -81,7 +81,7 @@ def up(
     chosen = configured(
         config, settings, {"gateway.port": port, "gateway.grpc_port": grpc_port, "models.0.model": model}
     )
-    Home(chosen.home).create().log_to("up.log")
+    Home(chosen.home).create().log_to("up.log", chosen.telemetry.logs)
     began = time.monotonic()
     with err.status("Starting Ray") as spinner:
         said: list[str] = []
@@ -169,7 +169,7 @@ def serve(
 async def _serve(config: Config) -> None:
     from cluster.local import LocalCluster
 
-    Home(config.home).create().log_to("serve.log")
+    Home(config.home).create().log_to("serve.log", config.telemetry.logs)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -271,7 +271,9 @@ async def _serve(
     if add is not None:
         servicers.insert(0, (add, service))
     listen = directory.listen(name)
-    server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix, security=security)
+    # The others' spans are their own: they say more than a call's name.
+    spans = telemetry if role in ("memory", "learner") else None
+    server = Server(directory.name(name), servicers, tcp=listen.tcp, unix=listen.unix, spans=spans, security=security)
     addresses = await server.start()
     await directory.publish(name, addresses)
     upkeep = asyncio.create_task(directory.upkeep(), name="upkeep")

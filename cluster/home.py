@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.base.errors import InvalidArgument
+from cluster.logs import Form, as_asked
 
 LONGEST_NAME = 48
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -44,12 +45,12 @@ class Home:
         plain = len(name) <= LONGEST_NAME and not _UNSAFE.search(name)
         return self.run / f"{name if plain else hashlib.sha256(name.encode()).hexdigest()[:16]}.sock"
 
-    def log_to(self, name: str) -> None:
+    def log_to(self, name: str, form: Form) -> None:
         """Write this process's log below `logs`, from INFO on; warnings also go to the terminal."""
         terminal, file = logging.StreamHandler(), logging.FileHandler(self.logs / name)
         terminal.setLevel(logging.WARNING)
-        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        logging.basicConfig(level=logging.INFO, format=form, handlers=[terminal, file], force=True)
+        logging.basicConfig(level=logging.INFO, handlers=[terminal, file], force=True)
+        as_asked(form)
 
     def create(self) -> "Home":
         """Make the directories, readable by their owner only."""

@@ -38,6 +38,7 @@ from actors.base.errors import RussetError  # noqa: E402
 from cluster import compose  # noqa: E402
 from cluster.compose import Listen, Serving, Target  # noqa: E402
 from cluster.config import Config, ModelConfig  # noqa: E402
+from cluster.logs import TEXT  # noqa: E402
 
 
 def socket_of(run: Path, service: str) -> Path:
@@ -131,5 +132,5 @@ def _say(what: dict) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=TEXT)
     asyncio.run(main())

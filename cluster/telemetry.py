@@ -1,4 +1,4 @@
-"""Where spans and OpenTelemetry metrics go: nowhere, to the terminal, or to a collector over OTLP.
+"""Where spans and OpenTelemetry metrics go (nowhere, to the terminal, or to a collector over OTLP); how logs look.
 
 Prometheus's metrics (/metrics) do not depend on this.
 """
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actors.base.errors import InvalidArgument
 from actors.base.telemetry import Telemetry
+from cluster.logs import Form, as_asked
 
 EXPORT_TIMEOUT_S = 1
 """Retries included: every service exports once more as it stops, and a collector that is away must not hold it up."""
@@ -35,16 +36,21 @@ class TelemetryConfig(BaseModel):
         pattern=r"^https?://[^/\s]+$",
         description="OpenTelemetry collector that takes OTLP over gRPC; https:// uses TLS",
     )
+    logs: Form = Field(
+        default="text",
+        description="Log lines as text, or as JSON objects with the request's id and trace",
+    )
     metrics_interval_s: float = Field(
         default=60, ge=1, le=3600, description="Seconds between two exports of OpenTelemetry metrics"
     )
 
 
 def telemetry(config: TelemetryConfig, service: str, replica: str) -> Telemetry:
-    """A service's telemetry with the exporters that `config` asks for.
+    """A service's telemetry with the exporters that `config` asks for; this process's log lines take its form.
 
     Raises InvalidArgument where otlp is asked for and its package is not installed.
     """
+    as_asked(config.logs)
     return Telemetry(service, replica, *exporters(config))
 
 

@@ -12,13 +12,14 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
+from opentelemetry import trace
 
 from actors.base import inproc
 from actors.base.channel import MAX_MESSAGE_BYTES
 from actors.base.errors import METADATA_KEY, Conflict, Internal, RussetError, encode, mapping_of, shortened
 from actors.base.security import ServerTls
 from actors.base.sockets import answers
-from actors.base.telemetry import extracted
+from actors.base.telemetry import REQUEST, REQUEST_KEY, Telemetry, extracted
 
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -38,7 +39,8 @@ class Server:
     """Serves `services` (pairs of the generated add_XServicer_to_server and a servicer) under `name`.
 
     `tcp` is host:port (port 0 picks one), with TLS alone where `security` is given; `unix` a socket path, which only
-    this user may open. Either may be None. Always reachable as inproc:NAME.
+    this user may open. Either may be None. Always reachable as inproc:NAME. `spans` gives each call that is part of a
+    trace a span, where the services have none of their own.
     """
 
     def __init__(
@@ -49,12 +51,13 @@ class Server:
         tcp: str | None = None,
         unix: str | None = None,
         security: ServerTls | None = None,
+        spans: Telemetry | None = None,
     ) -> None:
         self.name = name
         self._tcp = tcp
         self._unix = unix
         self._security = security
-        self._services = _Services()
+        self._services = _Services(spans if spans is not None and spans.tracing else None)
         for register, servicer in services:
             register(servicer, self._services)
         self._inproc = inproc.InprocServer(name, self._services.methods())
@@ -140,14 +143,17 @@ class Server:
 class _Services:
     """Stands in for a grpc server, to learn what the generated add_..._to_server functions register."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: Telemetry | None) -> None:
         self.handlers: dict[str, dict[str, Any]] = {}
+        self._spans = spans
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Registered twice by the generated code; the other form below names the service."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """A service and its methods."""
+        if self._spans is not None:
+            handlers = {name: _spanned(handler, service, name, self._spans) for name, handler in handlers.items()}
         self.handlers[service] = handlers
 
     def methods(self) -> dict[str, inproc.Method]:
@@ -159,6 +165,22 @@ class _Services:
             for service, handlers in self.handlers.items()
             for name, handler in handlers.items()
         }
+
+
+def _spanned(handler: Any, service: str, method: str, telemetry: Telemetry) -> Any:
+    """The handler with a span around each call that belongs to a trace; streams, which watch, are left alone."""
+    if handler.request_streaming or handler.response_streaming:
+        return handler
+    name, behavior = f"{service}/{method}", _behavior(handler)
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+
+    async def unary(request: Any, context: Any) -> Any:
+        if not trace.get_current_span().get_span_context().is_valid:
+            return await behavior(request, context)
+        with telemetry.span(name, attributes, trace.SpanKind.SERVER):
+            return await behavior(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
 
 def _behavior(handler: Any) -> Any:
@@ -176,6 +198,7 @@ def _over_grpc(handler: Any, check: Callable[[Any], None] | None) -> Any:
 
     async def unary(request: Any, context: aio.ServicerContext) -> Any:
         with extracted(_metadata(context)):
+            _remember_request(context)
             try:
                 if check is not None:
                     check(context)
@@ -185,6 +208,7 @@ def _over_grpc(handler: Any, check: Callable[[Any], None] | None) -> Any:
 
     async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
         with extracted(_metadata(context)):
+            _remember_request(context)
             try:
                 if check is not None:
                     check(context)
@@ -206,6 +230,11 @@ def _over_grpc(handler: Any, check: Callable[[Any], None] | None) -> Any:
 
 def _metadata(context: aio.ServicerContext) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in context.invocation_metadata() or ()]
+
+
+def _remember_request(context: aio.ServicerContext) -> None:
+    """For this call's log lines: a call has a context of its own."""
+    REQUEST.set(next((str(value) for key, value in _metadata(context) if key == REQUEST_KEY), ""))
 
 
 async def _abort(context: aio.ServicerContext, error: Exception) -> None:

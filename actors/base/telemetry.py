@@ -6,6 +6,7 @@ Spans and the gen_ai.* metrics are OpenTelemetry's; spans travel between process
 """
 
 import contextlib
+import contextvars
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 _PROPAGATOR = TraceContextTextMapPropagator()
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="")
+"""Id of the request in whose course the running code runs, for log lines; empty where it runs for none."""
+REQUEST_KEY = "russet-request"
+"""Its name in calls' metadata."""
 # Where nothing exports: swallows attributes, and leaves the caller's span the current one, so that it travels on.
 _NO_SPAN = contextlib.nullcontext(trace.INVALID_SPAN)
 
@@ -112,12 +117,18 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
+def happened(name: str, **attributes: str | int | float) -> None:
+    """Something happened in the course of the current span; nothing where none is recorded."""
+    trace.get_current_span().add_event(name, attributes)
+
+
 def propagated() -> tuple[tuple[str, str], ...]:
-    """Call metadata that carries the current span to the other side; empty where there is none."""
-    if not trace.get_current_span().get_span_context().is_valid:
-        return ()
+    """Call metadata that carries the current span and request to the other side; empty where there are none."""
     carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier)
+    if trace.get_current_span().get_span_context().is_valid:
+        _PROPAGATOR.inject(carrier)
+    if request := REQUEST.get():
+        carrier[REQUEST_KEY] = request
     return tuple(carrier.items())
 
 

@@ -145,6 +145,7 @@ def row_start(sequence: Sequence) -> worker_pb2.RowStart:
         logprobs=sequence.logprobs,
         score_from=sequence.score_from,
         traceparent=sequence.traceparent,
+        request_id=sequence.request_id,
         grammar=sequence.grammar,
         prediction=sequence.prediction,
         # No tenant's answers are guessed from another's: how soon a token comes would tell what the other was answered.

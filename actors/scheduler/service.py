@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -27,6 +28,8 @@ from protos.gen import (
     worker_pb2,
     worker_pb2_grpc,
 )
+
+log = logging.getLogger(__name__)
 
 # What a refused client is told to wait, seconds.
 RETRY_AFTER_S = 1.0
@@ -153,6 +156,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServicer):
                     if finish_reason:
                         event.timings.CopyFrom(_timings(sequence))
                         emitted = sequence.num_tokens - sequence.num_prompt_tokens
+                        log.info("%s sent %d tokens", self._replica_id, emitted)
                         span.set_attributes(
                             {genai.OUTPUT_TOKENS: emitted, "russet.preemptions": sequence.num_preemptions}
                         )

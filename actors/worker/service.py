@@ -23,6 +23,7 @@ from actors.worker.ledger import Capacity, Ledger
 from actors.worker.models import LoadedModel, load_model
 from actors.worker.peers import Peers, asked_for, in_pieces
 from actors.worker.results import KeptRecord, StepRecord, merge
+from actors.worker.row_requests import RowRequests
 from actors.worker.slab import allocate
 from actors.worker.spans import RowSpans
 from kernels.backend import build_decoder
@@ -56,6 +57,7 @@ class Epoch:
     ledger: Ledger
     scheduler_id: str
     spans: RowSpans
+    requests: RowRequests = field(default_factory=RowRequests)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     has_run: bool = False
 
@@ -186,6 +188,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     self._step_error.set(engine.prediction_error)
                     result = merge(records, result)
                     epoch.spans.reported(result)
+                    epoch.requests.reported(result)
                     yield result
                 self._living()
                 if reader.done():
@@ -215,6 +218,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             epoch.ledger.accept(plan)
             engine.submit(plan)
             epoch.spans.planned(plan)
+            epoch.requests.planned(plan)
             self._rows.set(len(plan.row))
 
     def _living(self) -> Machine:

@@ -5,18 +5,22 @@ back. Seeds are keyed by position, so the tokens that follow are those that woul
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from actors.base import genai
 from actors.base.channel import Stream
 from actors.base.errors import Conflict, DeadlineExceeded, Internal, NotFound, QueueFull, RussetError, Unavailable
-from actors.base.telemetry import Telemetry
+from actors.base.telemetry import Telemetry, happened
 from cluster.gateway.catalog import Catalog, ModelView
 from cluster.gateway.config import GatewayConfig
 from cluster.gateway.routes import Routes
 from protos.gen import inference_pb2, router_pb2, scheduler_pb2
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 """Between looks for another replica, while the one that a stream is at has lost its worker."""
@@ -189,6 +193,7 @@ class Dispatcher:
                 return
             except _BROKEN as error:
                 failure = error
+                self._broke(job, error)
             except QueueFull as error:
                 if not job.emitted:
                     raise
@@ -278,11 +283,20 @@ class Dispatcher:
                 reading.cancel()
         return event
 
+    def _broke(self, job: Job, error: RussetError) -> None:
+        """Say of an attempt that failed where the job was and why."""
+        replica = job.candidate.replica_id if job.candidate else ""
+        attributes = {"russet.replica": replica, "russet.tokens": len(job.emitted), "exception.message": error.message}
+        happened("attempt failed", **attributes, **{genai.ERROR_TYPE: type(error).__name__})
+        log.info("an attempt at %s failed after %d tokens: %s", replica or "a replica", len(job.emitted), error)
+
     def _arrive(self, job: Job, candidate: router_pb2.Candidate) -> None:
         """The candidate answered: the job runs there now."""
         if job.emitted:
             job.failovers += 1
             self._failovers.inc()
+            happened("failover", **{"russet.replica": candidate.replica_id, "russet.tokens": len(job.emitted)})
+            log.info("goes on at %s after %d tokens", candidate.replica_id, len(job.emitted))
         job.candidate = candidate
         # Where the stream breaks, it goes on with equal tokens only within one ISA class.
         job.route.isa_class = candidate.isa_class

@@ -3,6 +3,7 @@
 validate -> session -> model's vocabulary -> render -> tokenize -> route -> generate (failover) -> detokenize -> record
 """
 
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -10,7 +11,7 @@ from contextlib import aclosing
 
 from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.model_names import leaves_choice
-from actors.base.telemetry import Telemetry
+from actors.base.telemetry import REQUEST, Telemetry
 from cluster.gateway import genai
 from cluster.gateway.answering import Answering
 from cluster.gateway.asking import asked_of
@@ -33,6 +34,8 @@ from cluster.gateway.tools.plan import ToolPlan
 from cluster.gateway.tools.reader import Delta
 from cluster.tool_runtime.runtime import ToolRuntime
 from protos.gen import inference_pb2, memory_pb2, router_pb2, scheduler_pb2
+
+log = logging.getLogger(__name__)
 
 MAX_REVISIONS = 3
 KINDS = {True: ("chatcmpl", "chat"), False: ("cmpl", "text_completion")}
@@ -247,6 +250,7 @@ class Generation:
         Raises RussetError: NotFound (model), InvalidArgument, QueueFull, Unavailable, Internal.
         """
         request, telemetry = self._request, self._requests.telemetry
+        REQUEST.set(self.id)
         attributes = genai.asked(self._operation, self.model, request.session_id, request.decoding)
         with telemetry.span(f"{self._operation} {self.model}", attributes) as span:
             finish, problem, kind = "cancelled", "", "cancelled"
@@ -270,6 +274,8 @@ class Generation:
             finally:
                 self._requests.records.answering -= 1
                 genai.answered(span, self.id, self.model, finish, kind, self.usage, self.failovers)
+                tokens = self.usage.prompt_tokens, self.usage.completion_tokens
+                log.info("%s of %.80r: %s, %d + %d tokens", self._operation, self.model, kind or finish, *tokens)
                 self._record(finish, problem, kind)
 
     async def answer(self) -> str:

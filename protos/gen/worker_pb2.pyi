@@ -124,7 +124,7 @@ class Vocabulary(_message.Message):
     def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., eos_ids: _Optional[_Iterable[int]] = ..., bos_id: _Optional[int] = ..., add_bos: _Optional[bool] = ..., vocab_size: _Optional[int] = ...) -> None: ...
 
 class RowStart(_message.Message):
-    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids", "traceparent", "logprobs", "score_from", "prediction", "draft_pool", "grammar")
+    __slots__ = ("row", "token_ids", "prompt_tokens", "cached_tokens", "sampling", "max_length", "min_tokens", "stop_ids", "traceparent", "logprobs", "score_from", "prediction", "draft_pool", "grammar", "request_id")
     ROW_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,7 @@ class RowStart(_message.Message):
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     DRAFT_POOL_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     row: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_tokens: int
@@ -153,7 +154,8 @@ class RowStart(_message.Message):
     prediction: _containers.RepeatedScalarFieldContainer[int]
     draft_pool: bytes
     grammar: _inference_pb2.Grammar
-    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., logprobs: _Optional[int] = ..., score_from: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., draft_pool: _Optional[bytes] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, row: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_inference_pb2.Sampling, _Mapping]] = ..., max_length: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., logprobs: _Optional[int] = ..., score_from: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., draft_pool: _Optional[bytes] = ..., grammar: _Optional[_Union[_inference_pb2.Grammar, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("epoch", "plan_id", "start", "row", "limit", "page_count", "pages", "copy_from", "copy_to", "step_tokens", "itl_target_us", "release", "save", "save_keys", "demote_from", "demote_to", "load", "load_keys", "load_from")

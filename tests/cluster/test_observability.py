@@ -108,6 +108,7 @@ def observed(running: Observed) -> Observed:
 
 
 CHAIN = ("POST /v1/chat/completions", f"chat {MODEL}", "scheduler.generate", "worker.row")
+SESSION = "russet.memory.v1.Memory/GetSession"
 SERVICES = ("russet-gateway", "russet-gateway", "russet-scheduler", "russet-worker")
 
 
@@ -117,13 +118,14 @@ async def test_one_request_is_one_trace(observed: Observed, stream: bool) -> Non
     reply = await observed.ask(stream=stream, headers=caller | {"x-russet-session": f"streamed {stream}"})
     assert reply.status_code == 200
     spans = await observed.trace(*CHAIN)
-    assert set(spans) == {*CHAIN, "router.route"}, "and none a token"
+    assert set(spans) == {*CHAIN, "router.route", SESSION}, "and none a token"
     assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {caller["traceparent"][3:35]}  # type: ignore[union-attr]
     parents = {name: span.parent.span_id for name, span in spans.items()}  # type: ignore[union-attr]
     ids = {name: span.context.span_id for name, span in spans.items()}  # type: ignore[union-attr]
     assert f"{parents[CHAIN[0]]:016x}" == "00f067aa0ba902b7"
     assert [parents[child] for child in CHAIN[1:]] == [ids[parent] for parent in CHAIN[:-1]]
-    assert parents["router.route"] == ids[CHAIN[1]]
+    assert parents["router.route"] == parents[SESSION] == ids[CHAIN[1]]
+    assert spans[SESSION].resource.attributes["service.name"] == "russet-memory"
     assert tuple(spans[name].resource.attributes["service.name"] for name in CHAIN) == SERVICES
 
     said = dict(spans[CHAIN[1]].attributes or {})
@@ -145,6 +147,24 @@ async def test_one_request_is_one_trace(observed: Observed, stream: bool) -> Non
     assert spans[CHAIN[0]].attributes["http.response.status_code"] == 200  # type: ignore[index]
     written = str([span.to_json() for span in spans.values()])
     assert "Count to ten" not in written, "what users write is in no span"
+
+
+async def test_memory_and_learner_are_part_of_the_trace(observed: Observed) -> None:
+    answer = (await observed.ask()).json()
+    await observed.until("worker.row")
+    observed.spans.clear()
+    async with httpx.AsyncClient(base_url=observed.cluster.http, timeout=60) as http:
+        rated = await http.post("/v1/feedback", json={"response_id": answer["id"], "rating": 1})
+        assert rated.status_code == 200
+        embedded = await http.post("/v1/embeddings", json={"model": "minilm", "input": "Hello"})
+    for status, path, call in (
+        (rated.status_code, "POST /v1/feedback", "russet.learner.v1.Learner/Feedback"),
+        (embedded.status_code, "POST /v1/embeddings", "russet.memory.v1.Memory/Embed"),
+    ):
+        if status == 200:
+            spans = await observed.trace(path, call)
+            assert spans[call].context.trace_id == spans[path].context.trace_id  # type: ignore[union-attr]
+            assert spans[call].parent.span_id == spans[path].context.span_id  # type: ignore[union-attr]
 
 
 async def test_a_trace_over_grpc_begins_at_its_caller(observed: Observed) -> None:

@@ -3,8 +3,11 @@
 import asyncio
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from actors.base.errors import Internal, InvalidArgument, NotFound, Unavailable
+from actors.base.telemetry import Telemetry
 
 ANSWER = "Hello, wörld of streams"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 40}
@@ -75,6 +78,24 @@ async def test_one_that_becomes_ready_before_the_worker_is_back_takes_it(world):
     answer = await asking
     assert answer["choices"][0]["message"]["content"] == ANSWER
     assert answer["russet"]["failovers"] == 1
+
+
+async def test_a_trace_tells_of_the_break_and_where_it_went_on(world):
+    exporter = InMemorySpanExporter()
+    world.telemetry = Telemetry("gateway", spans=[SimpleSpanProcessor(exporter)])
+    first, _ = await world.replica("tiny-0", answer=ANSWER), await world.replica("tiny-1", answer=ANSWER)
+    first.break_after, first.breakage = 8, Unavailable("gone")
+    await world.start()
+    await text_of(world)
+    (chat,) = (span for span in exporter.get_finished_spans() if span.name == "chat tiny")
+    broke, went_on = chat.events
+    assert (broke.name, went_on.name) == ("attempt failed", "failover")
+    assert dict(broke.attributes) == {
+        "russet.replica": "tiny-0", "russet.tokens": 8, "exception.message": "gone", "error.type": "Unavailable",
+    }  # fmt: skip
+    assert dict(went_on.attributes) == {"russet.replica": "tiny-1", "russet.tokens": 8}
+    assert chat.attributes["russet.failovers"] == 1
+    assert chat.status.is_unset, "the request itself did not fail"
 
 
 async def test_the_only_replica_is_waited_for(world):
