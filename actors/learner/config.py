@@ -17,6 +17,9 @@ class LearnerConfig(BaseModel):
     edge_unused: float = Field(
         default=0.02, ge=0, le=1, description="Taken from the edge to a pattern retrieved in vain"
     )
+    edge_answered: float = Field(
+        default=0.5, ge=0, le=1, description="Weight of the edge from a question to a passage that its answer used"
+    )
     edge_follows: float = Field(default=0.5, ge=0, le=1, description="Weight of the edge from a turn to the one before")
     queue: int = Field(
         default=10_000, ge=1, description="Updates that may wait for memory; past it the oldest is dropped and counted"

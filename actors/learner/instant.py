@@ -77,6 +77,9 @@ def changes_of_feedback(trajectory: learner_pb2.Trajectory, told: Feedback) -> l
     changes: list[Change] = [*_procedure_of(trajectory, told, outcome)]
     if trajectory.procedures and outcome is not None:
         changes.append(Recalled(trajectory.tenant, tuple(trajectory.procedures), outcome))
+    if outcome is not None and trajectory.passages_used:
+        used = [_edge(f"query:{trajectory.id}", each, "used", 0, outcome) for each in trajectory.passages_used]
+        changes.append(Edges(trajectory.tenant, tuple(used)))
     if _patterns(trajectory) and (outcome is not None or told.label):
         changes.append(Credit(trajectory.tenant, trajectory.id, outcome, told.label))
     return changes
@@ -121,6 +124,19 @@ def _edges_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list
     for pattern in _patterns(trajectory):
         add = config.edge_used if pattern == trajectory.pattern_used else -config.edge_unused
         updates.append(_edge(session, f"pattern:{pattern}", "used", 1, add))
+    if trajectory.finish not in ("cancelled", "error"):
+        updates += _passages_of(trajectory, config)
+    return updates
+
+
+def _passages_of(trajectory: learner_pb2.Trajectory, config: LearnerConfig) -> list[memory_pb2.EdgeUpdate]:
+    """Which passages the question used; and of its vector stores, which are used and which are retrieved in vain."""
+    used = set(trajectory.passages_used)
+    updates = [_edge(f"query:{trajectory.id}", passage, "used", 0, config.edge_answered) for passage in sorted(used)]
+    for store in trajectory.stores:
+        for passage in trajectory.passages:
+            add = config.edge_used if passage in used else -config.edge_unused
+            updates.append(_edge(store, passage, "used", 1, add))
     return updates
 
 

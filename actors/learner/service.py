@@ -17,6 +17,7 @@ MAX_NAME = 256
 MAX_PATTERNS = 64
 MAX_LIST = 1000
 MAX_PROCEDURES = 64
+MAX_PASSAGES, MAX_NODE = 64, 640
 MAX_TEXT = {"question": 4_000, "answer": 100_000}
 """Characters that memory takes of a procedure."""
 
@@ -107,6 +108,12 @@ def _check(trajectory: learner_pb2.Trajectory) -> None:
         raise InvalidArgument(
             f"{len(trajectory.procedures)} procedures; accepted: {MAX_PROCEDURES} at most", param="procedures"
         )
+    for name in ("passages", "passages_used", "stores"):
+        names = getattr(trajectory, name)
+        if len(names) > MAX_PASSAGES or any(not 1 <= len(each) <= MAX_NODE for each in names):
+            raise InvalidArgument(
+                f"{len(names)} {name}; accepted: {MAX_PASSAGES} at most, of 1 to {MAX_NODE} characters", param=name
+            )
     for name, most in MAX_TEXT.items():
         if len(getattr(trajectory, name)) > most:
             raise InvalidArgument(

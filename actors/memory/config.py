@@ -130,6 +130,10 @@ class MemoryConfig(BaseModel):
         le=10_000_000,
         description="Most nodes of the graph that are found by similarity; past it the oldest is forgotten",
     )
+    rerank: bool = Field(
+        default=True,
+        description="Whether usage may have a say in the order of passages, in vector stores where it is better so",
+    )
     procedures: int = Field(
         default=1000,
         ge=0,

@@ -54,7 +54,9 @@ class Graph:
             limit = request.nearest or NEAREST
             nearest = await self.nodes.nearest(request.tenant, request.kind or "query", request.embedding, limit)
             begun = _with(begun, [near.name for near in nearest])
-        edges = await self.edges.neighbourhood(request.tenant, begun, request.first or FIRST, request.second or SECOND)
+        edges = await self.edges.neighbourhood(
+            request.tenant, begun, request.first or FIRST, request.second or SECOND, request.onward
+        )
         near = [memory_pb2.NearNode(name=near.name, similarity=near.similarity) for near in nearest]
         return memory_pb2.NeighbourhoodReply(nearest=near, edges=edges)
 

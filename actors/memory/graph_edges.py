@@ -65,19 +65,24 @@ class Edges:
         """Edges out of `node`, heaviest first, of equals the first by name. An empty kind is every kind."""
         if kind:
             _check_kind(kind)
-        return await self._read(tenant, [node], limit, 0, [kind] if kind else KINDS)
+        return await self._read(tenant, [node], limit, 0, [kind] if kind else KINDS, ())
 
-    async def neighbourhood(self, tenant: str, nodes: Sequence[str], first: int, second: int) -> list[memory_pb2.Edge]:
+    async def neighbourhood(
+        self, tenant: str, nodes: Sequence[str], first: int, second: int, onward: Sequence[str] = ()
+    ) -> list[memory_pb2.Edge]:
         """Edges out of `nodes`, at most `first` of each, then out of what those lead to, at most `second` of each.
 
-        One exchange with the hot tier. Raises InvalidArgument past MOST_NODES or MOST_FOLLOWED.
+        The second hop follows the kinds `onward`, or all. One exchange with the hot tier. Raises InvalidArgument past
+        MOST_NODES or MOST_FOLLOWED.
         """
         if len(nodes) > MOST_NODES:
             raise InvalidArgument(f"{len(nodes)} nodes; accepted are up to {MOST_NODES}", param="nodes")
         for value, name in ((first, "first"), (second, "second")):
             if not 0 < value <= MOST_FOLLOWED:
                 raise InvalidArgument(f"{name} is {value}; accepted are 1 to {MOST_FOLLOWED}", param=name)
-        return await self._read(tenant, nodes, first, second, KINDS) if nodes else []
+        for kind in onward:
+            _check_kind(kind)
+        return await self._read(tenant, nodes, first, second, KINDS, onward or KINDS) if nodes else []
 
     async def count(self) -> int:
         """Edges in all; while the hot tier is away, as many as there were."""
@@ -86,10 +91,16 @@ class Edges:
         return self._count
 
     async def _read(
-        self, tenant: str, nodes: Sequence[str], first: int, second: int, kinds: Sequence[str]
+        self,
+        tenant: str,
+        nodes: Sequence[str],
+        first: int,
+        second: int,
+        kinds: Sequence[str],
+        onward: Sequence[str],
     ) -> list[memory_pb2.Edge]:
         now = self._clock() * 1e3
-        aging = [part for kind in kinds for part in (kind, self._half_ms[kind])]
+        aging = [part for kind in kinds for part in (kind, self._half_ms[kind], int(kind in onward))]
         arguments = [now, first, second, len(kinds), *aging, _owner(tenant), *nodes]
         found: Any = await self._hot.ask(lambda client: client.eval(READ, 0, *arguments))
         return [_edge(now, *(part.decode() for part in found[place : place + 4])) for place in range(0, len(found), 4)]

@@ -60,6 +60,16 @@ class Nodes:
         limits.vector(embedding, self._collection.schema.width, "embedding")
         return await asyncio.to_thread(self._nearest, tenant, kind, embedding, limit)
 
+    async def newest(self, tenant: str, kind: str, limit: int) -> list[tuple[str, Sequence[float]]]:
+        """Names and vectors of the tenant's newest nodes of a kind."""
+
+        def read() -> list[tuple[str, Sequence[float]]]:
+            found = self._collection.scan(Where({"tenant": tenant, "kind": kind}), limit, "time_ms")
+            entries = self._collection.get([entry.id for entry in found], vectors=True)
+            return [(entry.payload["name"], entry.vector or ()) for entry in entries]
+
+        return await asyncio.to_thread(read)
+
     def _put(
         self, tenant: str, nodes: Sequence[memory_pb2.Node], limit: int
     ) -> list[tuple[memory_pb2.Node, list[Near]]]:

@@ -59,20 +59,22 @@ this go; then of each change the hash, the target, the half-life (0: none), most
 READ = (
     _AGED
     + """
-local now, first, second, kinds, halves = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), {}, {}
+local now, first, second, kinds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), {}
 local at = 5
 for i = 1, tonumber(ARGV[4]) do
-  kinds[i], halves[i] = ARGV[at], tonumber(ARGV[at + 1])
-  at = at + 2
+  kinds[i] = {name = ARGV[at], half = tonumber(ARGV[at + 1]), onward = ARGV[at + 2] == '1'}
+  at = at + 3
 end
 local owner, found, seen = ARGV[at], {}, {}
-local function follow(node, most)
+local function follow(node, most, onward)
   local edges = {}
-  for i = 1, #kinds do
-    local held = redis.call('HGETALL', 'russet:graph:' .. kinds[i] .. ':' .. owner .. node)
-    for f = 1, #held, 2 do
-      local weight, time, uses = aged(held[f + 1], halves[i], now)
-      edges[#edges + 1] = {weight, held[f], kinds[i], time, uses}
+  for _, kind in ipairs(kinds) do
+    if kind.onward or not onward then
+      local held = redis.call('HGETALL', 'russet:graph:' .. kind.name .. ':' .. owner .. node)
+      for f = 1, #held, 2 do
+        local weight, time, uses = aged(held[f + 1], kind.half, now)
+        edges[#edges + 1] = {weight, held[f], kind.name, time, uses}
+      end
     end
   end
   table.sort(edges, function(a, b)
@@ -94,16 +96,17 @@ end
 local onward = {}
 for i = at + 1, #ARGV do seen[ARGV[i]] = true end
 for i = at + 1, #ARGV do
-  for _, target in ipairs(follow(ARGV[i], first)) do
+  for _, target in ipairs(follow(ARGV[i], first, false)) do
     if second > 0 and not seen[target] then
       seen[target] = true
       onward[#onward + 1] = target
     end
   end
 end
-for _, node in ipairs(onward) do follow(node, second) end
+for _, node in ipairs(onward) do follow(node, second, true) end
 return found
 """
 )
 """ARGV: now; most edges of a node in the first and the second hop (0: there is none); how many kinds, and of each its
-name and half-life; whose graph; then the nodes. Answers source, target, kind and `weight time uses` of each edge."""
+name, its half-life and whether the second hop follows it; whose graph; then the nodes. Answers source, target, kind and
+`weight time uses` of each edge."""

@@ -21,6 +21,8 @@ from actors.memory.policies import Policies
 from actors.memory.procedures import Procedures
 from actors.memory.quality.scorer import Scorer
 from actors.memory.quotas import Quotas
+from actors.memory.reranking import attention
+from actors.memory.reranking.reranker import Reranker
 from actors.memory.sessions import Sessions
 from actors.memory.static_embedder import StaticEmbedder
 from actors.memory.store import Collection, Schema
@@ -88,9 +90,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         nodes = await collection(wanted.graph)
         kept = await collection(wanted.procedures)
         self.procedures = Procedures(kept, keyring, embedder.embed_last, config.procedures)
-        self.documents = Documents(config, await collection(wanted.documents), keyring, embedder)
-        await self.documents.start()
-        stack.push_async_callback(self.documents.stop)
+        chunks = await collection(wanted.documents)
         # Last: whoever gets here owns the directory, and so the hot tier's server.
         hot = HotTier(config, directory, self._telemetry)
         stack.push_async_callback(hot.stop)
@@ -104,6 +104,13 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         await self.policies.start()
         stack.push_async_callback(self.policies.stop)
         self.graph = Graph(config, hot, nodes)
+        self.documents = Documents(config, chunks, keyring, embedder)
+        await self.documents.start()
+        stack.push_async_callback(self.documents.stop)
+        if config.rerank:
+            self.reranker = Reranker(self.graph, attention.load(), self.documents.nearest, self._telemetry)
+            self.documents.rank_by(self.reranker)
+            stack.push_async_callback(self.reranker.stop)
         self.scorer = Scorer(config, embedder.embed_last, embedder.width, self._telemetry)
         await self._open_witness(stack, entries, keyring, directory)
 

@@ -61,6 +61,10 @@ class Finished:
     adapter_version: int = 0
     documents: Sequence[memory_pb2.WitnessDocument] = ()
     """Retrieved for the prompt, best first."""
+    passages: Sequence[str] = ()
+    """Nodes of those that stood in the prompt."""
+    passages_used: Sequence[str] = ()
+    """Of these, the ones that the answer is made of."""
     procedures: Sequence[str] = ()
     """Ids of those that stood in the prompt."""
 

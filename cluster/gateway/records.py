@@ -254,6 +254,9 @@ def trajectory(finished: Finished) -> learner_pb2.Trajectory:
         question=short(finished.question, REPEATED_QUESTION_CHARS),
         answer=short(finished.text, REPEATED_ANSWER_CHARS),
         procedures=finished.procedures,
+        passages=finished.passages,
+        passages_used=finished.passages_used,
+        stores=sorted({f"store:{each.store}" for each in finished.documents}),
     )
 
 

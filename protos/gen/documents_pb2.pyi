@@ -229,13 +229,15 @@ class SearchRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., store_ids: _Optional[_Iterable[str]] = ..., query: _Optional[str] = ..., limit: _Optional[int] = ..., score_threshold: _Optional[float] = ...) -> None: ...
 
 class SearchReply(_message.Message):
-    __slots__ = ("chunks", "embedding", "embedding_ms", "retrieval_ms")
+    __slots__ = ("chunks", "embedding", "embedding_ms", "retrieval_ms", "by_usage")
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_MS_FIELD_NUMBER: _ClassVar[int]
     RETRIEVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    BY_USAGE_FIELD_NUMBER: _ClassVar[int]
     chunks: _containers.RepeatedCompositeFieldContainer[Chunk]
     embedding: _containers.RepeatedScalarFieldContainer[float]
     embedding_ms: float
     retrieval_ms: float
-    def __init__(self, chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ...) -> None: ...
+    by_usage: bool
+    def __init__(self, chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_ms: _Optional[float] = ..., retrieval_ms: _Optional[float] = ..., by_usage: _Optional[bool] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/gen/learner.proto\x12\x11russet.learner.v1\x1a\x1aprotos/gen/inference.proto\"\xc2\x03\n\nTrajectory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x17\n\x0fquery_embedding\x18\x07 \x03(\x02\x12\x12\n\nprompt_ids\x18\x08 \x03(\r\x12\x12\n\nanswer_ids\x18\t \x03(\r\x12\x0e\n\x06\x66inish\x18\n \x01(\t\x12\x0f\n\x07\x66ollows\x18\x0b \x01(\t\x12\x1a\n\x12patterns_retrieved\x18\x0c \x03(\t\x12\x14\n\x0cpattern_used\x18\r \x01(\t\x12\x10\n\x08total_ms\x18\x0e \x01(\x02\x12\x13\n\x06rating\x18\x0f \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07outcome\x18\x11 \x01(\t\x12\x12\n\ncorrection\x18\x12 \x01(\t\x12\r\n\x05label\x18\x13 \x01(\t\x12\x14\n\x07quality\x18\x10 \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x08question\x18\x14 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x15 \x01(\t\x12\x12\n\nprocedures\x18\x16 \x03(\tB\t\n\x07_ratingB\n\n\x08_quality\"D\n\rRecordRequest\x12\x33\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1d.russet.learner.v1.Trajectory\"\r\n\x0bRecordReply\"\x0f\n\rStatusRequest\"\x8b\x01\n\x0bStatusReply\x12\x10\n\x08recorded\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\x04\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\x04\x12\x15\n\redges_updated\x18\x06 \x01(\x04\x12\x10\n\x08patterns\x18\x07 \x01(\x04\"(\n\x17ListTrajectoriesRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"L\n\x15ListTrajectoriesReply\x12\x33\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1d.russet.learner.v1.Trajectory2\xeb\x02\n\x07Learner\x12J\n\x06Record\x12 .russet.learner.v1.RecordRequest\x1a\x1e.russet.learner.v1.RecordReply\x12T\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12$.russet.inference.v1.FeedbackRequest\x1a\".russet.inference.v1.FeedbackReply\x12O\n\x06Status\x12 .russet.learner.v1.StatusRequest\x1a\x1e.russet.learner.v1.StatusReply\"\x03\x90\x02\x01\x12m\n\x10ListTrajectories\x12*.russet.learner.v1.ListTrajectoriesRequest\x1a(.russet.learner.v1.ListTrajectoriesReply\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/gen/learner.proto\x12\x11russet.learner.v1\x1a\x1aprotos/gen/inference.proto\"\xfb\x03\n\nTrajectory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x17\n\x0fquery_embedding\x18\x07 \x03(\x02\x12\x12\n\nprompt_ids\x18\x08 \x03(\r\x12\x12\n\nanswer_ids\x18\t \x03(\r\x12\x0e\n\x06\x66inish\x18\n \x01(\t\x12\x0f\n\x07\x66ollows\x18\x0b \x01(\t\x12\x1a\n\x12patterns_retrieved\x18\x0c \x03(\t\x12\x14\n\x0cpattern_used\x18\r \x01(\t\x12\x10\n\x08total_ms\x18\x0e \x01(\x02\x12\x13\n\x06rating\x18\x0f \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07outcome\x18\x11 \x01(\t\x12\x12\n\ncorrection\x18\x12 \x01(\t\x12\r\n\x05label\x18\x13 \x01(\t\x12\x14\n\x07quality\x18\x10 \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x08question\x18\x14 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x15 \x01(\t\x12\x12\n\nprocedures\x18\x16 \x03(\t\x12\x10\n\x08passages\x18\x17 \x03(\t\x12\x15\n\rpassages_used\x18\x18 \x03(\t\x12\x0e\n\x06stores\x18\x19 \x03(\tB\t\n\x07_ratingB\n\n\x08_quality\"D\n\rRecordRequest\x12\x33\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1d.russet.learner.v1.Trajectory\"\r\n\x0bRecordReply\"\x0f\n\rStatusRequest\"\x8b\x01\n\x0bStatusReply\x12\x10\n\x08recorded\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\x04\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\x04\x12\x15\n\redges_updated\x18\x06 \x01(\x04\x12\x10\n\x08patterns\x18\x07 \x01(\x04\"(\n\x17ListTrajectoriesRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"L\n\x15ListTrajectoriesReply\x12\x33\n\x0ctrajectories\x18\x01 \x03(\x0b\x32\x1d.russet.learner.v1.Trajectory2\xeb\x02\n\x07Learner\x12J\n\x06Record\x12 .russet.learner.v1.RecordRequest\x1a\x1e.russet.learner.v1.RecordReply\x12T\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12$.russet.inference.v1.FeedbackRequest\x1a\".russet.inference.v1.FeedbackReply\x12O\n\x06Status\x12 .russet.learner.v1.StatusRequest\x1a\x1e.russet.learner.v1.StatusReply\"\x03\x90\x02\x01\x12m\n\x10ListTrajectories\x12*.russet.learner.v1.ListTrajectoriesRequest\x1a(.russet.learner.v1.ListTrajectoriesReply\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEARNER'].methods_by_name['ListTrajectories']._loaded_options = None
   _globals['_LEARNER'].methods_by_name['ListTrajectories']._serialized_options = b'\220\002\001'
   _globals['_TRAJECTORY']._serialized_start=76
-  _globals['_TRAJECTORY']._serialized_end=526
-  _globals['_RECORDREQUEST']._serialized_start=528
-  _globals['_RECORDREQUEST']._serialized_end=596
-  _globals['_RECORDREPLY']._serialized_start=598
-  _globals['_RECORDREPLY']._serialized_end=611
-  _globals['_STATUSREQUEST']._serialized_start=613
-  _globals['_STATUSREQUEST']._serialized_end=628
-  _globals['_STATUSREPLY']._serialized_start=631
-  _globals['_STATUSREPLY']._serialized_end=770
-  _globals['_LISTTRAJECTORIESREQUEST']._serialized_start=772
-  _globals['_LISTTRAJECTORIESREQUEST']._serialized_end=812
-  _globals['_LISTTRAJECTORIESREPLY']._serialized_start=814
-  _globals['_LISTTRAJECTORIESREPLY']._serialized_end=890
-  _globals['_LEARNER']._serialized_start=893
-  _globals['_LEARNER']._serialized_end=1256
+  _globals['_TRAJECTORY']._serialized_end=583
+  _globals['_RECORDREQUEST']._serialized_start=585
+  _globals['_RECORDREQUEST']._serialized_end=653
+  _globals['_RECORDREPLY']._serialized_start=655
+  _globals['_RECORDREPLY']._serialized_end=668
+  _globals['_STATUSREQUEST']._serialized_start=670
+  _globals['_STATUSREQUEST']._serialized_end=685
+  _globals['_STATUSREPLY']._serialized_start=688
+  _globals['_STATUSREPLY']._serialized_end=827
+  _globals['_LISTTRAJECTORIESREQUEST']._serialized_start=829
+  _globals['_LISTTRAJECTORIESREQUEST']._serialized_end=869
+  _globals['_LISTTRAJECTORIESREPLY']._serialized_start=871
+  _globals['_LISTTRAJECTORIESREPLY']._serialized_end=947
+  _globals['_LEARNER']._serialized_start=950
+  _globals['_LEARNER']._serialized_end=1313
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Trajectory(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "outcome", "correction", "label", "quality", "question", "answer", "procedures")
+    __slots__ = ("id", "tenant", "session_id", "model", "replica_id", "time_ms", "query_embedding", "prompt_ids", "answer_ids", "finish", "follows", "patterns_retrieved", "pattern_used", "total_ms", "rating", "outcome", "correction", "label", "quality", "question", "answer", "procedures", "passages", "passages_used", "stores")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,9 @@ class Trajectory(_message.Message):
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROCEDURES_FIELD_NUMBER: _ClassVar[int]
+    PASSAGES_FIELD_NUMBER: _ClassVar[int]
+    PASSAGES_USED_FIELD_NUMBER: _ClassVar[int]
+    STORES_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     session_id: str
@@ -53,7 +56,10 @@ class Trajectory(_message.Message):
     question: str
     answer: str
     procedures: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., quality: _Optional[float] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., procedures: _Optional[_Iterable[str]] = ...) -> None: ...
+    passages: _containers.RepeatedScalarFieldContainer[str]
+    passages_used: _containers.RepeatedScalarFieldContainer[str]
+    stores: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., replica_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., query_embedding: _Optional[_Iterable[float]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., answer_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., follows: _Optional[str] = ..., patterns_retrieved: _Optional[_Iterable[str]] = ..., pattern_used: _Optional[str] = ..., total_ms: _Optional[float] = ..., rating: _Optional[float] = ..., outcome: _Optional[str] = ..., correction: _Optional[str] = ..., label: _Optional[str] = ..., quality: _Optional[float] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., procedures: _Optional[_Iterable[str]] = ..., passages: _Optional[_Iterable[str]] = ..., passages_used: _Optional[_Iterable[str]] = ..., stores: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecordRequest(_message.Message):
     __slots__ = ("trajectories",)

@@ -863,7 +863,7 @@ class NeighboursReply(_message.Message):
     def __init__(self, edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
 
 class NeighbourhoodRequest(_message.Message):
-    __slots__ = ("tenant", "nodes", "embedding", "nearest", "kind", "first", "second")
+    __slots__ = ("tenant", "nodes", "embedding", "nearest", "kind", "first", "second", "onward")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
@@ -871,6 +871,7 @@ class NeighbourhoodRequest(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     SECOND_FIELD_NUMBER: _ClassVar[int]
+    ONWARD_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     nodes: _containers.RepeatedScalarFieldContainer[str]
     embedding: _containers.RepeatedScalarFieldContainer[float]
@@ -878,7 +879,8 @@ class NeighbourhoodRequest(_message.Message):
     kind: str
     first: int
     second: int
-    def __init__(self, tenant: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., embedding: _Optional[_Iterable[float]] = ..., nearest: _Optional[int] = ..., kind: _Optional[str] = ..., first: _Optional[int] = ..., second: _Optional[int] = ...) -> None: ...
+    onward: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., embedding: _Optional[_Iterable[float]] = ..., nearest: _Optional[int] = ..., kind: _Optional[str] = ..., first: _Optional[int] = ..., second: _Optional[int] = ..., onward: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NearNode(_message.Message):
     __slots__ = ("name", "similarity")

@@ -8,11 +8,11 @@ paging experts), long (at 4,096 tokens of context), busy (beside a process that 
 shape), accuracy (beside float32), itl (inter-token latency beside long prompts), prefix (prompts that begin alike), kv
 (quantized KV beside full precision), sessions (looking them up), graph (its neighbours), memory (search, inserts and
 restart with 100,000 entries, and embedding), witness (the log at 2,000 entries a second, and a kill amid them),
-documents (added, found, and read again from the prefix cache), overhead (gateway, router and scheduler around a worker
-that answers at once), fleet (which replica is chosen, in simulated time), routing (what that and the choice of a model
-cost), serving (the whole system over HTTP) and workloads (chat, retrieval and batch work, cold and warm, and a session
-after a restart). Those of speed stand beside llama.cpp, serving and workloads beside mlx-lm's server, where
-tests/benchmarks/install-peers installed them.
+documents (added, found, and read again from the prefix cache), reranking (their order by usage), overhead (gateway,
+router and scheduler around a worker that answers at once), fleet (which replica is chosen, in simulated time), routing
+(what that and the choice of a model cost), serving (the whole system over HTTP) and workloads (chat, retrieval and
+batch work, cold and warm, and a session after a restart). Those of speed stand beside llama.cpp, serving and workloads
+beside mlx-lm's server, where tests/benchmarks/install-peers installed them.
 Each figure is a median with its 95 % bootstrap interval over interleaved rounds; every sample is kept as a JSON line in
 .bench/, with pictures of them. Run it on a quiet machine: each table says how busy others kept it. Beside these, on
 their own: tests.benchmarks.forward, .linear, .plan, .sampling, .nearest, .exposed_gap, .perplexity,
@@ -44,6 +44,7 @@ from tests.benchmarks import (
     picture,
     plan,
     prefix,
+    reranking,
     routing,
     scaling,
     serving,
@@ -75,6 +76,7 @@ PARTS = {
         memory.PART,
         witness.PART,
         documents.PART,
+        reranking.PART,
         routing.PART,
         overhead.PART,
         scaling.PART,

@@ -1,11 +1,12 @@
 """The documents servicer: keeps files, makes chunks of them, finds those."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from actors.base.errors import InvalidArgument, NotFound
+from actors.base.errors import InvalidArgument, NotFound, Unavailable
 from actors.base.keys import Keyring
 from actors.memory import limits
 from actors.memory.config import MemoryConfig
@@ -14,9 +15,11 @@ from actors.memory.documents.ingestion import Ingestion
 from actors.memory.documents.sealed import Kind, Sealed, where
 from actors.memory.documents.texts import text_of
 from actors.memory.embedder import Embedder
+from actors.memory.reranking.reranker import POOL, Reranker
 from actors.memory.store import PAGE, Collection
 from protos.gen import documents_pb2, documents_pb2_grpc
 
+log = logging.getLogger(__name__)
 PART_CHARACTERS = 1 << 16
 """Of a file's text in one entry."""
 MAX_STORES, MAX_CHUNKS, CHUNKS = 16, 50, 10
@@ -37,8 +40,13 @@ class Documents(documents_pb2_grpc.DocumentsServicer):
         self._embedder = embedder
         self.catalogue = Catalogue(collection, self._sealed, config.document_files)
         self._ingestion = Ingestion(self.catalogue, collection, self._sealed, embedder, self._text)
+        self._reranker: Reranker | None = None
         self._changing = asyncio.Lock()
         """Held while cards change: what is deleted is not attached meanwhile."""
+
+    def rank_by(self, reranker: Reranker) -> None:
+        """Have usage say something where it may; without this, similarity alone does."""
+        self._reranker = reranker
 
     async def start(self) -> None:
         """Read the cards, and go on with what was in progress."""
@@ -173,13 +181,27 @@ class Documents(documents_pb2_grpc.DocumentsServicer):
         vectors, _ = await self._embedder.embed([request.query[:QUERY_CHARACTERS]])
         embedded = time.monotonic()
         vector, limit = vectors[0].tolist(), request.limit or CHUNKS
-        chunks = await asyncio.to_thread(self._nearest, vector, tenant, stores, limit, request.score_threshold)
+        reranker, by_usage = self._reranker, False
+        asked = reranker is not None and reranker.has_a_say(tenant, stores)
+        chunks = await self.nearest(vector, tenant, stores, POOL if asked else limit, request.score_threshold)
+        if reranker is not None and asked:
+            try:
+                chunks, by_usage = await reranker.ordered(tenant, stores, vector, chunks), True
+            except Unavailable as error:
+                log.info("passages stay in the order of similarity: %s", error)
         return documents_pb2.SearchReply(
-            chunks=chunks,
+            chunks=chunks[:limit],
+            by_usage=by_usage,
             embedding=vector,
             embedding_ms=(embedded - began) * 1e3,
             retrieval_ms=(time.monotonic() - embedded) * 1e3,
         )
+
+    async def nearest(
+        self, vector: Sequence[float], tenant: str, stores: Sequence[str], limit: int, least: float = 0.0
+    ) -> list[documents_pb2.Chunk]:
+        """The chunks nearest to a vector, with at least the cosine `least`."""
+        return await asyncio.to_thread(self._nearest, vector, tenant, stores, limit, least)
 
     def _nearest(
         self, vector: Sequence[float], tenant: str, stores: Sequence[str], limit: int, least: float

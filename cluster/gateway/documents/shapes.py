@@ -75,7 +75,11 @@ def found_page(query: str, reply: documents_pb2.SearchReply) -> dict[str, Any]:
         "data": [found_row(chunk) for chunk in reply.chunks],
         "has_more": False,
         "next_page": None,
-        "russet": {"embedding_ms": round(reply.embedding_ms, 3), "retrieval_ms": round(reply.retrieval_ms, 3)},
+        "russet": {
+            "embedding_ms": round(reply.embedding_ms, 3),
+            "retrieval_ms": round(reply.retrieval_ms, 3),
+            "by_usage": reply.by_usage,
+        },
     }
 
 

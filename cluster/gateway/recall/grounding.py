@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from actors.base.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from actors.base.passages import node_of
 from cluster.gateway.caller import Caller
 from cluster.gateway.catalog import ModelView
 from cluster.gateway.config import GatewayConfig
@@ -25,6 +26,7 @@ from cluster.gateway.recall.passages import (
     procedures_block,
     with_system,
 )
+from cluster.gateway.recall.used import used_passages
 from cluster.gateway.records import EMBED_CHARS, question_of
 from protos.gen import documents_pb2, inference_pb2, memory_pb2
 from protos.gen.documents_pb2_grpc import DocumentsStub
@@ -149,6 +151,9 @@ class Grounding:
                 for each in self._reply.chunks
             ]
         finished.procedures = self._repeated
+        finished.passages = [node_of(chunk) for chunk in self._cited]
+        used = used_passages(finished.text, finished.question, [chunk.text for chunk in self._cited])
+        finished.passages_used = [finished.passages[at] for at in used]
         return finished
 
     def _packed(

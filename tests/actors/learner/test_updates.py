@@ -223,6 +223,22 @@ async def test_questions_that_were_answered_become_nodes(pair):
     assert {each.name for each in near} == {"query:r1", "query:r2"}
 
 
+async def test_passages_that_an_answer_used_are_strengthened_and_the_others_weakened(pair):
+    await pair.come()
+    more = {"passages": ["passage:a", "passage:b"], "passages_used": ["passage:a"], "stores": ["store:s"]}
+    await pair.record("r1", "r2", finish="stop", **more)
+    await pair.record("r3", finish="error", **more)
+    await pair.record("r4", finish="stop", **(more | {"passages_used": ["passage:b"]}))
+    await pair.service.flush()
+    assert await pair.edges("store:s") == {"passage:a": 0.08, "passage:b": 0.05}
+    assert await pair.edges("query:r1") == {"passage:a": 0.5}
+    assert await pair.edges("query:r3") == {}
+    for name, rating, weight in (("r1", 1, 1.0), ("r2", -1, 0.0)):
+        await pair.learner.Feedback(FeedbackRequest(tenant="t", response_id=name, rating=rating))
+        await pair.service.flush()
+        assert await pair.edges(f"query:{name}") == {"passage:a": weight}
+
+
 ANSWERED = {"id": "r", "tenant": "t", "question": "Why?", "answer": "So."}
 
 

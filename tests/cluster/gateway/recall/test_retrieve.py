@@ -58,6 +58,18 @@ async def test_a_whole_answer_has_citations_and_its_prompt_the_passages(world: A
     assert (entry.latency.embedding_ms, list(entry.query_embedding)) == (2, [0.5, 0.5])
 
 
+async def test_the_learner_hears_which_passages_an_answer_used(world: Any, scheduler: Any) -> None:
+    scheduler.answer_ids = list(b"Because Bread rises.")
+    await world.client().post("/v1/chat/completions", json=asked())
+    await world.client().post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Why?"}]})
+    await world.until(lambda: len(world.learner.trajectories) == 2)
+    found, without = world.learner.trajectories
+    assert list(found.passages) == ["passage:file-0:0-16", "passage:file-0:17-29"]
+    assert list(found.passages_used) == ["passage:file-0:17-29"]
+    assert list(found.stores) == ["store:vs_0"]
+    assert not [*without.passages, *without.passages_used, *without.stores]
+
+
 async def test_a_stream_tells_them_first(world: Any, scheduler: Any) -> None:
     reply = await world.client().post("/v1/chat/completions", json=asked(stream=True))
     events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
