@@ -92,24 +92,16 @@ def statistics(
             cosines[twins[row]] = -1
         best = _largest(cosines, far)
         found, outcomes = cosines[best], known.outcomes[best]
-        small, large = outcomes[:, 0], outcomes[:, 1]
         votes = np.exp(SHARPNESS * (found - found[0]))
         votes /= votes.sum()
-        gain = large - small
-        told[row] = (
-            found[0],
-            found[:near].mean(),
-            found.mean(),
-            found[0] - found[near - 1],
-            gain[:near].mean(),
-            gain.mean(),
-            small[:near].mean(),
-            small.mean(),
-            large[:near].mean(),
-            large.mean(),
-            votes @ gain,
-            -(votes * np.log(votes + 1e-9)).sum(),
-        )
+        seen = np.empty((4, far), np.float32)
+        cosine, gain, seen[2:] = seen[0], seen[1], outcomes.T
+        cosine[:] = found
+        np.subtract(seen[3], seen[2], out=gain)
+        means = np.stack([seen[:, :near].sum(axis=1) / near, seen.sum(axis=1) / far], axis=1)
+        told[row, 0], told[row, 1:3], told[row, 3] = found[0], means[0], found[0] - found[near - 1]
+        told[row, 4:10] = means[1:].ravel()
+        told[row, 10], told[row, 11] = votes @ gain, -(votes * np.log(votes + 1e-9)).sum()
     return told
 
 

@@ -8,6 +8,7 @@ are the scope threshold and what it is a threshold of. Training is a function of
 from them, to the same answers.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -177,7 +178,7 @@ class Classifier:
         fitted = self.fitted
         dense = asked.dense[: fitted.views * len(asked.dense) // VIEWS]
         logits = fitted.head.logits_of(dense, asked.places, weighed_words(asked, fitted.rarity, WORDS))[None]
-        found = self._neighbours.nearest(unit(dense[None])[0])
+        found = self._neighbours.nearest(dense / max(math.sqrt(float(dense @ dense)), 1e-9))
         votes = neighbours.votes(found, self._targets, len(fitted.labels), self._standing)
         mixed = _mixed(logits, votes, fitted.head_weight)
         probabilities = np.exp(log_softmax(mixed * fitted.sharpness))[0]
