@@ -195,7 +195,8 @@ def _entries(rows: list[dict[str, Any]], more: tuple[str, ...] = ()) -> Table | 
         table.add_column(title, justify=justify, overflow="fold", no_wrap=name in ("id", "time"))
     for row in rows:
         usage, latency = row["usage"], row["latency"]
-        finish = f"[red]{escape(row['finish'])}[/]" if row["error"] else escape(row["finish"])
+        ended = f"{row['action']} {row['subject']}" if row.get("action") else row["finish"]
+        finish = f"[red]{escape(ended)}[/]" if row["error"] else escape(ended)
         tokens = f"{usage['prompt_tokens']}+{usage['completion_tokens']}"
         number = f"[dim]{row['sequence']}[/]" if row["archived"] else str(row["sequence"])
         cells = [number, _short(row["time_ms"]), escape(row["id"]), *(escape(row[name]) for name in several)]

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from actors.base.errors import NotFound
 from cluster.gateway.answers import dumps
 from cluster.gateway.asgi import Handler, Reply
+from cluster.gateway.audit import Audit
 from cluster.gateway.auth import check_admin
 from cluster.gateway.bodies import Body, parse
 from cluster.gateway.caller import Caller
@@ -32,8 +33,9 @@ class AliasBody(Body):
 class Aliases:
     """Asks the router. Each method raises PermissionDenied for callers that are no administrators."""
 
-    def __init__(self, router: RouterStub) -> None:
+    def __init__(self, router: RouterStub, audit: Audit) -> None:
         self._router = router
+        self._audit = audit
 
     async def listed(self, caller: Caller) -> list[inference_pb2.Alias]:
         """All, by name."""
@@ -53,12 +55,14 @@ class Aliases:
     async def put(self, caller: Caller, alias: inference_pb2.Alias) -> inference_pb2.Alias:
         """Set one."""
         check_admin(caller)
-        return (await self._router.PutAlias(router_pb2.PutAliasRequest(alias=alias), timeout=TIMEOUT_S)).alias
+        putting = self._router.PutAlias(router_pb2.PutAliasRequest(alias=alias), timeout=TIMEOUT_S)
+        return (await self._audit.told(caller, "alias.put", alias.name, putting)).alias
 
     async def delete(self, caller: Caller, name: str) -> bool:
         """Forget one that was put."""
         check_admin(caller)
-        return (await self._router.DeleteAlias(router_pb2.DeleteAliasRequest(name=name), timeout=TIMEOUT_S)).found
+        deleting = self._router.DeleteAlias(router_pb2.DeleteAliasRequest(name=name), timeout=TIMEOUT_S)
+        return (await self._audit.told(caller, "alias.delete", name, deleting)).found
 
     def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
         """Where they are reached; `route` makes one of path, method and handler."""

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ MAX_NAME, MAX_LIMIT = 128, 10**12
 MAX_FILE_BYTES = 16 << 20
 LIMITS = tuple(field.name for field in fields(Limits))
 Role = Literal["user", "admin"]
+Changed = Callable[[str, str, str], None]
+"""(key.create or key.revoke, name, digest): hears what changed in the file."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class ApiKey:
 class ApiKeys:
     """The keys in a file. A key is 256 random bits, so a plain hash of it cannot be guessed back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, changed: Changed | None = None) -> None:
         """Raises InvalidArgument where the file cannot be read, or others may write to it."""
         self._path = path
+        self._changed = changed
         self._seen = self._version()
         self.keys = read(path)
 
@@ -65,9 +68,11 @@ class ApiKeys:
         if (version := self._version()) != self._seen:
             self._seen = version
             try:
-                self.keys = read(self._path) if version else ()
+                before, self.keys = self.keys, read(self._path) if version else ()
             except InvalidArgument as error:
                 log.error("the API keys stay as they were: %s", error)
+            else:
+                self._tell({(key.name, key.digest) for key in before}, {(key.name, key.digest) for key in self.keys})
         return self.keys
 
     def check(self, given: str, now: datetime | None = None) -> ApiKey:
@@ -80,6 +85,12 @@ class ApiKeys:
         if key.expires is not None and key.expires <= (now or datetime.now(UTC)):
             raise Unauthenticated(f"the API key of {key.name} expired at {key.expires:%Y-%m-%d %H:%M} UTC")
         return key
+
+    def _tell(self, before: set[tuple[str, str]], after: set[tuple[str, str]]) -> None:
+        for action, changes in (("key.create", after - before), ("key.revoke", before - after)):
+            for name, digest in sorted(changes):
+                if self._changed is not None:
+                    self._changed(action, name, digest)
 
     def _version(self) -> tuple[int, int, int] | None:
         try:

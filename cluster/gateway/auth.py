@@ -1,7 +1,7 @@
 """Who asks: by API key where the gateway has keys, else by what the caller says of itself."""
 
 from actors.base.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from cluster.gateway.api_keys import ApiKeys
+from cluster.gateway.api_keys import ApiKeys, Changed
 from cluster.gateway.caller import Caller
 from cluster.gateway.config import GatewayConfig
 
@@ -23,10 +23,10 @@ def check_admin(caller: Caller) -> None:
 class Gate:
     """Turns a request's `Authorization` and its claimed tenant into a Caller; HTTP and gRPC share it."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Raises InvalidArgument where the key file cannot be read."""
+    def __init__(self, config: GatewayConfig, changed: Changed) -> None:
+        """`changed` hears of keys that come and go. Raises InvalidArgument where the key file cannot be read."""
         self._alone = config.host in LOOPBACK or config.host.startswith("127.")
-        self._keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
+        self._keys = ApiKeys(config.api_keys_file, changed) if config.api_keys_file is not None else None
 
     def admit(self, authorization: str | None, tenant: str | None) -> Caller:
         """The caller. Raises Unauthenticated for a missing or wrong key, PermissionDenied for another's tenant.

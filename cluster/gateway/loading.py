@@ -12,6 +12,7 @@ from actors.base.errors import InvalidArgument, Unavailable
 from cluster.controller import Controller
 from cluster.gateway.answers import dumps
 from cluster.gateway.asgi import Handler, Reply
+from cluster.gateway.audit import Audit
 from cluster.gateway.auth import check_admin
 from cluster.gateway.bodies import Body, parse
 from cluster.gateway.caller import Caller
@@ -36,9 +37,10 @@ class ScaleBody(Body):
 class Loading:
     """Asks the cluster's controller. Each method raises PermissionDenied for callers that are no administrators."""
 
-    def __init__(self, controller: Controller | None) -> None:
+    def __init__(self, controller: Controller | None, audit: Audit) -> None:
         """None: there is nobody to ask."""
         self._asked = controller
+        self._audit = audit
 
     def _controller(self, caller: Caller) -> Controller:
         check_admin(caller)
@@ -52,15 +54,18 @@ class Loading:
 
     async def load(self, caller: Caller, request: inference_pb2.LoadModelRequest) -> inference_pb2.ServedModel:
         """Begin to load one."""
-        return await self._controller(caller).load(request)
+        doing = self._controller(caller).load(request)
+        return await self._audit.told(caller, "model.load", request.id or request.model, doing)
 
     async def scale(self, caller: Caller, request: inference_pb2.ScaleModelRequest) -> inference_pb2.ServedModel:
         """Give it another number of replicas."""
-        return await self._controller(caller).scale(request.id, request.replicas)
+        doing = self._controller(caller).scale(request.id, request.replicas)
+        return await self._audit.told(caller, "model.scale", request.id, doing)
 
     async def unload(self, caller: Caller, request: inference_pb2.UnloadModelRequest) -> inference_pb2.ServedModel:
         """Begin to unload it."""
-        return await self._controller(caller).unload(request.id, request.timeout_s)
+        doing = self._controller(caller).unload(request.id, request.timeout_s)
+        return await self._audit.told(caller, "model.unload", request.id, doing)
 
     def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
         """Where they are reached; `route` makes one of path, method and handler."""

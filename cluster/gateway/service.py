@@ -11,6 +11,7 @@ from actors.base.server import Server
 from actors.base.telemetry import Telemetry
 from cluster.controller import Controller
 from cluster.gateway.aliases import Aliases
+from cluster.gateway.audit import Audit
 from cluster.gateway.auth import Gate
 from cluster.gateway.catalog import Catalog
 from cluster.gateway.config import GatewayConfig
@@ -112,11 +113,13 @@ class Gateway:
             telemetry,
         )
         self._grammars = requests.grammars
-        models, gate, aliases = Models(self._routes, memory), Gate(config), Aliases(router)
+        audit = self._audit = Audit(memory, spool)
+        models, gate = Models(self._routes, memory), Gate(config, audit.keys_changed)
+        aliases = Aliases(router, audit)
         self._quotas = Quotas(quotas, telemetry)
         feedback = Feedback(self._records, learner, semantic)
         render = metrics or self._own_metrics
-        loading = Loading(controller)
+        loading = Loading(controller, audit)
         routing = NamedRouters(semantic), CostRouting(cost), Explain(requests)
         self._status = Status(config, self._routes, published)
         kept = Documents(documents), Witness(memory), Procedures(memory)
@@ -159,6 +162,7 @@ class Gateway:
         await self._http.stop()
         await self._grpc.stop(self._config.shutdown_grace_s)
         await self._quotas.stop()
+        await self._audit.stop()
         await self.tools.registry.stop()
         await self._records.stop()
         await self._outcomes.stop()

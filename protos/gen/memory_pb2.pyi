@@ -219,7 +219,7 @@ class DeleteSessionReply(_message.Message):
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class WitnessEntry(_message.Message):
-    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text", "scores", "options", "adapter", "adapter_version", "kv_format", "documents", "models")
+    __slots__ = ("id", "tenant", "session_id", "time_ms", "model", "model_revision", "replica_id", "route", "usage", "latency", "finish", "error", "quality", "query_embedding", "response_embedding", "query_text", "response_text", "scores", "options", "adapter", "adapter_version", "kv_format", "documents", "models", "action", "subject")
     ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +244,8 @@ class WitnessEntry(_message.Message):
     KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     session_id: str
@@ -268,7 +270,9 @@ class WitnessEntry(_message.Message):
     kv_format: str
     documents: _containers.RepeatedCompositeFieldContainer[WitnessDocument]
     models: _containers.RepeatedCompositeFieldContainer[RouteOption]
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ..., scores: _Optional[_Union[Quality, _Mapping]] = ..., options: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ..., adapter: _Optional[str] = ..., adapter_version: _Optional[int] = ..., kv_format: _Optional[str] = ..., documents: _Optional[_Iterable[_Union[WitnessDocument, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ...) -> None: ...
+    action: str
+    subject: str
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., time_ms: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., replica_id: _Optional[str] = ..., route: _Optional[_Union[_inference_pb2.Route, _Mapping]] = ..., usage: _Optional[_Union[_inference_pb2.Usage, _Mapping]] = ..., latency: _Optional[_Union[Latency, _Mapping]] = ..., finish: _Optional[str] = ..., error: _Optional[str] = ..., quality: _Optional[float] = ..., query_embedding: _Optional[_Iterable[float]] = ..., response_embedding: _Optional[_Iterable[float]] = ..., query_text: _Optional[str] = ..., response_text: _Optional[str] = ..., scores: _Optional[_Union[Quality, _Mapping]] = ..., options: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ..., adapter: _Optional[str] = ..., adapter_version: _Optional[int] = ..., kv_format: _Optional[str] = ..., documents: _Optional[_Iterable[_Union[WitnessDocument, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[RouteOption, _Mapping]]] = ..., action: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class RouteOption(_message.Message):
     __slots__ = ("model", "replica", "score", "probability")

@@ -55,7 +55,9 @@ class Figures:
         self._first_ms = self._last_ms = 0
 
     def add(self, entry: memory_pb2.WitnessEntry) -> None:
-        """Count one."""
+        """Count one; what administrators did is no request."""
+        if entry.action:
+            return
         self._first_ms = min(self._first_ms or entry.time_ms, entry.time_ms)
         self._last_ms = max(self._last_ms, entry.time_ms)
         self._groups[tuple(key(entry) for key in self._keys)].add(entry)

@@ -165,3 +165,12 @@ async def test_the_archive_answers_as_the_store_does(opening):
         after = [[each.entry for each in await log.reader.query(request)] for request in ranged]
         assert after == before
         assert any(before)
+
+
+async def test_what_an_administrator_did_is_listed_and_no_request(opening):
+    async with opening() as log:
+        await log.add(entry("a"), entry("audit-1", action="model.load", subject="small", model=""))
+        reply = await log.reader.stats(WitnessStatsRequest(tenant="acme"))
+        assert [group.entries for group in reply.groups] == [1]
+        found = await log.reader.query(QueryWitnessRequest(tenant="acme"))
+        assert {each.entry.action for each in found} == {"", "model.load"}
