@@ -60,7 +60,8 @@ def as_asked(form: Form) -> None:
     if not root.handlers:
         if form == "text":
             return  # Python's own way, warnings to stderr: what Ray's files have had all along
-        root.addHandler(logging.StreamHandler(sys.stderr))
+        # Not sys.stderr: Ray Serve puts something in its place that writes each line into a line of Serve's own.
+        root.addHandler(logging.StreamHandler(sys.__stderr__))
         root.setLevel(logging.INFO)
     for handler in root.handlers:
         handler.setFormatter(lines_of(form))

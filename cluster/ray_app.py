@@ -6,6 +6,7 @@ Replicas of models are in ray_replica.py, what deploys all of them in ray_deploy
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import cached_property
 
 from ray import serve
 from ray.experimental import internal_kv
@@ -18,6 +19,7 @@ from cluster.config import Config
 from cluster.home import Home
 from cluster.identity import identify
 from cluster.ray_certificates import HeadSigner, node_name
+from cluster.ray_metrics import RayMetrics
 
 _KEY = b"russet:"
 
@@ -88,9 +90,14 @@ class Actor:
 
     serving: Serving
 
+    @cached_property
+    def _metrics(self) -> RayMetrics:
+        return RayMetrics(self.serving.telemetry)
+
     async def check_health(self) -> None:
-        """Serve restarts the replica where its own server does not answer."""
+        """Serve restarts the replica where its own server does not answer. Every 2 s: Ray's metrics keep up by it."""
         await identify(self.serving.addresses)
+        self._metrics.show()
 
     async def __del__(self) -> None:
         """Serve's graceful stop."""

@@ -19,6 +19,7 @@ from cluster import compose
 from cluster.config import Config, ModelConfig
 from cluster.fleet_record import ReplicaRecord
 from cluster.ray_app import Actor, RayDirectory
+from cluster.ray_metrics import RayMetrics
 
 NAMESPACE = "russet"
 NODE_LABEL = "ray.io/node-id"
@@ -33,6 +34,7 @@ class Worker:
     async def __init__(self, config: str, model: str, name: str) -> None:
         settings, served = Config.model_validate_json(config), ModelConfig.model_validate_json(model)
         self.serving = await compose.serve_worker(settings, served, name, RayDirectory(settings))
+        self._metrics = RayMetrics(self.serving.telemetry)
         self._watch = asyncio.create_task(self._end_with_the_engine())
 
     async def _end_with_the_engine(self) -> None:
@@ -42,7 +44,8 @@ class Worker:
         os._exit(1)
 
     async def ready(self) -> int:
-        """Its process id, once it serves."""
+        """Its process id, once it serves. Health checks ask every 2 s, by which Ray's metrics keep up."""
+        self._metrics.show()
         return os.getpid()
 
     async def stop(self) -> None:

@@ -160,7 +160,7 @@ def _models(replicas: Sequence[Row]) -> list[Row]:
     ]
 
 
-_ROLES = ("gateway", "router", "controller", "scheduler", "worker", "memory", "learner")
+_ROLES = ("gateway", "router", "controller", "scheduler", "worker", "memory", "learner", "controller")
 
 
 def _by_role(service: Service) -> tuple[int, str]:

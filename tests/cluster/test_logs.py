@@ -80,7 +80,7 @@ def test_a_process_without_handlers_gets_one_for_json_alone(
     root.handlers[:] = []
     logs.as_asked("text")
     assert root.handlers == []
-    monkeypatch.setattr(logs.sys, "stderr", written)
+    monkeypatch.setattr(logs.sys, "__stderr__", written)
     logs.as_asked("json")
     log.info("heard")
     assert lines(written)[0]["message"] == "heard"

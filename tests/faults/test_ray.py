@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -85,6 +86,30 @@ def test_names_show_in_ray(on_ray: Cluster) -> None:
     listed = httpx.get(f"{state.dashboard}/api/v0/actors", headers={"Authorization": f"Bearer {token}"}).text
     for name in ("worker-smollm2-135m-instruct-0", "SERVE_REPLICA::router#router", "SERVE_REPLICA::gateway#gateway"):
         assert name in listed
+
+
+async def test_ray_s_own_metrics_have_ours(on_ray: Cluster) -> None:
+    config, state = on_ray
+    (found,) = json.loads((Home(config.home).run / "ray" / "prom_metrics_service_discovery.json").read_text())
+    async with httpx.AsyncClient(timeout=60) as http:
+        asked = {"prompt": "Once", "max_tokens": 8, "ignore_eos": True}
+        assert (await http.post(f"{state.http}/v1/completions", json=asked)).status_code == 200
+        wanted = {
+            "ray_russet_generated_tokens_total": "scheduler",
+            "ray_russet_worker_rows": "worker",
+            "ray_russet_requests_total": "gateway",
+            "ray_russet_decisions_total": "router",
+        }
+        missing = set(wanted)
+        async with asyncio.timeout(90):
+            while missing:
+                texts = [(await http.get(f"http://{target}/metrics")).text for target in found["targets"]]
+                missing = {
+                    name
+                    for name, service in wanted.items()
+                    if not re.search(rf'^{name}{{[^}}]*service="{service}"[^}}]*}} ', "\n".join(texts), re.MULTILINE)
+                }
+                await asyncio.sleep(0.5)
 
 
 async def test_the_same_text_as_in_one_process(on_ray: Cluster, home: Path) -> None:

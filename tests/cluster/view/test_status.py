@@ -109,6 +109,7 @@ AWAY = "no answer within 1 s"
         ("controller", "controller", "lost nodes are not replaced"),
         ("worker-tiny-1", "replica tiny-1", "worker does not answer"),
         ("scheduler-tiny-1", "replica tiny-1", "scheduler does not answer"),
+        ("gateway-1", "gateway 1", "others take its clients"),
     ],
 )
 def test_what_is_away_is_said_in_words(name: str, what: str, means: str) -> None:
