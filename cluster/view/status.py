@@ -160,7 +160,7 @@ def _models(replicas: Sequence[Row]) -> list[Row]:
     ]
 
 
-_ROLES = ("gateway", "router", "controller", "scheduler", "worker", "memory", "learner", "controller")
+_ROLES = ("gateway", "router", "controller", "scheduler", "worker", "memory", "learner")
 
 
 def _by_role(service: Service) -> tuple[int, str]:
