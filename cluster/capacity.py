@@ -49,7 +49,7 @@ def spread(model: ModelConfig, indices: Sequence[int]) -> Demand:
     The worker cannot see what else was promised: it is told (`settled`) what its place has for it. Raises NotFound.
     """
     share = 0.0 if model.kv_memory_bytes else SHARE
-    return replace(demand_of(model), kv_share=share, per_node=model.per_node, indices=tuple(indices))
+    return replace(demand_of(model), kv_share=share, indices=tuple(indices))
 
 
 def settled(model: ModelConfig, placement: Placement) -> ModelConfig:
@@ -105,7 +105,14 @@ def weight_bytes(model: ModelConfig) -> int:
 def demand_of(model: ModelConfig) -> Demand:
     """What its replicas need at least. Raises NotFound."""
     kv_bytes = model.kv_memory_bytes or LEAST_KV_BYTES
-    return Demand(model.served_name, model.replicas, weight_bytes(model), kv_bytes)
+    return Demand(
+        model.served_name,
+        model.replicas,
+        weight_bytes(model),
+        kv_bytes,
+        per_node=model.per_node,
+        labels=model.node_labels,
+    )
 
 
 def _bytes(path: Path) -> int:

@@ -23,6 +23,7 @@ from cluster import (
     cli_kv,
     cli_memory,
     cli_models,
+    cli_nodes,
     cli_route,
     cli_router,
     cli_sessions,
@@ -58,6 +59,8 @@ app.add_typer(cli_certs.app)
 app.add_typer(cli_route.app)
 app.add_typer(cli_fleet.app)
 app.command()(cli_kv.kv)
+app.command()(cli_nodes.join)
+app.command()(cli_nodes.plan)
 app.command()(cli_tools.tools)
 app.command()(cli_top.top)
 out = Console()
@@ -228,7 +231,8 @@ def showconfigured(
 
 
 def _gather(config: Config) -> Status:
-    from cluster.lifecycle import connected, ray_environment, read_state
+    from cluster.lifecycle import connected, read_state
+    from cluster.ray_process import ray_environment
 
     home = Home(config.home)
     state = read_state(home)

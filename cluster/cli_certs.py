@@ -74,7 +74,8 @@ def drop(config: ConfigFile = None) -> None:
 
 def _renew(config: Config) -> list[tuple[str, str]]:
     """Nodes of the running cluster, else those whose certificates lie on this machine."""
-    from cluster.lifecycle import connected, ray_environment, read_state
+    from cluster.lifecycle import connected, read_state
+    from cluster.ray_process import ray_environment
 
     home = Home(config.home)
     if (state := read_state(home)) is not None:

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,6 +32,9 @@ class ModelConfig(WorkerConfig):
 
     replicas: int = Field(default=1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
     per_node: int = Field(default=0, ge=0, le=64, description="Most replicas of it on one node; 0 is any number")
+    node_labels: dict[str, str] = Field(
+        default={}, max_length=16, description='What a node must be labelled to hold it, e.g. {chip = "Apple-M4-Pro"}'
+    )
 
     @model_validator(mode="after")
     def _every_thread_has_a_processor(self) -> Self:
@@ -59,6 +62,10 @@ class ModelConfig(WorkerConfig):
         return self.model_copy(update={"cpus": self.cpus[index * each : (index + 1) * each]})
 
 
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""What Ray takes for a label's value."""
+
+
 class RayConfig(BaseModel):
     """How Russet's own Ray cluster is started by `russet up`."""
 
@@ -67,6 +74,15 @@ class RayConfig(BaseModel):
     bind: Literal["loopback", "node"] = Field(
         default="loopback",
         description="Where actors listen over TCP: this machine only, or the node's address, for a fleet",
+    )
+    address: str = Field(
+        default="", description="Of this machine, where other nodes reach it; empty: the one on its way to them"
+    )
+    memory_bytes: int = Field(
+        default=0, ge=0, description="Bytes of this machine for replicas; 0 is what is free when its node starts"
+    )
+    labels: dict[str, Label] = Field(
+        default={}, max_length=16, description="What else is said of this node, beside its chip and links"
     )
     port: int = Field(default=6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
     dashboard_port: int = Field(default=8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")

@@ -23,7 +23,9 @@ def head() -> Node:
     """The node that Ray's head is on, where nothing runs yet. Its memory is what was offered when it was started."""
     node = next(node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"])
     resources = node["Resources"]
-    return Node(node["NodeID"], int(resources["CPU"]), int(resources["memory"]), node["NodeManagerAddress"])
+    labels = {name: label for name, label in node["Labels"].items() if "/" not in name}
+    address = node["NodeManagerAddress"]
+    return Node(node["NodeID"], int(resources["CPU"]), int(resources["memory"]), address, labels=labels)
 
 
 def deploy(config: Config, record: FleetRecord) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -49,9 +50,13 @@ class Controller(Actor):
 class NodeAgent:
     """Tells of one node what only a process there can see."""
 
-    def look(self, processes: dict[str, list[int]], models: dict[str, str]) -> dict[str, Any]:
-        """Bytes available; the pid (the last one) and resident bytes of each replica; models without their files."""
+    def look(self, processes: dict[str, list[int]], models: dict[str, str], key: str) -> dict[str, Any]:
+        """Bytes available; the pid (the last one) and resident bytes of each replica; models without their files.
+
+        key: the file of the cluster key, without which nothing can run there.
+        """
         return {
+            "unfit": "" if not key or Path(key).is_file() else f"has no {key}; copy it from the head",
             "available": available_memory(),
             "running": {name: (pids[-1], sum(map(_resident, pids))) for name, pids in processes.items() if pids},
             "without": [name for name, model in models.items() if not _located(model)],
@@ -82,7 +87,9 @@ class RayFleet:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
                     seen = await self._look(node["NodeID"], there, files)
-            except (ray.exceptions.RayError, TimeoutError):
+            except TimeoutError:
+                return None  # Its agent may be being started: the next look asks the same one.
+            except ray.exceptions.RayError:
                 self._agents.pop(node["NodeID"], None)
                 return None
             resources = node["Resources"]
@@ -92,9 +99,10 @@ class RayFleet:
                 max(1, int(resources.get("CPU", 1))),
                 int(resources.get("memory", 0)),
                 seen["available"],
-                node.get("Labels") or {},
+                {name: label for name, label in (node.get("Labels") or {}).items() if "/" not in name},
                 seen["running"],
                 frozenset(seen["without"]),
+                seen["unfit"],
             )
 
         found = await asyncio.gather(*map(one, nodes))
@@ -103,12 +111,13 @@ class RayFleet:
         return [machine for machine in found if machine is not None]
 
     async def _look(self, node: str, processes: dict[str, list[int]], models: dict[str, str]) -> dict[str, Any]:
+        key = str(self._config.memory.key_file or "")
         if node == self._here:
-            return await asyncio.to_thread(NodeAgent().look, processes, models)
+            return await asyncio.to_thread(NodeAgent().look, processes, models, key)
         if node not in self._agents:
             strategy = NodeAffinitySchedulingStrategy(node, soft=False)
             self._agents[node] = ray.remote(NodeAgent).options(num_cpus=0, scheduling_strategy=strategy).remote()
-        return await self._agents[node].look.remote(processes, models)
+        return await self._agents[node].look.remote(processes, models, key)
 
     async def _pids_of(self, services: Mapping[str, list[str]], name: str) -> list[int]:
         """Of a replica's scheduler and worker, as far as they answer."""

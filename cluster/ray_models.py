@@ -16,10 +16,11 @@ from actors.base.errors import InvalidArgument, RussetError
 from cluster.capacity import settled, spread
 from cluster.config import Config, ModelConfig
 from cluster.controller import LoadedFile, check_replicas, check_timeout, model_asked, taken, unknown
+from cluster.fleet_plan import told
 from cluster.fleet_record import FleetRecord, ReplicaRecord, ServedRecord, shown
 from cluster.reconcile import Seen, turn
 from cluster.topology import Node, Placement, Unplaced, fit, replica_id, replica_index
-from protos.gen import inference_pb2
+from protos.gen import control_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
 LOOK_S, REST_S = 0.3, 1.0
@@ -41,6 +42,8 @@ class Machine:
     labels: Mapping[str, str] = field(default_factory=dict)
     running: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
+    unfit: str = ""
+    """Why it can hold no replica."""
 
 
 class Fleet(Protocol):
@@ -158,6 +161,12 @@ class RayModels:
             await self._keep()
         return _row(served, {})
 
+    async def plan(self) -> control_pb2.PlanReply:
+        """Every node and every replica's place."""
+        machines = await self._machines(())
+        offered = {machine.id: machine.memory_bytes for machine in machines}
+        return told(self.record, [self._node(machine) for machine in machines], offered)
+
     async def _load_again(self, model: ModelConfig) -> None:
         served = self.record.models[model.served_name] = ServedRecord(model=model, source="api")
         for index in range(model.replicas):
@@ -208,7 +217,16 @@ class RayModels:
         promised = sum(max(0, replica.bytes - resident[served.id_of(replica)]) for served, replica in there)
         free = max(0, min(machine.memory_bytes - aside, machine.available_bytes - promised))
         models = tuple(served.name for served, _ in there)
-        return Node(machine.id, machine.cores, free, machine.name, models, machine.without)
+        return Node(
+            machine.id,
+            machine.cores,
+            free,
+            machine.name,
+            models,
+            machine.without,
+            machine.labels,
+            machine.unfit,
+        )
 
     def _end(self, served: ServedRecord, replica: ReplicaRecord, timeout_s: float) -> None:
         if replica.state in ("waiting", "failed"):

@@ -1,15 +1,23 @@
 """A controller in another process: what answers there, and the Controller that asks it."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.controller import Controller
-from protos.gen import control_pb2_grpc, inference_pb2
+from protos.gen import control_pb2, control_pb2_grpc, inference_pb2
+
+
+class Planner(Controller, Protocol):
+    """A controller that decides between nodes."""
+
+    async def plan(self) -> control_pb2.PlanReply:
+        """Every node and every replica's place."""
+        ...
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
     """The Control service over a controller."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Planner) -> None:
         self._controller = controller
 
     async def ListServed(self, request: inference_pb2.ListServedRequest, context: Any) -> inference_pb2.ListServedReply:
@@ -27,6 +35,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def UnloadModel(self, request: inference_pb2.UnloadModelRequest, context: Any) -> inference_pb2.ServedModel:
         """Begin to unload it."""
         return await self._controller.unload(request.id, request.timeout_s)
+
+    async def Plan(self, request: control_pb2.PlanRequest, context: Any) -> control_pb2.PlanReply:
+        """Every node and every replica's place."""
+        return await self._controller.plan()
 
 
 class RemoteController:

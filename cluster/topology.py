@@ -1,7 +1,7 @@
 """Where replicas go: a pure function of nodes and models, that explains itself and refuses what cannot fit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from actors.base.errors import InvalidArgument
 
@@ -10,7 +10,8 @@ from actors.base.errors import InvalidArgument
 class Node:
     """A machine that can hold replicas. Memory in bytes, free for Russet; cores are physical or virtual CPUs.
 
-    `replicas` names the model of each replica that is there already, `without` the models whose files are not.
+    `replicas` names the model of each replica that is there already, `without` the models whose files are not; `unfit`
+    says why it can hold none.
     """
 
     id: str
@@ -19,6 +20,8 @@ class Node:
     name: str = ""
     replicas: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unfit: str = ""
 
     @property
     def shown(self) -> str:
@@ -32,7 +35,7 @@ class Demand:
 
     `kv_share`: of the memory that is left on a node when every replica has what it needs, the part that those that
     ask for it share as more KV. `per_node`: most replicas on one node; 0 is any number. `indices`: the numbers of the
-    replicas, by default the first ones.
+    replicas, by default the first ones. `labels`: what a node must be.
     """
 
     model: str
@@ -42,6 +45,7 @@ class Demand:
     kv_share: float = 0.0
     per_node: int = 0
     indices: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bytes_each(self) -> int:
@@ -147,6 +151,11 @@ def _settled(
 
 def _obstacle(demand: Demand, room: _Room) -> str | None:
     """Why a replica cannot go there; None where it can."""
+    if room.node.unfit:
+        return room.node.unfit
+    for name, value in demand.labels.items():
+        if (has := room.node.labels.get(name)) != value:
+            return f"has {name} {has}, not {value}" if has else f"has no label {name}"
     if demand.model in room.node.without:
         return "does not have its files"
     if demand.per_node and (there := room.models.count(demand.model)) >= demand.per_node:

@@ -15,8 +15,9 @@ import pytest_asyncio
 
 from cluster.config import Config, load
 from cluster.home import Home
-from cluster.lifecycle import ClusterState, free_port, read_state
+from cluster.lifecycle import ClusterState, read_state
 from cluster.local import LocalCluster
+from cluster.ray_process import free_port
 
 # The same examples on each run, and no limit on an example's time, which on a busy machine says nothing.
 hypothesis.settings.register_profile("russet", deadline=None, derandomize=True)

@@ -25,19 +25,33 @@ _sym_db = _symbol_database.Default()
 from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/gen/control.proto\x12\x11russet.control.v1\x1a\x1aprotos/gen/inference.proto2\xfc\x02\n\x07\x43ontrol\x12_\n\nListServed\x12&.russet.inference.v1.ListServedRequest\x1a$.russet.inference.v1.ListServedReply\"\x03\x90\x02\x01\x12T\n\tLoadModel\x12%.russet.inference.v1.LoadModelRequest\x1a .russet.inference.v1.ServedModel\x12[\n\nScaleModel\x12&.russet.inference.v1.ScaleModelRequest\x1a .russet.inference.v1.ServedModel\"\x03\x90\x02\x02\x12]\n\x0bUnloadModel\x12\'.russet.inference.v1.UnloadModelRequest\x1a .russet.inference.v1.ServedModel\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/gen/control.proto\x12\x11russet.control.v1\x1a\x1aprotos/gen/inference.proto\"\r\n\x0bPlanRequest\"i\n\tPlanReply\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.russet.control.v1.PlanNode\x12\x30\n\x08replicas\x18\x02 \x03(\x0b\x32\x1e.russet.control.v1.PlanReplica\"\xdd\x01\n\x08PlanNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ores\x18\x02 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x61side_bytes\x18\x04 \x01(\x04\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x37\n\x06labels\x18\x06 \x03(\x0b\x32\'.russet.control.v1.PlanNode.LabelsEntry\x12\r\n\x05unfit\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x01\n\x0bPlanReplica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07threads\x18\x08 \x01(\r2\xc7\x03\n\x07\x43ontrol\x12_\n\nListServed\x12&.russet.inference.v1.ListServedRequest\x1a$.russet.inference.v1.ListServedReply\"\x03\x90\x02\x01\x12T\n\tLoadModel\x12%.russet.inference.v1.LoadModelRequest\x1a .russet.inference.v1.ServedModel\x12[\n\nScaleModel\x12&.russet.inference.v1.ScaleModelRequest\x1a .russet.inference.v1.ServedModel\"\x03\x90\x02\x02\x12]\n\x0bUnloadModel\x12\'.russet.inference.v1.UnloadModelRequest\x1a .russet.inference.v1.ServedModel\"\x03\x90\x02\x02\x12I\n\x04Plan\x12\x1e.russet.control.v1.PlanRequest\x1a\x1c.russet.control.v1.PlanReply\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.gen.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PLANNODE_LABELSENTRY']._loaded_options = None
+  _globals['_PLANNODE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CONTROL'].methods_by_name['ListServed']._loaded_options = None
   _globals['_CONTROL'].methods_by_name['ListServed']._serialized_options = b'\220\002\001'
   _globals['_CONTROL'].methods_by_name['ScaleModel']._loaded_options = None
   _globals['_CONTROL'].methods_by_name['ScaleModel']._serialized_options = b'\220\002\002'
   _globals['_CONTROL'].methods_by_name['UnloadModel']._loaded_options = None
   _globals['_CONTROL'].methods_by_name['UnloadModel']._serialized_options = b'\220\002\002'
-  _globals['_CONTROL']._serialized_start=76
-  _globals['_CONTROL']._serialized_end=456
+  _globals['_CONTROL'].methods_by_name['Plan']._loaded_options = None
+  _globals['_CONTROL'].methods_by_name['Plan']._serialized_options = b'\220\002\001'
+  _globals['_PLANREQUEST']._serialized_start=75
+  _globals['_PLANREQUEST']._serialized_end=88
+  _globals['_PLANREPLY']._serialized_start=90
+  _globals['_PLANREPLY']._serialized_end=195
+  _globals['_PLANNODE']._serialized_start=198
+  _globals['_PLANNODE']._serialized_end=419
+  _globals['_PLANNODE_LABELSENTRY']._serialized_start=374
+  _globals['_PLANNODE_LABELSENTRY']._serialized_end=419
+  _globals['_PLANREPLICA']._serialized_start=422
+  _globals['_PLANREPLICA']._serialized_end=559
+  _globals['_CONTROL']._serialized_start=562
+  _globals['_CONTROL']._serialized_end=1017
 # @@protoc_insertion_point(module_scope)

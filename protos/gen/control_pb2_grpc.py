@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from protos.gen import control_pb2 as protos_dot_gen_dot_control__pb2
 from protos.gen import inference_pb2 as protos_dot_gen_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -54,6 +55,11 @@ class ControlStub:
                 request_serializer=protos_dot_gen_dot_inference__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
                 _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/russet.control.v1.Control/Plan',
+                request_serializer=protos_dot_gen_dot_control__pb2.PlanRequest.SerializeToString,
+                response_deserializer=protos_dot_gen_dot_control__pb2.PlanReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -85,6 +91,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Plan(self, request, context):
+        """Every node and every replica's place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +120,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=protos_dot_gen_dot_inference__pb2.UnloadModelRequest.FromString,
                     response_serializer=protos_dot_gen_dot_inference__pb2.ServedModel.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=protos_dot_gen_dot_control__pb2.PlanRequest.FromString,
+                    response_serializer=protos_dot_gen_dot_control__pb2.PlanReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +235,33 @@ class Control:
             '/russet.control.v1.Control/UnloadModel',
             protos_dot_gen_dot_inference__pb2.UnloadModelRequest.SerializeToString,
             protos_dot_gen_dot_inference__pb2.ServedModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/russet.control.v1.Control/Plan',
+            protos_dot_gen_dot_control__pb2.PlanRequest.SerializeToString,
+            protos_dot_gen_dot_control__pb2.PlanReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from actors.base.errors import Unavailable
-from cluster.lifecycle import free_port
+from cluster.ray_process import free_port
 from tests.benchmarks.processes import output_of, private_home, server
 
 NAME = "llama.cpp"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.bench import Load, run
-from cluster.lifecycle import free_port
+from cluster.ray_process import free_port
 from tests.benchmarks.harness import ROOT
 from tests.benchmarks.processes import private_home, server
 

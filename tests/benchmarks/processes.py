@@ -16,7 +16,7 @@ import psutil
 
 from actors.base.errors import Unavailable
 from cluster.home import Home
-from cluster.lifecycle import free_port
+from cluster.ray_process import free_port
 
 START_TIMEOUT_S = 120.0
 

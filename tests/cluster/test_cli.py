@@ -13,7 +13,8 @@ from actors.base.errors import Conflict, InvalidArgument
 from cluster import cli
 from cluster.gateway import api_keys
 from cluster.home import Home
-from cluster.lifecycle import ClusterState, check_port, free_port, read_state, up
+from cluster.lifecycle import ClusterState, check_port, read_state, up
+from cluster.ray_process import free_port
 from cluster.report import status_table
 from cluster.status import Actor, Status
 from tests.conftest import settings

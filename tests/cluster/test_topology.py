@@ -68,6 +68,22 @@ def test_at_most_so_many_on_a_node_and_none_without_its_files() -> None:
     assert "mini-2: does not have its files" in said
 
 
+def test_a_node_must_be_labelled_as_the_model_wants_and_able_to_hold_anything() -> None:
+    nodes = [
+        Node("a", 8, 20 * GB),
+        Node("b", 8, 20 * GB, labels={"chip": "M2"}),
+        Node("c", 8, 20 * GB, labels={"chip": "M4"}, unfit="has no /home/cluster.key"),
+        Node("d", 8, 5 * GB, labels={"chip": "M4"}),
+    ]
+    demand = Demand("m", 1, 3 * GB, GB, labels={"chip": "M4"})
+    assert [each.node for each in place(nodes, [demand]).placements] == ["d"]
+    with pytest.raises(
+        InvalidArgument, match=r"a: has no label chip, b: has chip M2, not M4, c: has no /home"
+    ) as refused:
+        place(nodes[:3], [demand])
+    assert "GB free" not in str(refused.value)
+
+
 def test_what_is_left_is_shared_as_more_kv() -> None:
     node = Node("a", 8, 10 * GB)
     placed = place([node], [Demand("m", 2, 2 * GB, GB, kv_share=0.5), Demand("n", 1, GB, GB)]).placements

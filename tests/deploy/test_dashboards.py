@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from cluster.lifecycle import free_port
+from cluster.ray_process import free_port
 from cluster.local import LocalCluster
 from deploy.grafana.make import DIRECTORY, written
 from deploy.grafana.panels import DASHBOARDS, Dashboard

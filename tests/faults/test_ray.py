@@ -19,8 +19,9 @@ from actors.worker.models.catalogue import locate
 from cluster.certificates import certificate_of, leaf_in
 from cluster.config import Config
 from cluster.home import Home
-from cluster.lifecycle import ClusterState, free_port, read_state
+from cluster.lifecycle import ClusterState, read_state
 from cluster.local import LocalCluster
+from cluster.ray_process import free_port
 from protos.gen.telemetry_pb2 import IdentifyRequest
 from protos.gen.telemetry_pb2_grpc import TelemetryStub
 from tests.conftest import russet, settings
