@@ -79,8 +79,15 @@ class Replica:
             float(said.queue_limit),
             float(said.page_size),
             said.kv_used,
+            float(said.prefill_backlog_tokens),
+            now_s,
         )
-        """What a choice looks at as numbers: requests there, those waiting, places to wait, tokens a page, KV used."""
+        """What a choice looks at as numbers: requests there, those waiting, places to wait, tokens a page, KV used,
+        prompt tokens to be computed, and when that was heard."""
+        self.candidate = router_pb2.Candidate(
+            replica_id=state.replica_id, addresses=state.addresses, epoch=load.epoch, isa_class=state.isa_class
+        )
+        """What a reply says of it, but for the score and its terms."""
         speed = Speed(load.prefill_tokens_per_s, load.step_us / 1e3)
         self.who = Who(state.replica_id, state.incarnation, (state.model, state.isa_class), speed)
 

@@ -70,7 +70,7 @@ class Placement:
         home = self._affinity.session(request.tenant, request.session_id)
         pages = self._affinity.prefix_pages(request.tenant, request.prefix_hashes)
         columns = np.array([replica.counted for replica in ready], np.float64).T
-        requests, waiting, queue_limit, page_size, kv_used = columns
+        requests, waiting, queue_limit, page_size, kv_used, backlog, heard = columns
         requests += [len(replica.sent) for replica in ready]
         ids = [replica.replica_id for replica in ready]
         prefix, session, unknown = _held(ids, page_size, home, pages, request)
@@ -78,10 +78,13 @@ class Placement:
         isa_classes = [replica.figures.isa_class for replica in ready]
         success = self._fleet.successes(ready)
         views = Views(ids, requests, waiting, queue_limit, success, isa_classes, prefix, session, unknown)
-        rates = beliefs.prefill_tokens_per_s.tolist()
-        ahead = [replica.tokens_ahead(now_s, rate) for replica, rate in zip(ready, rates, strict=True)]
+        rates = beliefs.prefill_tokens_per_s
+        ahead = np.maximum(0.0, backlog - np.maximum(0.0, now_s - heard) * rates)
+        for place, replica in enumerate(ready):
+            if replica.sent:
+                ahead[place] = replica.tokens_ahead(now_s, float(rates[place]))
         own = request.prompt_tokens - prefix - session
-        return views, Works(requests, waiting, np.array(ahead), own, kv_used)
+        return views, Works(requests, waiting, ahead, own, kv_used)
 
     def answered(self, report: router_pb2.ReportRequest) -> None:
         """Learn how a request went."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -114,17 +113,19 @@ class RouterService(router_pb2_grpc.RouterServicer):
             explanation.insert(len(resolution.explanation), f"it went to {model} before, and stays there")
         self._routed_count.inc()
         self._seconds.observe(time.perf_counter() - began)
-        return router_pb2.RouteReply(
+        reply = router_pb2.RouteReply(
             model=model,
             confidence=confidence(ranking),
             explanation=explanation,
             alias=resolution.alias,
             choice=message_of(chosen) if chosen is not None else None,
-            candidates=[
-                _candidate(ready[place].state, ranking.scores[place], each)
-                for place, each in zip_longest(ranking.order, terms)
-            ],
+            candidates=[ready[place].candidate for place in ranking.order],
         )
+        for place, candidate in zip(ranking.order, reply.candidates, strict=True):
+            candidate.score = ranking.scores[place]
+        for candidate, each in zip(reply.candidates, terms, strict=False):
+            candidate.terms.update(each)
+        return reply
 
     async def Heartbeat(self, request: router_pb2.HeartbeatRequest, context: Any) -> router_pb2.HeartbeatReply:
         """A replica lives, or says goodbye."""
@@ -292,19 +293,6 @@ class RouterService(router_pb2_grpc.RouterServicer):
         if replica.state.load.draining:
             return "is draining"
         return "has just failed this request" if replica.state.load.ready else "is loading"
-
-
-def _candidate(
-    state: router_pb2.HeartbeatRequest, score: float, terms: dict[str, float] | None
-) -> router_pb2.Candidate:
-    return router_pb2.Candidate(
-        replica_id=state.replica_id,
-        addresses=state.addresses,
-        score=score,
-        terms=terms,
-        epoch=state.load.epoch,
-        isa_class=state.isa_class,
-    )
 
 
 def alias_config(asked: inference_pb2.Alias) -> AliasConfig:
