@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from actors.base.channel import connect
 from actors.base.errors import Unreachable
 from actors.worker.models.catalogue import locate
-from cluster.certificates import certificate_of, leaf_in
+from cluster.certificates import NodeCertificate, certificate_of, leaf_in
 from cluster.config import Config
 from cluster.home import Home
 from cluster.lifecycle import ClusterState, read_state
@@ -29,6 +30,19 @@ from tests.conftest import russet, settings
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 Cluster = tuple[Config, ClusterState]
 ROLES = ["gateway", "router", "controller", "scheduler", "worker", "memory", "learner"]
+JOIN = """
+import sys
+from pathlib import Path
+from cluster.certificates import NodeCertificate
+from cluster.home import Home
+from cluster.lifecycle import connected, ray_environment
+
+address, home, own = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+with connected(address, ray_environment(Home(home))):
+    from cluster.ray_certificates import HeadSigner
+
+    NodeCertificate(own, "worker", 1).ensure(HeadSigner(home))
+"""
 TALE = "Once upon a time there was a fox who lived at the edge of a great forest, and"
 
 
@@ -213,6 +227,15 @@ async def test_actors_take_up_new_certificates_and_refuse_plain_text(on_ray: Clu
     assert leaf_in(certificate.security.identity).serial_number != before
     assert await answering() == set(ROLES)
     assert "No longer trusted: 0001" in russet("certs", "drop", "--config", str(file)).stdout
+    assert await answering() == set(ROLES)
+
+    # A node that does not hold the authority: its key stays in its own home, the head signs.
+    joined = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", JOIN, state.ray_address, config.home, tmp_path], timeout=120
+    )
+    assert joined.returncode == 0
+    certificate = NodeCertificate(tmp_path, "worker", 1)
+    assert not certificate.authority.exists
     assert await answering() == set(ROLES)
 
 
