@@ -10,6 +10,7 @@ would be below FORGOTTEN loses them. A cosine is what it is however old: similar
 """
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -102,8 +103,9 @@ class Edges:
         now = self._clock() * 1e3
         aging = [part for kind in kinds for part in (kind, self._half_ms[kind], int(kind in onward))]
         arguments = [now, first, second, len(kinds), *aging, _owner(tenant), *nodes]
-        found: Any = await self._hot.ask(lambda client: client.eval(READ, 0, *arguments))
-        return [_edge(now, *(part.decode() for part in found[place : place + 4])) for place in range(0, len(found), 4)]
+        reply: Any = await self._hot.ask(lambda client: client.eval(READ, 0, *arguments))
+        found: list[str] = json.loads(reply)
+        return [_edge(now, *found[place : place + 4]) for place in range(0, len(found), 4)]
 
 
 def check_updates(tenant: str, updates: Sequence[memory_pb2.EdgeUpdate]) -> None:

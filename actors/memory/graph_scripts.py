@@ -104,9 +104,10 @@ for i = at + 1, #ARGV do
   end
 end
 for _, node in ipairs(onward) do follow(node, second, true) end
-return found
+return #found > 0 and cjson.encode(found) or '[]'
 """
 )
 """ARGV: now; most edges of a node in the first and the second hop (0: there is none); how many kinds, and of each its
 name, its half-life and whether the second hop follows it; whose graph; then the nodes. Answers source, target, kind and
-`weight time uses` of each edge."""
+`weight time uses` of each edge, all of them as one JSON array: a reply of a hundred strings takes the client longer to
+read than the script to run."""
