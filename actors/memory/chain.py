@@ -9,7 +9,8 @@ vectors is the SHA-256 of those. The log keeps no text, and the store normalises
 import base64
 import struct
 import uuid
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -66,8 +67,8 @@ def draft(entry: memory_pb2.WitnessEntry, width: int) -> Draft:
         limits.share(entry.quality, "quality")
     for field, score in entry.scores.ListFields():
         limits.share(score, f"scores.{field.name}")
-    query = _vector(entry.query_embedding, width, "query_embedding")
-    response = _vector(entry.response_embedding, width, "response_embedding")
+    query = limits.vector(entry.query_embedding, width, "query_embedding")
+    response = limits.vector(entry.response_embedding, width, "response_embedding")
     stored = memory_pb2.WitnessEntry()
     stored.CopyFrom(entry)
     for what in ("query_text", "response_text"):
@@ -86,7 +87,8 @@ def append(head: Head, draft: Draft) -> tuple[Head, Entry]:
     digest = _digest(draft.query, draft.response) if draft.query.size or draft.response.size else ""
     new = Head(head.next_sequence + 1, link(head.hash, digest, draft.blob))
     payload = _payload(head.next_sequence, new.hash, digest, draft.blob, draft.entry)
-    return new, Entry(draft.point, payload, draft.query.tolist() or None)
+    # Read as a whole by the index, which a list of numbers is not.
+    return new, Entry(draft.point, payload, array("f", draft.query.tobytes()) or None)
 
 
 def check(previous: bytes, sequence: int, stored: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -154,11 +156,3 @@ def _equal(expected: Any, stored: Any) -> bool:
 def _digest(query: Vector, response: Vector) -> str:
     values = struct.pack("<I", len(query)) + query.astype("<f4").tobytes() + response.astype("<f4").tobytes()
     return sha256(values).hexdigest()
-
-
-def _vector(values: Sequence[float], width: int, what: str) -> Vector:
-    """As an array; refused where it is neither empty nor `width` finite numbers."""
-    array = np.array(values, np.float32)
-    if (array.size and len(array) != width) or not np.isfinite(array).all():
-        limits.vector(values, width, what)
-    return array

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.base.errors import InvalidArgument, TooLarge
 
@@ -28,12 +29,16 @@ def listed(limit: int, default: int) -> int:
     return limit or default
 
 
-def vector(values: Sequence[float], width: int, what: str) -> None:
-    """Refuse a vector that is neither empty nor `width` finite numbers."""
-    if values and len(values) != width:
+def vector(values: Sequence[float], width: int, what: str) -> NDArray[np.float32]:
+    """As an array; refused where it is neither empty nor `width` finite numbers."""
+    if not values:
+        return np.empty(0, np.float32)
+    if len(values) != width:
         raise InvalidArgument(f"{what} of width {len(values)}; this memory embeds with width {width}", param=what)
-    if not np.isfinite(np.array(values, np.float32)).all():
+    array = np.array(values, np.float32)
+    if not np.isfinite(array).all():
         raise InvalidArgument(f"{what} is not finite; accepted: finite numbers", param=what)
+    return array
 
 
 def finite(values: Sequence[float], what: str) -> None:
