@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.memory.simhash import Hash, Rows, closest, cosines
+from actors.memory.simhash import FIRST_WORDS, Hash, Rows, closest, cosines
 from actors.memory.store import Entry, Schema, Value, Where
 
 CANDIDATES = 512
@@ -35,7 +35,9 @@ class VectorIndex:
         self._ids: list[str] = []
         self._codes = np.empty((0, schema.width), np.int16)
         self._scales = np.empty(0, np.float32)
-        self._bits = np.empty((self._hash.words, 0), np.uint64)
+        first = min(FIRST_WORDS, self._hash.words)
+        self._front = np.empty((first, 0), np.uint64)
+        self._rest = np.empty((0, self._hash.words - first), np.uint64)
         # Of keywords a hash; where an entry lacks the field: 0, the least integer, NaN.
         kinds = ((schema.keywords, "<i8"), (schema.integers, "<i8"), (schema.floats, "<f8"))
         fields = [(name, kind) for names, kind in kinds for name in names]
@@ -57,7 +59,8 @@ class VectorIndex:
         newest = newest[records["there"][newest]]
         self._ids = records["id"][newest].astype(str).tolist()
         self._row_of = {id_: row for row, id_ in enumerate(self._ids)}
-        self._bits = np.ascontiguousarray(records["bits"][newest].T)
+        bits, first = records["bits"][newest], len(self._front)
+        self._front, self._rest = np.ascontiguousarray(bits[:, :first].T), np.ascontiguousarray(bits[:, first:])
         self._codes, self._scales = records["codes"][newest], records["scale"][newest]
         self._columns = {name: records[f"field {name}"][newest] for name in self._columns}
 
@@ -67,11 +70,8 @@ class VectorIndex:
             rows = slice(start, min(start + FIRST_ROWS, len(self)))
             records = np.zeros(rows.stop - start, self.record)
             records["id"], records["there"] = self._ids[rows], True
-            records["bits"], records["codes"], records["scale"] = (
-                self._bits[:, rows].T,
-                self._codes[rows],
-                self._scales[rows],
-            )
+            records["bits"] = np.concatenate([self._front[:, rows].T, self._rest[rows]], axis=1)
+            records["codes"], records["scale"] = self._codes[rows], self._scales[rows]
             for name, column in self._columns.items():
                 records[f"field {name}"] = column[rows]
             yield records
@@ -98,7 +98,7 @@ class VectorIndex:
         coded = self._hash.encode(values)
         records = np.zeros(len(vectors), self.record)
         records["id"], records["there"] = [entry.id for entry in vectors], True
-        records["bits"], records["codes"], records["scale"] = coded.bits.T, coded.codes, coded.scales
+        records["bits"], records["codes"], records["scale"] = coded
         for name in self._columns:
             records[f"field {name}"] = self._column(name, vectors)
         gone = self.removals(without)
@@ -121,7 +121,9 @@ class VectorIndex:
             placed = [self._place(id_) for id_, stays in zip(ids, there, strict=True) if stays]
             rows = np.array(placed, np.intp)
             self._reserve(len(self._ids))
-            self._bits[:, rows], self._codes[rows], self._scales[rows] = kept["bits"].T, kept["codes"], kept["scale"]
+            first = len(self._front)
+            self._front[:, rows], self._rest[rows] = kept["bits"][:, :first].T, kept["bits"][:, first:]
+            self._codes[rows], self._scales[rows] = kept["codes"], kept["scale"]
             for name, column in self._columns.items():
                 column[rows] = kept[f"field {name}"]
 
@@ -136,7 +138,7 @@ class VectorIndex:
         with self._lock:
             rows = self._rows(where)
             if (len(self) if rows is None else len(rows)) > wanted:
-                rows = closest(self._bits[:, : len(self)], coded.bits[:, 0], wanted, rows)
+                rows = closest(self._front[:, : len(self)], self._rest, coded.bits[0], wanted, rows)
             chosen = slice(len(self)) if rows is None else rows
             scores = cosines(self._codes[chosen], self._scales[chosen], query)
             best = np.argsort(-scores, kind="stable")[:limit]
@@ -189,11 +191,8 @@ class VectorIndex:
                 continue
             end = len(self._ids)
             self._ids[row], self._row_of[last] = last, row
-            self._bits[:, row], self._codes[row], self._scales[row] = (
-                self._bits[:, end],
-                self._codes[end],
-                self._scales[end],
-            )
+            self._front[:, row], self._rest[row] = self._front[:, end], self._rest[end]
+            self._codes[row], self._scales[row] = self._codes[end], self._scales[end]
             for column in self._columns.values():
                 column[row] = column[end]
 
@@ -210,7 +209,8 @@ class VectorIndex:
             new[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
             return new
 
-        self._bits, self._codes, self._scales = grown(self._bits, 1), grown(self._codes), grown(self._scales)
+        self._front, self._rest = grown(self._front, 1), grown(self._rest)
+        self._codes, self._scales = grown(self._codes), grown(self._scales)
         self._columns = {name: grown(column) for name, column in self._columns.items()}
 
 

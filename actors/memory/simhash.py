@@ -17,8 +17,9 @@ from scipy.linalg import hadamard
 LARGEST = 32767
 """Magnitude of a code."""
 FIRST_WORDS = 4
+"""Of the bits, at most, by which all are compared."""
 FIRST_LOOK = 6
-"""How many times as many as wanted are left after a look at the first words. Of 66,000 sentences' true ten nearest as
+"""How many times as many as wanted are left after that. Of 66,000 sentences' true ten nearest as
 many are among the 512 that are closest by all bits as among all (0.999)."""
 ONE_THREAD = 1 << 18
 """Multiplications up to which BLAS keeps a product on the calling thread: its threads would wait for busy cores."""
@@ -30,7 +31,7 @@ Rows = NDArray[np.intp]
 class Coded(NamedTuple):
     """Vectors as they are searched; each is codes * scale, of length 1."""
 
-    bits: NDArray[np.uint64]  # [words, n]: a word of all vectors lies together, so that a scan reads in one sweep
+    bits: NDArray[np.uint64]  # [n, words]
     codes: NDArray[np.int16]  # [n, width]
     scales: Floats  # [n]
 
@@ -62,20 +63,29 @@ class Hash:
         padded[:, : self.width] = unit * self._signs
         rotated = self._left @ padded.reshape(len(unit), len(self._left), len(self._right)) @ self._right
         packed = np.packbits(rotated.reshape(padded.shape) > 0, axis=1)
-        return np.ascontiguousarray(packed.view(np.uint64).T)
+        return packed.view(np.uint64)
 
 
-def closest(bits: NDArray[np.uint64], query: NDArray[np.uint64], count: int, rows: Rows | None) -> Rows:
-    """About `count` of `rows` (None: of all) whose bits [words, n] differ least from the query's [words].
+def closest(
+    front: NDArray[np.uint64], rest: NDArray[np.uint64], query: NDArray[np.uint64], count: int, rows: Rows | None
+) -> Rows:
+    """About `count` of `rows` (None: of all) whose bits differ least from the query's [words].
 
     All are compared by their first bits, and the nearest by these, several times as many as wanted, by all: a scan is
-    bound by the memory that it reads.
+    bound by the memory that it reads. So a word of all vectors lies together in `front` [FIRST_WORDS, n], which is
+    read in one sweep, and the other words of each vector in `rest` [n, words - FIRST_WORDS].
     """
-    total = bits.shape[1] if rows is None else len(rows)
-    first = FIRST_LOOK * count
-    if len(bits) > FIRST_WORDS and total > 2 * first:
-        rows = _least(_distances(bits[:FIRST_WORDS], query[:FIRST_WORDS], rows), first, rows)
-    return _least(_distances(bits, query, rows), count, rows)
+    distances = _distances(front, query[: len(front)], rows)
+    if not rest.shape[1]:
+        return _of(rows, _least(distances, count))
+    nearest = _least(distances, FIRST_LOOK * count)
+    found = _of(rows, nearest)
+    further = _distances(rest.take(found, axis=0).T, query[len(front) :], None)
+    return found[_least(distances[nearest] + further, count)]
+
+
+def _of(rows: Rows | None, places: Rows) -> Rows:
+    return places if rows is None else rows[places]
 
 
 def _distances(bits: NDArray[np.uint64], query: NDArray[np.uint64], rows: Rows | None) -> NDArray[np.uint16]:
@@ -85,14 +95,13 @@ def _distances(bits: NDArray[np.uint64], query: NDArray[np.uint64], rows: Rows |
     return distances
 
 
-def _least(distances: NDArray[np.uint16], count: int, rows: Rows | None) -> Rows:
-    """Those of `rows` (None: of all) with the `count` least distances."""
+def _least(distances: NDArray[np.uint16], count: int) -> Rows:
+    """Places of the `count` least."""
     within = np.cumsum(np.bincount(distances))
     furthest = int(np.searchsorted(within, min(count, len(distances))))
     nearer = np.flatnonzero(distances < furthest)
     # Of those just as far only as many as are wanted: entries may all be alike.
-    found = np.concatenate([nearer, np.flatnonzero(distances == furthest)[: count - len(nearer)]])
-    return found if rows is None else rows[found]
+    return np.concatenate([nearer, np.flatnonzero(distances == furthest)[: count - len(nearer)]])
 
 
 def cosines(codes: NDArray[np.int16], scales: Floats, query: Floats) -> Floats:
