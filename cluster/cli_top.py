@@ -5,9 +5,11 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
+from actors.base.errors import RussetError
 from cluster.cli_options import ConfigFile, Key, Url
 from cluster.client import Client
 from cluster.lifecycle import running_url
@@ -40,7 +42,11 @@ def top(
         with Live(picture, console=out, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(every)
-                picture = Picture(client.url, client.status())
-                live.update(picture, refresh=True)
+                try:
+                    picture = Picture(client.url, client.status())
+                except RussetError as error:  # it may come back: that is what is watched for
+                    live.update(Group(Text(str(error), "bold red"), "", picture), refresh=True)
+                else:
+                    live.update(picture, refresh=True)
     except KeyboardInterrupt:
         out.print(picture)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from actors.base.errors import Unavailable
 from cluster import cli, cli_top
 from cluster.view.picture import BLOCKS, Picture, spark
 from cluster.view.status import status
@@ -79,3 +80,25 @@ def test_top_prints_once_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPa
 def test_a_gateway_that_is_not_there_is_named(home: Path) -> None:
     lost = CliRunner().invoke(cli.app, ["top", "--once", "--url", "http://127.0.0.1:9"])
     assert "no answer from http://127.0.0.1:9" in str(lost.exception)
+
+
+def test_a_live_view_outlives_a_gateway_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Restarting(FakeClient):
+        answers = iter(("up", "away", "up", "stop"))
+
+        def status(self) -> dict[str, Any]:
+            match next(self.answers):
+                case "away":
+                    raise Unavailable("no answer from http://x:1")
+                case "stop":
+                    raise KeyboardInterrupt
+            return told()
+
+    text = io.StringIO()
+    monkeypatch.setattr(cli_top, "Client", Restarting)
+    monkeypatch.setattr(cli_top, "out", Console(file=text, width=100, height=40, force_terminal=True))
+    monkeypatch.setattr(cli_top.time, "sleep", lambda seconds: None)
+    assert CliRunner().invoke(cli.app, ["top", "--url", "http://x:1"]).exit_code == 0
+    away = text.getvalue().index("no answer from http://x:1")
+    assert "tiny-1" in text.getvalue()[away:], "what was last seen stays"
+    assert list(Restarting.answers) == [], "and it asked again"
