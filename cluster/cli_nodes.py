@@ -70,9 +70,8 @@ def settings_with(file: Any, settings: list[str] | None, flags: dict[str, Any]) 
 
 
 def _plan(config: Config) -> control_pb2.PlanReply:
-    from cluster.fleet_plan import told
+    from cluster.fleet_plan import initial, told
     from cluster.lifecycle import connected, here, read_state
-    from cluster.ray_models import initial
     from cluster.ray_process import ray_environment
 
     home = Home(config.home)

@@ -19,6 +19,7 @@ from actors.router.config import RouterConfig
 from actors.scheduler.config import SchedulerConfig
 from actors.worker.config import WorkerConfig
 from cluster.gateway.config import GatewayConfig
+from cluster.scaling import ScalingConfig
 from cluster.telemetry import TelemetryConfig
 from cluster.tool_runtime.config import ToolsConfig
 
@@ -32,6 +33,12 @@ class ModelConfig(WorkerConfig):
 
     replicas: int = Field(default=1, ge=1, le=64, description="Replicas, each a scheduler and its worker")
     per_node: int = Field(default=0, ge=0, le=64, description="Most replicas of it on one node; 0 is any number")
+    min_replicas: int = Field(
+        default=0, ge=0, le=64, description="Fewest replicas where they follow the load; 0 is one (with max_replicas)"
+    )
+    max_replicas: int = Field(
+        default=0, ge=0, le=64, description="Most replicas where they follow the load; 0: always `replicas` of them"
+    )
     node_labels: dict[str, str] = Field(
         default={}, max_length=16, description='What a node must be labelled to hold it, e.g. {chip = "Apple-M4-Pro"}'
     )
@@ -45,6 +52,22 @@ class ModelConfig(WorkerConfig):
                 "there must be one processor for each thread of each replica (threads = 0 takes as many as there are)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _starts_within_its_limits(self) -> Self:
+        if self.min_replicas and not self.max_replicas:
+            raise ValueError(f"min_replicas = {self.min_replicas} has nothing to do where max_replicas = 0")
+        if self.max_replicas and not self.least <= self.replicas <= self.max_replicas:
+            raise ValueError(
+                f"replicas = {self.replicas}: accepted are min_replicas = {self.least} to max_replicas = "
+                f"{self.max_replicas}"
+            )
+        return self
+
+    @property
+    def least(self) -> int:
+        """Fewest replicas where they follow the load."""
+        return max(1, self.min_replicas)
 
     def within(self, home: Path, key_file: Path, deterministic: bool) -> Self:
         """The same with what follows from the cluster's settings filled in, and paths absolute."""
@@ -127,6 +150,7 @@ class Config(BaseModel):
     telemetry: TelemetryConfig = TelemetryConfig()
     tools: ToolsConfig = ToolsConfig()
     ray: RayConfig = RayConfig()
+    scaling: ScalingConfig = ScalingConfig()
     tls: TlsConfig = TlsConfig()
 
     def resolved(self) -> "Config":

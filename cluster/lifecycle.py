@@ -18,9 +18,9 @@ from actors.worker.slab import available_memory
 from cluster.capacity import cores
 from cluster.certificates import authority_of, certificate_of
 from cluster.config import Config, load
+from cluster.fleet_plan import initial
 from cluster.home import Home
 from cluster.join import leave
-from cluster.ray_models import initial
 from cluster.ray_process import (
     address_of,
     end,

@@ -17,7 +17,7 @@ from cluster import compose
 from cluster.capacity import planned
 from cluster.compose import Listen, Serving, Target
 from cluster.config import Config, ModelConfig
-from cluster.local_models import LocalModels
+from cluster.local_models import LocalModels, refuse_scaling
 from cluster.replica_process import socket_of
 from cluster.topology import replica_id
 
@@ -79,6 +79,8 @@ class LocalCluster:
                 "for every model is accepted, or a process for each (`russet up`)",
                 param="models.isa",
             )
+        for model in config.models:
+            refuse_scaling(model)
         self.config = config
         self.directory = LocalDirectory()
         self.running: list[Serving] = []

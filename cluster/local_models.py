@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from actors.base.channel import connect
-from actors.base.errors import RussetError, Unavailable
+from actors.base.errors import InvalidArgument, RussetError, Unavailable
 from cluster.capacity import admitted, weight_bytes
 from cluster.config import ModelConfig
 from cluster.controller import STATES, LoadedFile, check_replicas, check_timeout, model_asked, taken, unknown
@@ -121,6 +121,7 @@ class LocalModels:
     def _load(self, model: ModelConfig) -> inference_pb2.ServedModel:
         name = model.served_name
         check_replicas(model.replicas)
+        refuse_scaling(model)
         if name in self._models and not self._models[name].failed:
             raise taken(name)
         self._models.pop(name, None)
@@ -313,6 +314,16 @@ class LocalModels:
         home = Home(self._cluster.config.home)
         home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         return home.logs / f"replica-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.log"
+
+
+def refuse_scaling(model: ModelConfig) -> None:
+    """Raises InvalidArgument for a model that is to follow its load: replicas of one machine share its cores."""
+    if model.max_replicas:
+        raise InvalidArgument(
+            f"max_replicas = {model.max_replicas} of {model.served_name}: replicas follow the load under `russet up`; "
+            "here `replicas` is accepted",
+            param="models.max_replicas",
+        )
 
 
 def _resident(replica: _Replica) -> int:

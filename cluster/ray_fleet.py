@@ -19,12 +19,14 @@ from actors.worker.models.catalogue import locate
 from actors.worker.slab import available_memory
 from cluster import compose
 from cluster.config import Config, ModelConfig
+from cluster.fleet_machines import Machine
 from cluster.fleet_record import FleetRecord, ReplicaRecord
 from cluster.identity import identify
 from cluster.ray_app import Actor, RayDirectory
-from cluster.ray_models import Machine, RayModels
+from cluster.ray_models import RayModels
 from cluster.ray_replica import target
 from cluster.reconcile import App, Seen
+from cluster.scaling import Load
 from protos.gen import router_pb2, scheduler_pb2
 from protos.gen.router_pb2_grpc import RouterStub
 from protos.gen.scheduler_pb2_grpc import SchedulerStub
@@ -140,9 +142,10 @@ class RayFleet:
         try:
             reply = await self._router.ListReplicas(router_pb2.ListReplicasRequest(), timeout=2)
             router = {each.state.replica_id: each.available for each in reply.replicas}
+            loads = {each.state.replica_id: _load(each.state.load) for each in reply.replicas if each.available}
         except RussetError:
-            router = None
-        return Seen(applications, frozenset(node["NodeID"] for node in nodes), router)
+            router, loads = None, {}
+        return Seen(applications, frozenset(node["NodeID"] for node in nodes), router, loads)
 
     async def deploy(self, name: str, replica: ReplicaRecord) -> None:
         """One more application of Serve."""
@@ -198,6 +201,11 @@ def _applications() -> dict[str, App]:
         said = [application.message, *(each.message for each in application.deployments.values())]
         found[name] = App(str(application.status.value), "\n".join(said).strip())
     return found
+
+
+def _load(told: scheduler_pb2.ReplicaLoad) -> Load:
+    kv_used = told.pages_used / told.pages_total if told.pages_total else 0.0
+    return Load(told.running, told.waiting, told.running_limit, kv_used, told.queue_delay_s)
 
 
 def _resident(pid: int) -> int:

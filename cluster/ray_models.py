@@ -8,74 +8,24 @@ before it is done; a controller that starts again goes on from there (fleet_reco
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from actors.base.errors import InvalidArgument, RussetError
 from cluster.capacity import settled, spread
 from cluster.config import Config, ModelConfig
 from cluster.controller import LoadedFile, check_replicas, check_timeout, model_asked, taken, unknown
-from cluster.fleet_plan import told
-from cluster.fleet_record import FleetRecord, ReplicaRecord, ServedRecord, shown
+from cluster.fleet_machines import Fleet, Machine
+from cluster.fleet_plan import row, told
+from cluster.fleet_record import FleetRecord, ReplicaRecord, ServedRecord
 from cluster.reconcile import Seen, turn
-from cluster.topology import Node, Placement, Unplaced, fit, replica_id, replica_index
+from cluster.scaling import Wish, decide
+from cluster.topology import Node, Placement, Unplaced, fit, replica_index
 from protos.gen import control_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
 LOOK_S, REST_S = 0.3, 1.0
 """Between looks while something is under way, and while nothing is."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A node as it is now. `memory_bytes` is what it offers to Russet, `available_bytes` what its system has free.
-
-    `running`: pid and resident bytes of each replica there; `without`: models whose files it has not.
-    """
-
-    id: str
-    name: str
-    cores: int
-    memory_bytes: int
-    available_bytes: int
-    labels: Mapping[str, str] = field(default_factory=dict)
-    running: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    without: frozenset[str] = frozenset()
-    unfit: str = ""
-    """Why it can hold no replica."""
-
-
-class Fleet(Protocol):
-    """What the controller does things with."""
-
-    async def machines(self, placed: Mapping[str, str], models: Sequence[ModelConfig]) -> list[Machine]:
-        """Every node that lives. placed: the node of each replica. models: those whose files are looked for."""
-        ...
-
-    async def seen(self) -> Seen:
-        """What can be seen of the cluster."""
-        ...
-
-    async def deploy(self, name: str, replica: ReplicaRecord) -> None:
-        """Begin to start a replica where it was placed."""
-        ...
-
-    async def delete(self, application: str) -> None:
-        """Begin to end a replica."""
-        ...
-
-    async def forget(self, name: str) -> None:
-        """Nothing of this replica is reached any more."""
-        ...
-
-    async def drain(self, name: str, timeout_s: float, *, unload: bool) -> None:
-        """Have a replica take nothing more; return once what runs there has ended, or the time is up."""
-        ...
-
-    async def write(self, record: FleetRecord) -> None:
-        """Keep the record."""
-        ...
 
 
 class RayModels:
@@ -90,6 +40,8 @@ class RayModels:
         self._changing = asyncio.Lock()
         self._look = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
+        self._wishes: dict[str, tuple[Wish, ...]] = {}
+        """Of models that follow their load, what the last looks would have wanted."""
 
     async def start(self) -> None:
         """Go on with what is written down, and load again what was loaded by hand when the cluster last ran."""
@@ -113,7 +65,7 @@ class RayModels:
     async def listed(self) -> list[inference_pb2.ServedModel]:
         """Every model with its replicas."""
         machines = {machine.id: machine for machine in await self._machines(())}
-        return [_row(served, machines) for served in self.record.models.values()]
+        return [row(served, machines) for served in self.record.models.values()]
 
     async def load(self, request: inference_pb2.LoadModelRequest) -> inference_pb2.ServedModel:
         """Admit a model and begin to load it."""
@@ -127,26 +79,28 @@ class RayModels:
             served = ServedRecord(model=model, source="api")
             self.record.models[served.name] = served
             await self._put(served, placements)
-        return _row(served, {})
+        return row(served, {})
 
     async def scale(self, name: str, replicas: int) -> inference_pb2.ServedModel:
         """Add replicas where there is room, or drain those that serve least: first what waits, then the last ones."""
         check_replicas(replicas)
         async with self._changing:
             served = self._known(name)
+            if served.model.max_replicas and not served.model.least <= replicas <= served.model.max_replicas:
+                raise InvalidArgument(
+                    f"replicas is {replicas}; accepted for {name} are {served.model.least} to "
+                    f"{served.model.max_replicas}, within which it follows its load",
+                    param="replicas",
+                )
             for index in [index for index, replica in served.replicas.items() if replica.state == "failed"]:
                 del served.replicas[index]
-            have = [replica for replica in served.replicas.values() if replica.state != "draining"]
+            have = len(_lasting(served))
             placements: Sequence[Placement] = ()
-            wanted = served.model.model_copy(update={"replicas": replicas, "cpus": ()})
-            if replicas > len(have):
-                free = [index for index in range(replicas + len(served.replicas)) if index not in served.replicas]
-                placements = await self._admitted(wanted, free[: replicas - len(have)])
-            served.model = wanted
-            for replica in _in_order_of_leaving(have)[: max(0, len(have) - replicas)]:
-                self._end(served, replica, check_timeout(0))
-            await self._put(served, placements)
-        return _row(served, {})
+            if replicas > have:
+                wanted = served.model.model_copy(update={"replicas": replicas, "cpus": ()})
+                placements = await self._admitted(wanted, _free(served, replicas - have))
+            await self._resize(served, replicas, placements)
+        return row(served, {})
 
     async def unload(self, name: str, timeout_s: float) -> inference_pb2.ServedModel:
         """Drain every replica, then end it."""
@@ -159,13 +113,52 @@ class RayModels:
                     self._end(served, replica, timeout_s)
             self._drop_empty(served)
             await self._keep()
-        return _row(served, {})
+        return row(served, {})
 
     async def plan(self) -> control_pb2.PlanReply:
         """Every node and every replica's place."""
         machines = await self._machines(())
         offered = {machine.id: machine.memory_bytes for machine in machines}
         return told(self.record, [self._node(machine) for machine in machines], offered)
+
+    async def _resize(self, served: ServedRecord, replicas: int, placements: Sequence[Placement]) -> None:
+        """Have this many replicas: new ones at these places, or fewer, of which the last ones end first."""
+        have = _lasting(served)
+        served.model = served.model.model_copy(update={"replicas": replicas, "cpus": ()})
+        for replica in _in_order_of_leaving(have)[: max(0, len(have) - replicas)]:
+            self._end(served, replica, check_timeout(0))
+        await self._put(served, placements)
+
+    async def _follow_load(self, served: ServedRecord, seen: Seen) -> None:
+        """Give a model that may have more or fewer replicas what its load asks for, as far as there is room.
+
+        Nothing is decided while replicas are on their way: they have not taken their share yet.
+        """
+        model, replicas = served.model, _lasting(served)
+        ready = [replica for replica in replicas if replica.state == "ready"]
+        loads = [seen.loads[served.id_of(each)] for each in ready if served.id_of(each) in seen.loads]
+        under_way = any(replica.state == "loading" for replica in replicas)
+        if not model.max_replicas or served.unloading or under_way or not loads or len(loads) < len(ready):
+            self._wishes.pop(served.name, None)
+            return
+        wishes = self._wishes.get(served.name, ())
+        scaling = self._config.scaling
+        chosen = decide(loads, time.monotonic(), model.least, model.max_replicas, scaling, wishes)
+        self._wishes[served.name] = chosen.wishes
+        placements: Sequence[Placement] = ()
+        if chosen.replicas > len(loads):
+            if len(replicas) > len(ready) or any(each.state == "failed" for each in served.replicas.values()):
+                return  # Some wait for room, or could not start: more would fare as they.
+            placements, unplaced = await self._fit(model, _free(served, chosen.replicas - len(loads)))
+            if unplaced:
+                log.warning("%s should have %d replicas: %s", served.name, chosen.replicas, unplaced[0].because)
+            if not placements:
+                return
+        elif chosen.replicas == len(loads):
+            return
+        wanted = len(loads) + len(placements) if placements else chosen.replicas
+        log.info("%s gets %d replicas, has %d: %s", served.name, wanted, len(loads), chosen.because)
+        await self._resize(served, wanted, placements)
 
     async def _load_again(self, model: ModelConfig) -> None:
         served = self.record.models[model.served_name] = ServedRecord(model=model, source="api")
@@ -273,6 +266,8 @@ class RayModels:
                 await self._keep()
             for served in waiting:
                 await self._place_waiting(served)
+            for served in list(self.record.models.values()):
+                await self._follow_load(served, seen)
 
     async def _turn(self, served: ServedRecord, replica: ReplicaRecord, seen: Seen) -> bool:
         name = served.id_of(replica)
@@ -331,32 +326,14 @@ class RayModels:
         task.add_done_callback(self._work.discard)
 
 
-def initial(config: Config, nodes: Sequence[Node]) -> FleetRecord:
-    """The models of the configuration, placed; where other nodes may join, replicas that do not fit wait for them.
+def _lasting(served: ServedRecord) -> list[ReplicaRecord]:
+    """Replicas that are there to stay, or wait to be."""
+    return [replica for replica in served.replicas.values() if replica.state not in ("draining", "failed")]
 
-    Raises NotFound for a model that is not there, and InvalidArgument with the numbers where a replica does not fit,
-    or where others may join, not one of its model.
-    """
-    record = FleetRecord()
-    demands = [spread(model, range(model.replicas)) for model in config.models]
-    placements, unplaced = fit(nodes, demands)
-    if unplaced and config.ray.bind == "loopback":
-        raise InvalidArgument(unplaced[0].because, param="models")
-    placed = {each.replica_id: each for each in placements}
-    reasons = {each.replica_id: each.because for each in unplaced}
-    names = {node.id: node.shown for node in nodes}
-    for model in config.models:
-        served = record.models[model.served_name] = ServedRecord(model=model, source="config")
-        for index in range(model.replicas):
-            replica = served.replicas[index] = ReplicaRecord(index=index)
-            if (place := placed.get(replica_id(model.served_name, index))) is not None:
-                replica.put(place, settled(model, place), names[place.node])
-                log.info("%s on %s: %s", place.replica_id, replica.node_name, place.because)
-            else:
-                replica.reason = reasons[replica_id(model.served_name, index)]
-        if not any(replica.node for replica in served.replicas.values()):
-            raise InvalidArgument(served.replicas[0].reason, param="models")
-    return record
+
+def _free(served: ServedRecord, count: int) -> list[int]:
+    """Numbers for so many more replicas."""
+    return [index for index in range(count + len(served.replicas)) if index not in served.replicas][:count]
 
 
 def _waiting(served: ServedRecord) -> list[int]:
@@ -366,26 +343,3 @@ def _waiting(served: ServedRecord) -> list[int]:
 def _in_order_of_leaving(replicas: Sequence[ReplicaRecord]) -> list[ReplicaRecord]:
     order = ("waiting", "loading", "ready")
     return sorted(replicas, key=lambda replica: (order.index(replica.state), -replica.index))
-
-
-def _row(served: ServedRecord, machines: Mapping[str, Machine]) -> inference_pb2.ServedModel:
-    replicas = []
-    for _, replica in sorted(served.replicas.items()):
-        name = served.id_of(replica)
-        machine = machines.get(replica.node)
-        pid, resident = machine.running.get(name, (0, 0)) if machine is not None else (0, 0)
-        replicas.append(
-            inference_pb2.ServedReplica(
-                id=name,
-                state=shown(replica.state),
-                reason=replica.reason,
-                pid=pid,
-                bytes=replica.bytes,
-                resident_bytes=resident,
-                since_s=max(0.0, time.time() - replica.changed_s),
-                node=replica.node_name,
-            )
-        )
-    return inference_pb2.ServedModel(
-        id=served.name, model=served.model.model, source=served.source, state=served.state, replicas=replicas
-    )

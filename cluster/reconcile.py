@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cluster.fleet_record import ReplicaRecord, State
+from cluster.scaling import Load
 
 _OUR_ERROR = re.compile(r"actors\.base\.errors\.\w+: (.+)")
 """The last line of a traceback that ends in a RussetError, as Ray and Serve pass it on in their messages."""
@@ -28,6 +29,8 @@ class Seen:
     apps: Mapping[str, App]
     nodes: frozenset[str]
     router: Mapping[str, bool] | None
+    loads: Mapping[str, Load] = field(default_factory=dict)
+    """Of replicas that take requests."""
 
 
 class Turn(NamedTuple):

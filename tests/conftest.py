@@ -90,6 +90,9 @@ def on_ray() -> Iterator[tuple[Config, ClusterState]]:
         "ray.dashboard_port": 0,
         "ray.metrics_port": 0,
         "tls.actors": "on",
+        "scaling.queue_delay_s": 0.3,
+        "scaling.up_after_s": 1,
+        "scaling.down_after_s": 4,
     }
     config = load(None, chosen, environ={})
     started = russet(

@@ -125,7 +125,7 @@ class DescribeReply(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[_Union[_worker_pb2.ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Union[_worker_pb2.Vocabulary, _Mapping]] = ..., load: _Optional[_Union[ReplicaLoad, _Mapping]] = ..., vocabulary_digest: _Optional[bytes] = ...) -> None: ...
 
 class ReplicaLoad(_message.Message):
-    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us", "kv_bytes", "kv_tiers", "kv_kept_tokens", "running_limit")
+    __slots__ = ("epoch", "ready", "draining", "running", "waiting", "queue_limit", "pages_used", "pages_total", "page_size", "prefill_backlog_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "step_us", "kv_bytes", "kv_tiers", "kv_kept_tokens", "running_limit", "queue_delay_s")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,7 @@ class ReplicaLoad(_message.Message):
     KV_TIERS_FIELD_NUMBER: _ClassVar[int]
     KV_KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     ready: bool
     draining: bool
@@ -160,7 +161,8 @@ class ReplicaLoad(_message.Message):
     kv_tiers: _containers.RepeatedCompositeFieldContainer[KvTierLoad]
     kv_kept_tokens: int
     running_limit: int
-    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_tiers: _Optional[_Iterable[_Union[KvTierLoad, _Mapping]]] = ..., kv_kept_tokens: _Optional[int] = ..., running_limit: _Optional[int] = ...) -> None: ...
+    queue_delay_s: float
+    def __init__(self, epoch: _Optional[int] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queue_limit: _Optional[int] = ..., pages_used: _Optional[int] = ..., pages_total: _Optional[int] = ..., page_size: _Optional[int] = ..., prefill_backlog_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_tokens_per_s: _Optional[float] = ..., step_us: _Optional[float] = ..., kv_bytes: _Optional[int] = ..., kv_tiers: _Optional[_Iterable[_Union[KvTierLoad, _Mapping]]] = ..., kv_kept_tokens: _Optional[int] = ..., running_limit: _Optional[int] = ..., queue_delay_s: _Optional[float] = ...) -> None: ...
 
 class KvTierLoad(_message.Message):
     __slots__ = ("format", "live_bytes", "cached_bytes")

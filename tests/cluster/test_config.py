@@ -91,3 +91,13 @@ def test_the_store_s_key_is_never_shown(tmp_path: Path) -> None:
     config = load(None, url | {"memory.server_url": "https://far.example:6333"}, key)
     assert "s3cret" not in config.model_dump_json() + repr(config) + str(refused.value)
     assert config.memory.key_of_server() == "s3cret"
+
+
+def test_the_number_of_replicas_starts_within_its_limits() -> None:
+    accepted = load(None, {"models.0.max_replicas": 3, "models.0.replicas": 2}, environ={}).models[0]
+    assert (accepted.least, accepted.max_replicas) == (1, 3)
+    for wrong in ({"replicas": 4, "max_replicas": 3}, {"replicas": 1, "min_replicas": 2, "max_replicas": 3}):
+        with pytest.raises(InvalidArgument, match="accepted are min_replicas"):
+            load(None, {f"models.0.{name}": value for name, value in wrong.items()}, environ={})
+    with pytest.raises(InvalidArgument, match="min_replicas = 2 has nothing to do"):
+        load(None, {"models.0.min_replicas": 2}, environ={})

@@ -2,6 +2,7 @@
 
 import asyncio
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from protos.gen import inference_pb2, learner_pb2, memory_pb2, scheduler_pb2
 from protos.gen.inference_pb2_grpc import InferenceStub
 from protos.gen.memory_pb2_grpc import MemoryStub
 from protos.gen.scheduler_pb2_grpc import SchedulerStub
+from tests.conftest import settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODEL = "smollm2-135m-instruct"
@@ -192,3 +194,8 @@ async def test_models_of_one_process_share_an_instruction_set() -> None:
     models = (ModelConfig(isa="scalar"), ModelConfig(model_id="other"))
     with pytest.raises(InvalidArgument, match="instruction sets auto, scalar; one process uses one"):
         LocalCluster(Config(models=models))
+
+
+async def test_replicas_that_follow_the_load_are_refused_where_they_would_share_one_process(home: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"max_replicas = 2 of smollm2-135m-instruct.*russet up"):
+        LocalCluster(settings(home, models__0__max_replicas=2))

@@ -1,6 +1,7 @@
 """The controller of a cluster on Ray over a fleet that is only told of: placed, moved, drained, remembered."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ from actors.base.errors import Conflict, InvalidArgument, NotFound
 from actors.worker.models.catalogue import locate
 from cluster.config import Config, ModelConfig
 from cluster.controller import LoadedFile
+from cluster.fleet_machines import Machine
+from cluster.fleet_plan import initial
 from cluster.fleet_record import FleetRecord, ReplicaRecord
-from cluster.ray_models import Machine, RayModels, initial
+from cluster.ray_models import RayModels
 from cluster.reconcile import App, Seen
+from cluster.scaling import Load
 from cluster.topology import Node
 from protos.gen import inference_pb2
 from tests.conftest import KV_BYTES, settings
@@ -22,6 +26,7 @@ GB = 10**9
 FILE = str(locate("smollm2-135m-instruct")[1])
 OWN = "smollm2-135m-instruct"
 SECOND = inference_pb2.LoadModelRequest(model=FILE, id="second", settings=f'{{"kv_memory_bytes": {KV_BYTES}}}')
+FULL, IDLE = Load(10, 20, 10, 0.5, 9.0), Load(0, 0, 10, 0.0, 0.0)
 
 
 class Told:
@@ -35,17 +40,20 @@ class Told:
         self.drain_ends = asyncio.Event()
         self.drain_ends.set()
         self.written = ""
+        self.load = IDLE
+        self.starts = True
 
     async def machines(self, placed: Mapping[str, str], models: Sequence[ModelConfig]) -> list[Machine]:
         return list(self.nodes.values())
 
     async def seen(self) -> Seen:
-        return Seen(dict(self.apps), frozenset(self.nodes), dict(self.serving))
+        loads = dict.fromkeys(self.serving, self.load)
+        return Seen(dict(self.apps), frozenset(self.nodes), dict(self.serving), loads)
 
     async def deploy(self, name: str, replica: ReplicaRecord) -> None:
         assert name in self.written, "what is to be is written down before it is done"
-        self.apps[replica.application] = App("RUNNING", "")
-        self.serving[name] = True
+        self.apps[replica.application] = App("RUNNING" if self.starts else "DEPLOYING", "")
+        self.serving[name] = self.starts
 
     async def delete(self, application: str) -> None:
         self.apps.pop(application, None)
@@ -220,3 +228,38 @@ async def test_a_replica_that_cannot_start_leaves_its_reason_and_no_memory_aside
     assert application not in fleet.apps
     assert LoadedFile(home).read() == []
     assert (await models.load(SECOND)).state == "loading"
+
+
+async def test_replicas_follow_the_load_within_their_limits_and_the_room_there_is(home: Path) -> None:
+    """A node of 0.85 GB: room for the configuration's replica and two of the three that the load asks for."""
+    config = settings(home, scaling__up_after_s=0, scaling__down_after_s=0)
+    models = controller(config, fleet := Told(machine("a", 850_000_000)))
+    more = json.loads(SECOND.settings) | {"max_replicas": 3}
+    await models.load(inference_pb2.LoadModelRequest(model=FILE, id="second", settings=json.dumps(more)))
+    fleet.load = FULL
+    for _ in range(5):
+        await models.look()
+    assert await states(models) == [("second-0", "ready", "a"), ("second-1", "ready", "a")]
+    assert (await states(models, OWN))[1:] == []
+    with pytest.raises(InvalidArgument, match="accepted for second are 1 to 3"):
+        await models.scale("second", 4)
+    # The one that goes ends its answers first; meanwhile nothing else is decided.
+    fleet.load = IDLE
+    fleet.drain_ends.clear()
+    await models.look()
+    assert await states(models) == [("second-0", "ready", "a"), ("second-1", "draining", "a")]
+    assert fleet.drained == [("second-1", False)]
+    fleet.drain_ends.set()
+    await ended(models)
+    for _ in range(3):
+        assert await states(models) == [("second-0", "ready", "a")]
+    assert LoadedFile(home).read()[0].replicas == 1
+
+
+async def test_nothing_is_decided_while_replicas_are_on_their_way(home: Path) -> None:
+    config = settings(home, models__0__max_replicas=4, scaling__up_after_s=0)
+    models = controller(config, fleet := Told(machine("a")))
+    fleet.load, fleet.starts = FULL, False
+    for _ in range(4):
+        await models.look()
+    assert [state for _, state, _ in await states(models, OWN)] == ["ready", "loading"]

@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from cluster.ray_process import free_port
 from cluster.local import LocalCluster
+from cluster.ray_process import free_port
 from deploy.grafana.make import DIRECTORY, written
 from deploy.grafana.panels import DASHBOARDS, Dashboard
 from tests.conftest import settings

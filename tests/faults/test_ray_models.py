@@ -1,6 +1,7 @@
 """Models loaded, scaled and unloaded under `russet up`, with the real model, while streams run."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -126,3 +127,25 @@ async def test_a_controller_that_is_killed_comes_back_with_what_it_knew(fleet: F
     after = await fleet.until(OWN, lambda row: row["state"] == "ready")
     assert await asyncio.to_thread(pid_of, fleet.config, "controller") != victim
     assert [(r["id"], r["pid"]) for r in after["replicas"]] == [(r["id"], r["pid"]) for r in before["replicas"]]
+
+
+async def test_replicas_follow_the_load_up_and_down_while_streams_run(fleet: Fleet) -> None:
+    """Two rows for eight streams: a second replica comes, and goes again while a client has not read its answer."""
+    follows = SECOND["settings"] | {"max_replicas": 2, "max_rows": 2}
+    assert (await fleet.http.post("/v1/models", json=SECOND | {"settings": follows})).status_code == 202
+    await fleet.until("second", lambda row: row["state"] == "ready")
+    request = body(TALE, 240) | {"model": "second"}
+    expected = await stream(fleet.state.http, request)
+    streams = [asyncio.create_task(stream(fleet.state.http, request | {"user": str(each)})) for each in range(8)]
+    await fleet.until("second", lambda row: [each["state"] for each in row["replicas"]] == ["ready", "ready"])
+    async with fleet.http.stream("POST", "/v1/completions", json=request) as idle:
+        lines = idle.aiter_lines()
+        told = [await anext(lines)]
+        assert await asyncio.gather(*streams) == [expected] * 8
+        row = await fleet.until("second", lambda row: [each["state"] for each in row["replicas"]] == ["ready"])
+        assert row["replicas"][0]["id"] == "second-0"
+        told += [line async for line in lines]
+    events = [json.loads(line[6:]) for line in told if line.startswith("data: {")]
+    assert "".join(choice["text"] for event in events for choice in event["choices"]) == expected
+    await fleet.http.delete("/v1/models/second")
+    await fleet.until("second", lambda row: row is None)
