@@ -381,12 +381,14 @@ async def test_queue_full(rig):
     calls = [asyncio.create_task(it.generate(max_tokens=5))]
     await it.until(lambda reply: reply.load.running == 1)
     calls += [asyncio.create_task(it.generate(max_tokens=5)) for _ in range(2)]
-    await it.until(lambda reply: reply.load.waiting == 2)
+    await it.until(lambda reply: reply.load.waiting == 2 and reply.load.queue_delay_s > 0)
+    await it.until(lambda reply: reply.load.running_limit == 1)
     with pytest.raises(QueueFull, match="2 requests wait") as caught:
         await it.generate()
     assert caught.value.retry_after_s >= 1
     it.worker.permit(None)
     assert [len(tokens) for tokens, _ in await asyncio.gather(*calls)] == [5, 5, 5]
+    await it.until(lambda reply: reply.load.queue_delay_s == 0)
     await it.at_rest()
 
 
