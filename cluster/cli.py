@@ -77,8 +77,10 @@ def up(
     grpc_port: Annotated[int | None, typer.Option(help="gRPC port \\[default: 50051]")] = None,
     model: Annotated[str | None, typer.Option(help="GGUF file, MLX directory, or alias")] = None,
     ask: Annotated[str, typer.Option(help="First question, to show that it answers; empty asks none")] = QUESTION,
+    block: Annotated[bool, typer.Option("--block", help="Stay until Ctrl-C or SIGTERM, which stop everything")] = False,
 ) -> None:
     """Start Ray and every actor in the background, ask the model one question, and print where everything is."""
+    from cluster.lifecycle import stay
     from cluster.lifecycle import up as start
 
     chosen = configured(
@@ -123,6 +125,8 @@ def up(
         table.add_row(f"[bold]{name}[/bold]", value)
     out.print()
     out.print(table)
+    if block:
+        raise typer.Exit(stay(Home(chosen.home), state))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`russet fleet check`: is every machine of a fleet ready, and what is to be done where one is not."""
+"""`russet fleet`: is every machine of a fleet ready, what to do where one is not, and the keys that all share."""
 
 import asyncio
 import json
@@ -12,20 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.base.keys import Keyring
 from cluster.cli_options import ConfigFile
 from cluster.config import load
 from cluster.fleet.asking import SSH, Wanted, ask
 from cluster.fleet.checks import LEVELS, Facts, Finding, Unreachable, findings
 from cluster.fleet.inventory import named, of_cluster_file, this_machine
+from cluster.home import Home
+from cluster.ray_process import ray_environment
 
 app = typer.Typer(name="fleet", help="The machines of a fleet.", no_args_is_help=True)
 out = Console()
 MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
-
-
-@app.callback()
-def fleet() -> None:
-    """The machines of a fleet."""
 
 
 @app.command()
@@ -63,6 +61,24 @@ def check(
             out.print(line, soft_wrap=True)
     if silent or any(finding.level == "fail" for of_node in found.values() for finding in of_node):
         raise typer.Exit(1)
+
+
+@app.command()
+def keys(config: ConfigFile = None) -> None:
+    """Make the keys that every node of a fleet has, where there are none: the cluster key and Ray's token.
+
+    `ray up` copies them (file_mounts in the cluster file). Whoever has them is a node.
+    """
+    settings = load(config)
+    home = Home(settings.home).create()
+    assert settings.memory.key_file is not None
+    for path, what in ((settings.memory.key_file, "cluster key"), (home.home / "ray.token", "Ray's token")):
+        there = path.exists()
+        if path == settings.memory.key_file:
+            Keyring.load_or_create(path)
+        else:
+            ray_environment(home)
+        out.print(f"{path}: {what}, {'there already' if there else 'made'}", soft_wrap=True, highlight=False)
 
 
 def table_of(told: list[Facts], found: dict[str, list[Finding]]) -> Table:

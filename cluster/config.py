@@ -107,6 +107,9 @@ class RayConfig(BaseModel):
     labels: dict[str, Label] = Field(
         default={}, max_length=16, description="What else is said of this node, beside its chip and links"
     )
+    autoscaling_config: Path | None = Field(
+        default=None, description="On the head, what `ray up` made of its cluster file; Ray then starts the others"
+    )
     port: int = Field(default=6379, ge=0, le=65535, description="GCS port of the head node; 0 picks a free one")
     dashboard_port: int = Field(default=8265, ge=0, le=65535, description="Ray dashboard; 0 picks a free one")
     metrics_port: int = Field(default=8080, ge=0, le=65535, description="Ray's own metrics agent; 0 picks a free one")
@@ -177,7 +180,8 @@ class Config(BaseModel):
                 f"models: two are served as {_repeated(names)!r}; give one another model_id", param="models"
             )
         router = self.router.model_copy(update={"default_model": self.router.default_model or names[0]})
-        updates = {"home": home, "gateway": gateway, "memory": memory, "models": models, "router": router}
+        ray = self.ray.model_copy(update={"autoscaling_config": _absolute(self.ray.autoscaling_config)})
+        updates = {"ray": ray, "home": home, "gateway": gateway, "memory": memory, "models": models, "router": router}
         return self.model_copy(update=updates)
 
 

@@ -105,7 +105,9 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
     dashboard_port = config.ray.dashboard_port or free_port()
     end_on_sigterm()
     ports = {"port": gcs_port, "dashboard-port": dashboard_port, "ray-client-server-port": free_port()}
-    head = start(home, "ray.log", {"head": True} | ports | offered(config.ray, home, address))
+    # Then Ray starts the other nodes of the file by SSH, and again those that it hears nothing of.
+    more = {"autoscaling-config": config.ray.autoscaling_config} if config.ray.autoscaling_config else {}
+    head = start(home, "ray.log", {"head": True} | ports | more | offered(config.ray, home, address))
     try:
         state = ClusterState(
             ray_pid=head.pid,
@@ -125,6 +127,19 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
         home.state_file.unlink(missing_ok=True)
         raise
     return state
+
+
+def stay(home: Home, state: ClusterState) -> int:
+    """Wait until the cluster ends by itself (1), or this process is told to end (0); stop what is left of it."""
+    end_on_sigterm()
+    try:
+        if (head := same_process(state.ray_pid, state.ray_started_s)) is not None:
+            head.wait()
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        down(home, lambda what: None)
 
 
 def down(home: Home, progress: Callable[[str], None]) -> bool:

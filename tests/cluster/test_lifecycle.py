@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import lifecycle
 from cluster.home import Home
-from cluster.lifecycle import down, read_state
+from cluster.lifecycle import down, read_state, stay
 
 HEAD = "import subprocess, sys; subprocess.Popen(['sleep', '600']); print('up', flush=True); sys.stdin.read()"
 """A head with a child, as Ray's; it ends with its stdin."""
@@ -103,3 +104,42 @@ def test_an_interrupted_start_leaves_nothing_that_down_does_not_find(home: Path,
         assert down(Home(home), lambda what: None)
     assert members(state.ray_pid) == []
     assert read_state(Home(home)) is None
+
+
+def test_staying_ends_with_the_head_and_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "end_on_sigterm", lambda: None)  # The tests' own process keeps its signals.
+    head = start_head(home)
+    state = read_state(Home(home))
+    assert state is not None
+    head.kill()
+    head.wait()
+    assert members(head.pid), "its child goes on"
+    assert stay(Home(home), state) == 1, "so that systemd or launchd starts it again"
+    assert members(head.pid) == []
+
+
+STAYING = """
+import sys
+from pathlib import Path
+from cluster import lifecycle
+from cluster.home import Home
+lifecycle.down = lambda home, progress: print("down", flush=True)
+state = lifecycle.read_state(Home(Path(sys.argv[1])))
+lifecycle.end_on_sigterm()
+print("staying", flush=True)
+sys.exit(lifecycle.stay(Home(Path(sys.argv[1])), state))
+"""
+
+
+def test_staying_ends_when_told_to_and_takes_the_cluster_down(home: Path) -> None:
+    head = start_head(home)
+    staying = subprocess.Popen([sys.executable, "-c", STAYING, str(home)], stdout=subprocess.PIPE, text=True)
+    assert staying.stdout is not None
+    assert staying.stdout.readline() == "staying\n"
+    staying.terminate()
+    assert staying.stdout.readline() == "down\n"
+    assert staying.wait() == 0
+    head.kill()
+    head.wait()
+    down(Home(home), lambda what: None)
+    assert members(head.pid) == []

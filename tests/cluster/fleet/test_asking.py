@@ -123,3 +123,17 @@ def test_this_machine_alone_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = check()
     assert result.exit_code == 0, result.output
     assert "Russet" in result.output
+
+
+def test_the_keys_that_all_nodes_share_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("RUSSET_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+    made = CliRunner().invoke(app, ["keys"])
+    assert made.output.count("made") == 2
+    secrets = {name: (home / name).read_bytes() for name in ("cluster.key", "ray.token")}
+    assert all((home / name).stat().st_mode & 0o077 == 0 for name in secrets)
+    again = CliRunner().invoke(app, ["keys"])
+    assert again.output.count("there already") == 2
+    assert secrets == {name: (home / name).read_bytes() for name in secrets}
+    assert not any(value.decode().strip() in made.output for value in secrets.values())
