@@ -131,8 +131,8 @@ def up(config: Config, progress: Callable[[str], None]) -> ClusterState:
 
 def stay(home: Home, state: ClusterState) -> int:
     """Wait until the cluster ends by itself (1), or this process is told to end (0); stop what is left of it."""
-    end_on_sigterm()
     try:
+        end_on_sigterm()
         if (head := same_process(state.ray_pid, state.ray_started_s)) is not None:
             head.wait()
         return 1

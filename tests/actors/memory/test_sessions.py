@@ -293,7 +293,7 @@ async def main():
     service.witness.append([memory_pb2.WitnessEntry(id="r1", tenant="acme")])
     await service.witness.flush()
     edge = memory_pb2.EdgeUpdate(source="session:a", target="pattern:p", kind="used", add=0.5)
-    await service.graph.update([edge])
+    await service.graph.update(memory_pb2.UpdateEdgesRequest(tenant="acme", updates=[edge]))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
@@ -316,7 +316,7 @@ async def test_survives_a_kill_and_adopts_the_orphan(opening, directory, valkeys
         assert memory.valkey.pid == orphan.pid
         assert (await get(memory)).turns[0].content == "before the kill"
         assert memory.service.witness.head.next_sequence == 1
-        assert await memory.service.graph.count() == 1
+        assert await memory.service.graph.edges.count() == 1
         assert (await memory.stub.VerifyWitness(VerifyWitnessRequest())).sound
     assert not valkeys_of(directory)
     assert not memory.service.hot.server.socket.parent.exists()

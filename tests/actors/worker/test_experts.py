@@ -9,7 +9,7 @@ from actors.base.errors import InvalidArgument
 from actors.worker.config import WorkerConfig
 from actors.worker.experts import expert_memory
 from actors.worker.models.expert_bytes import expert_bytes
-from cluster.capacity import _demand
+from cluster.capacity import demand_of
 from cluster.config import ModelConfig
 from tests.oracles import tiny_llama, tiny_moe
 from tests.oracles.tiny_moe import EXPERTS, FAMILIES, HIDDEN, LAYERS, WIDTH
@@ -47,6 +47,6 @@ def test_expert_bytes_are_told_by_the_header(tmp_path: Path, family: str) -> Non
 
 def test_a_model_is_placed_by_what_it_holds_in_memory(tmp_path: Path) -> None:
     model = str(tiny_moe.write_directory(tmp_path / "m", "mixtral"))
-    whole, paged = (_demand(ModelConfig(model=model, experts_memory_bytes=budget)) for budget in (0, 30_000))
+    whole, paged = (demand_of(ModelConfig(model=model, experts_memory_bytes=budget)) for budget in (0, 30_000))
     on_disk = LAYERS * EXPERTS * 3 * HIDDEN * WIDTH * 4
     assert whole.weight_bytes - paged.weight_bytes == pytest.approx(1.3 * on_disk - 30_000, abs=2)

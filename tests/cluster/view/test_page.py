@@ -61,7 +61,8 @@ async def test_the_page_shows_it_and_breaks_no_rule_of_its_policy(local: LocalCl
     text = await page.look(TEXT)
     for word in ("Everything answers", "smollm2-135m-instruct-0", "ready", "0 / 64", "learner", "Tokens a second"):
         assert word in text, word
-    assert await page.look("document.querySelectorAll('#services tbody tr').length") == 6
+    # A service that was just started is known a look later.
+    await page.until("document.querySelectorAll('#services tbody tr').length === 6")
     assert await page.look("document.querySelector('.bar .free') !== null")
     assert page.complaints == []
     grounds = []
