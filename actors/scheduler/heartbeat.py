@@ -54,10 +54,15 @@ class Announcer:
         known = True
         while True:
             self._changed.clear()
-            was_known, known = known, await self._send(max(1.0, self._interval_s))
-            if was_known and not known:
-                # The router has just started and asks to be told again.
-                continue
+            try:
+                was_known, known = known, await self._send(max(1.0, self._interval_s))
+            except Exception:
+                # A replica that nobody hears of is lost, whatever went wrong with one heartbeat.
+                log.exception("A heartbeat failed; the next one follows")
+            else:
+                if was_known and not known:
+                    # The router has just started and asks to be told again.
+                    continue
             try:
                 async with asyncio.timeout(self._interval_s):
                     await self._changed.wait()

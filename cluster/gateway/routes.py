@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import struct
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from cluster.gateway.config import GatewayConfig
 from protos.gen import inference_pb2, router_pb2
 from protos.gen.router_pb2_grpc import RouterStub
 
+log = logging.getLogger(__name__)
 PAGE_TOKENS = 16
 """Tokens a prefix hash adds to the one before: the size of a KV page."""
 MAX_HASHES = 256
@@ -114,7 +116,10 @@ class Routes:
 
     async def _read(self) -> None:
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("The table of replicas was not read; it is tried again")
             await asyncio.sleep(self._config.table_refresh_s)
 
 

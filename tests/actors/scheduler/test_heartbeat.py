@@ -35,6 +35,16 @@ async def test_a_router_that_is_away_is_tried_again():
     await it.stop()
 
 
+async def test_an_error_nobody_foresaw_ends_one_heartbeat_not_all(caplog):
+    router = Router([ZeroDivisionError("a defect"), True])
+    it = announcer(router, 0.01)
+    it.start()
+    beats = [await asyncio.wait_for(router.seen.get(), 5) for _ in range(3)]
+    assert [beat.sequence for beat in beats] == [1, 2, 3]
+    assert "a defect" in caplog.text, "it is not swallowed"
+    await it.stop()
+
+
 async def test_changes_and_new_routers_are_told_at_once():
     router = Router([False, True, True])
     it = announcer(router, 60)
