@@ -11,16 +11,13 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.cli_options import AsJson, ConfigFile
-from cluster.config import Config, load
+from cluster.cli_options import AsJson, ConfigFile, Settings, configured
+from cluster.config import Config
 from cluster.home import Home
 from protos.gen import control_pb2
 
 out = Console()
 err = Console(stderr=True)
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. ray.address=10.0.0.7")
-]
 
 
 def join(
@@ -36,7 +33,7 @@ def join(
     from cluster.join import stay
 
     flags = {"ray.address": address, "ray.memory_bytes": memory}
-    chosen = settings_with(config, settings, {name: value for name, value in flags.items() if value})
+    chosen = configured(config, settings, {name: value for name, value in flags.items() if value})
     home = Home(chosen.home)
     with err.status(f"Joining {head}"):
         joined, process = start(chosen, head, lambda what: None)
@@ -52,21 +49,11 @@ def plan(config: ConfigFile = None, settings: Settings = None, as_json: AsJson =
     Of a cluster that runs its nodes as they are; else of this machine, and where a replica of the configuration does
     not fit, the numbers and exit code 1.
     """
-    told = _plan(settings_with(config, settings, {}))
+    told = _plan(configured(config, settings))
     if as_json:
         out.print_json(json.dumps(MessageToDict(told, preserving_proto_field_name=True)))
     else:
         out.print(_shown(told))
-
-
-def settings_with(file: Any, settings: list[str] | None, flags: dict[str, Any]) -> Config:
-    """The configuration with what the command line says. Raises InvalidArgument, BadParameter."""
-    for setting in settings or []:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{setting!r}: expected NAME=VALUE, e.g. ray.port=6380", param_hint="--set")
-        flags[name] = value
-    return load(file, flags)
 
 
 def _plan(config: Config) -> control_pb2.PlanReply:
